@@ -1,0 +1,335 @@
+"""A batch of candidate sets as columns, the checks of its values, and which of its candidates play.
+
+Legend: `B` sets, `C` candidates over all sets (ragged, by row splits). A set whose values are wrong fails alone, with a code
+and the place of the offence; nothing in here loops over the sets that are right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from creditd.credit.token_advantages import overlapping_candidates
+
+Floats: TypeAlias = NDArray[np.float64]
+Integers: TypeAlias = NDArray[np.int64]
+Booleans: TypeAlias = NDArray[np.bool_]
+
+ErrorCode: TypeAlias = Literal[
+    "non_finite_value", "shape_mismatch", "too_many_players", "group_size_mismatch", "group_incomplete", "invalid_request"
+]
+ErrorField: TypeAlias = Literal["reward", "span", "utilities", "set_reward", "n_tokens", "candidates", "group"]
+
+MAX_TOKENS_PER_SET = 131_072
+
+
+@dataclass(frozen=True)
+class CandidateSets:
+    """B candidate sets, column by column.
+
+    Attributes:
+        rewards: Shape (C,), float64, reward units; NaN where missing. Ignored by tables.
+        row_splits: Shape (B + 1,), int64, from 0 to C, non-decreasing: set b holds candidates row_splits[b] … [b + 1] − 1.
+        groups: Shape (B,), int64 in [0, n_groups): sets of one prompt share a number.
+        n_groups: Number of groups.
+        missing: Shape (C,), bool; True where the reward is null: the candidate was not scored. None: none is.
+        spans: Shape (C, 2), int64, half-open token ranges; (0, 0) for a candidate without tokens. None: no tokens asked.
+        n_tokens: Shape (B,), int64, completion tokens. None: no tokens asked.
+        set_rewards: Shape (B,), float64, rewards of whole responses; NaN where missing. None: there are none.
+        set_rewards_missing: Shape (B,), bool; True where the reward of the response is null.
+        text_codes: Shape (C,), int64; equal numbers in one set mean equal bytes, −1 an unknown text. None: unknown.
+        ranks: Shape (C,), int64; the arithmetic on tables runs in ascending rank within a set. None: in the order given.
+        tables: Shape (V,), float64: the 2^K utilities of each set, one set after another. None but for tables.
+        table_splits: Shape (B + 1,), int64, row splits of `tables`.
+    """
+
+    rewards: Floats
+    row_splits: Integers
+    groups: Integers
+    n_groups: int
+    missing: Booleans | None = None
+    spans: Integers | None = None
+    n_tokens: Integers | None = None
+    set_rewards: Floats | None = None
+    set_rewards_missing: Booleans | None = None
+    text_codes: Integers | None = None
+    ranks: Integers | None = None
+    tables: Floats | None = None
+    table_splits: Integers | None = None
+
+    def __post_init__(self) -> None:
+        if self.row_splits[0] != 0 or self.row_splits[-1] != len(self.rewards) or (np.diff(self.row_splits) < 0).any():
+            raise ValueError("row_splits must rise from 0 to the number of candidates")
+        if len(self.groups) != self.n_sets:
+            raise ValueError(f"groups must name one group per set: got {len(self.groups)}, expected {self.n_sets}")
+
+    @property
+    def n_sets(self) -> int:
+        """Number of sets B."""
+        return len(self.row_splits) - 1
+
+    @cached_property
+    def sizes(self) -> Integers:
+        """Candidates listed in each set, shape (B,)."""
+        return np.diff(self.row_splits)
+
+    @cached_property
+    def owner(self) -> Integers:
+        """The set of each candidate, shape (C,)."""
+        return np.repeat(np.arange(self.n_sets), self.sizes)
+
+    @cached_property
+    def position(self) -> Integers:
+        """Position of each candidate within its set, shape (C,)."""
+        return np.arange(len(self.rewards)) - np.repeat(self.row_splits[:-1], self.sizes)
+
+
+@dataclass(frozen=True)
+class MalformedPolicy:
+    """What happens to sets that are not as the prompt asked.
+
+    Attributes:
+        failure_reward: R of a response in which nothing was parsed or scored, reward units.
+        extra: Candidates beyond `candidates`: `truncate` takes them out of the game, `score_all` keeps them.
+        duplicates: Candidates of the same bytes: `keep` them as players, which share by symmetry, or `collapse` all but the
+            first to null players with credit 0.
+        candidates: K that the prompt asked for, or None. Fewer are fine: K_g is what was parsed.
+    """
+
+    failure_reward: float = 0.0
+    extra: Literal["truncate", "score_all"] = "truncate"
+    duplicates: Literal["keep", "collapse"] = "keep"
+    candidates: int | None = None
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """What the caller is sure of; a set or group that is otherwise is an error.
+
+    Attributes:
+        group_size: Sets in each group, or None.
+        candidates: Candidates in each set, surplus ones left out, or None.
+    """
+
+    group_size: int | None = None
+    candidates: int | None = None
+
+
+@dataclass(frozen=True)
+class SetError:
+    """Why one set has no credit.
+
+    Attributes:
+        row: The set.
+        code: Stable name of the kind of failure.
+        field: The value that is wrong.
+        candidate: Position of the offending candidate within its set, or None.
+        detail: One sentence, "got …, expected …".
+    """
+
+    row: int
+    code: ErrorCode
+    field: ErrorField
+    candidate: int | None
+    detail: str
+
+
+@dataclass(frozen=True)
+class Players:
+    """Which candidates play.
+
+    Attributes:
+        playing: Shape (C,), bool; True for a player of its set's game.
+        copies: Shape (C,), bool; True for a collapsed duplicate: a null player with credit 0.
+        truncated: Shape (C,), bool; True for a surplus candidate.
+        unscored: Shape (C,), bool; True for a candidate with a null reward.
+    """
+
+    playing: Booleans
+    copies: Booleans
+    truncated: Booleans
+    unscored: Booleans
+
+
+class SetErrors:
+    """The first error of each set, in the order in which the checks ran."""
+
+    def __init__(self, n_sets: int) -> None:
+        self.failed = np.zeros(n_sets, dtype=np.bool_)
+        self._first: dict[int, SetError] = {}
+
+    def add_sets(self, rows: Integers, code: ErrorCode, field: ErrorField, detail: Callable[[int], str]) -> None:
+        """Fail whole sets; `detail` is asked for the sentence of a row that has no error yet."""
+        for row in rows[~self.failed[rows]].tolist():
+            self._first[row] = SetError(row=row, code=code, field=field, candidate=None, detail=detail(row))
+        self.failed[rows] = True
+
+    def add_candidates(
+        self, batch: CandidateSets, index: Integers, code: ErrorCode, field: ErrorField, detail: Callable[[int], str]
+    ) -> None:
+        """Fail the sets of the candidates named by their flat index; the first of each set gives the error."""
+        rows = np.searchsorted(batch.row_splits, index, side="right") - 1
+        fresh = ~self.failed[rows]
+        for row, first in zip(*np.unique(rows[fresh], return_index=True), strict=True):
+            flat = int(index[fresh][first])
+            place = flat - int(batch.row_splits[row])
+            self._first[int(row)] = SetError(
+                row=int(row), code=code, field=field, candidate=place, detail=detail(flat)
+            )
+        self.failed[rows] = True
+
+    def sorted(self) -> tuple[SetError, ...]:
+        """All errors, by row."""
+        return tuple(self._first[row] for row in sorted(self._first))
+
+
+def check_candidate_sets(
+    batch: CandidateSets, errors: SetErrors, *, max_players: int, max_table_players: int, tokens_asked: bool
+) -> None:
+    """Fail the sets whose own values cannot be used.
+
+    Args:
+        batch: The sets.
+        errors: Receives at most one error per set.
+        max_players: Largest number of candidates of a set with rewards.
+        max_table_players: Largest number of candidates of a set with a table.
+        tokens_asked: Whether token advantages are asked for, so that spans and token counts must be sound.
+
+    Cost:
+        O(C log C), and a few microseconds per failing set.
+    """
+    limit = max_players if batch.tables is None else max_table_players
+    errors.add_sets(
+        np.flatnonzero(batch.sizes > limit),
+        "too_many_players",
+        "candidates",
+        lambda row: f"the set holds {batch.sizes[row]} candidates; expected at most {limit}",
+    )
+    if batch.tables is None:
+        wrong = ~np.isfinite(batch.rewards)
+        if batch.missing is not None:
+            wrong &= ~batch.missing
+        errors.add_candidates(
+            batch,
+            np.flatnonzero(wrong),
+            "non_finite_value",
+            "reward",
+            lambda flat: f"reward is {_name(batch.rewards[flat])}; expected a finite number or null",
+        )
+    else:
+        _check_tables(batch, errors)
+    if batch.set_rewards is not None:
+        values = batch.set_rewards
+        wrong = ~np.isfinite(values)
+        if batch.set_rewards_missing is not None:
+            wrong &= ~batch.set_rewards_missing
+        errors.add_sets(
+            np.flatnonzero(wrong),
+            "non_finite_value",
+            "set_reward",
+            lambda row: f"set_reward is {_name(values[row])}; expected a finite number or null",
+        )
+    if tokens_asked:
+        _check_tokens(batch, errors)
+
+
+def find_players(batch: CandidateSets, malformed: MalformedPolicy, limit: int | None, errors: SetErrors) -> Players:
+    """Which candidates play, after surplus, unscored and duplicate ones are dealt with.
+
+    Args:
+        batch: The sets.
+        malformed: The policy.
+        limit: Candidates asked for, beyond which `extra` applies, or None.
+        errors: Receives sets in which one text has two rewards.
+
+    Returns:
+        Four masks over candidates. A candidate plays, or is a copy, or is left out; never two of these.
+
+    Cost:
+        O(C log C).
+    """
+    truncated = np.zeros(len(batch.rewards), dtype=np.bool_)
+    if limit is not None and malformed.extra == "truncate":
+        truncated = batch.position >= limit
+    no_reward = batch.missing if batch.missing is not None and batch.tables is None else np.zeros_like(truncated)
+    unscored = no_reward & ~truncated
+    playing = ~truncated & ~unscored
+    copies = np.zeros_like(playing)
+    if malformed.duplicates == "collapse" and batch.text_codes is not None:
+        known = np.flatnonzero(playing & (batch.text_codes >= 0))
+        owner, codes = batch.owner[known], batch.text_codes[known]
+        order = known[np.lexsort((known, codes, owner))]
+        codes, owner = batch.text_codes[order], batch.owner[order]
+        same = (codes[1:] == codes[:-1]) & (owner[1:] == owner[:-1])
+        later, earlier = order[1:][same], order[:-1][same]
+        if batch.tables is None:
+            differs = np.sort(later[batch.rewards[later] != batch.rewards[earlier]])
+            errors.add_candidates(
+                batch,
+                differs,
+                "invalid_request",
+                "reward",
+                lambda flat: f"reward is {batch.rewards[flat]} for a text that has another reward earlier in the set",
+            )
+        copies[later] = True
+    return Players(playing=playing & ~copies, copies=copies, truncated=truncated, unscored=unscored)
+
+
+def _check_tables(batch: CandidateSets, errors: SetErrors) -> None:
+    """Each table has 2^K finite values."""
+    tables, splits, sizes = batch.tables, batch.table_splits, batch.sizes
+    if tables is None or splits is None:
+        raise ValueError("a table utility needs tables and table_splits")
+    lengths = np.diff(splits)
+    usable = ~errors.failed
+    errors.add_sets(
+        np.flatnonzero(usable & (lengths != np.left_shift(1, np.where(usable, sizes, 0)))),
+        "shape_mismatch",
+        "utilities",
+        lambda row: f"utilities holds {lengths[row]} values; expected 2**{sizes[row]} for {sizes[row]} candidates",
+    )
+    rows = np.searchsorted(splits, np.flatnonzero(~np.isfinite(tables)), side="right") - 1
+    errors.add_sets(
+        np.unique(rows), "non_finite_value", "utilities", lambda _: "a utility is not finite; expected finite numbers"
+    )
+
+
+def _check_tokens(batch: CandidateSets, errors: SetErrors) -> None:
+    """Token counts in range; spans inside the completion and disjoint."""
+    if batch.spans is None or batch.n_tokens is None:
+        raise ValueError("token advantages need spans and n_tokens")
+    n_tokens, spans, owner = batch.n_tokens, batch.spans, batch.owner
+    errors.add_sets(
+        np.flatnonzero((n_tokens < 0) | (n_tokens > MAX_TOKENS_PER_SET)),
+        "shape_mismatch",
+        "n_tokens",
+        lambda row: f"n_tokens is {n_tokens[row]}; expected 0 to {MAX_TOKENS_PER_SET}",
+    )
+    start, stop = spans[:, 0], spans[:, 1]
+    outside = (start < 0) | (stop < start) | (stop > n_tokens[owner])
+    errors.add_candidates(
+        batch,
+        np.flatnonzero(outside),
+        "shape_mismatch",
+        "span",
+        lambda flat: (
+            f"span is [{start[flat]}, {stop[flat]}]; expected 0 ≤ start ≤ stop ≤ n_tokens = {n_tokens[owner[flat]]}"
+        ),
+    )
+    errors.add_candidates(
+        batch,
+        np.sort(overlapping_candidates(owner, start, stop)),
+        "shape_mismatch",
+        "span",
+        lambda flat: f"span [{start[flat]}, {stop[flat]}] overlaps an earlier candidate; expected disjoint spans",
+    )
+
+
+def _name(value: float) -> str:
+    """How a number that is not finite is called in a message."""
+    return "NaN" if np.isnan(value) else ("Infinity" if value > 0 else "-Infinity")

@@ -1,0 +1,90 @@
+"""Sums, means and standard deviations per group, independent of the order inside a group and of the rest of the batch.
+
+Legend: `N` values, each belonging to one of `n_groups` groups by an integer index.
+A plain `numpy.sum` changes its last bits with the shape of its input; these sums run sequentially over sorted values,
+so the same group gives the same bits in any batch and in any order.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def group_sums(values: NDArray[np.float64], groups: NDArray[np.int64], n_groups: int) -> NDArray[np.float64]:
+    """Sum of the values of each group, added one by one in ascending order.
+
+    Args:
+        values: Shape (N,), float64. Finite.
+        groups: Shape (N,), int64, each in [0, n_groups).
+        n_groups: Number of groups; a group without values sums to 0.
+
+    Returns:
+        Shape (n_groups,), float64. Permuting the values of a group, or adding other groups, changes no bit.
+
+    Cost:
+        O(N log N).
+    """
+    order = np.lexsort((values, groups))
+    sums: NDArray[np.float64] = np.bincount(groups[order], weights=values[order], minlength=n_groups)
+    return sums
+
+
+def group_means(values: NDArray[np.float64], groups: NDArray[np.int64], n_groups: int) -> NDArray[np.float64]:
+    """Mean of the values of each group; 0 for a group without values.
+
+    Args:
+        values: Shape (N,), float64. Finite.
+        groups: Shape (N,), int64, each in [0, n_groups).
+        n_groups: Number of groups.
+
+    Returns:
+        Shape (n_groups,), float64, with the bit guarantees of `group_sums`.
+
+    Cost:
+        O(N log N).
+    """
+    counts = np.bincount(groups, minlength=n_groups)
+    return group_sums(values, groups, n_groups) / np.maximum(counts, 1)
+
+
+def group_standard_deviations(
+    values: NDArray[np.float64], groups: NDArray[np.int64], n_groups: int, *, ddof: int
+) -> NDArray[np.float64]:
+    """Standard deviation of each group about its own mean, divisor (count − ddof).
+
+    Args:
+        values: Shape (N,), float64. Finite.
+        groups: Shape (N,), int64, each in [0, n_groups).
+        n_groups: Number of groups.
+        ddof: Subtracted from the count; 1 for the sample standard deviation.
+
+    Returns:
+        Shape (n_groups,), float64, ≥ 0; exactly 0 where count ≤ ddof. Bit guarantees of `group_sums`.
+
+    Cost:
+        O(N log N).
+    """
+    counts = np.bincount(groups, minlength=n_groups)
+    deviations = values - group_means(values, groups, n_groups)[groups]
+    squares = group_sums(deviations * deviations, groups, n_groups)
+    return np.where(counts > ddof, np.sqrt(squares / np.maximum(counts - ddof, 1)), 0.0)
+
+
+def group_maxima(values: NDArray[np.float64], groups: NDArray[np.int64], n_groups: int) -> NDArray[np.float64]:
+    """Largest value of each group; −inf for a group without values.
+
+    Args:
+        values: Shape (N,), float64.
+        groups: Shape (N,), int64, each in [0, n_groups).
+        n_groups: Number of groups.
+
+    Returns:
+        Shape (n_groups,), float64, each one of the group's values.
+
+    Cost:
+        O(N).
+    """
+    maxima = np.full(n_groups, -np.inf)
+    np.maximum.at(maxima, groups, values)
+    return maxima

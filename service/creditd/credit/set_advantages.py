@@ -1,0 +1,207 @@
+"""Advantages of candidates and of whole responses from candidate credits, normalised over the responses of a prompt.
+
+Legend: `E` entries (one per candidate, or one stand-in for a response without candidates), `S` responses (candidate sets),
+`n_groups` groups of responses. D = K_g · credit is the credit on the scale of a reward.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from creditd.credit.flags import Flag
+from creditd.credit.group_sums import group_maxima, group_means, group_standard_deviations, group_sums
+
+Floats: TypeAlias = NDArray[np.float64]
+Integers: TypeAlias = NDArray[np.int64]
+Booleans: TypeAlias = NDArray[np.bool_]
+
+NormalizationType: TypeAlias = Literal["pooled", "batch_scaled", "centered", "response_preserving", "per_slot", "none"]
+
+DEGENERATE_SPREAD = 1e-12
+"""A group whose standard deviation of D is below this share of max |D| has no contrast: only rounding is left."""
+UNSTABLE_RATIO = 100.0
+"""`response_preserving` is flagged when the credits spread this many times wider than the rewards it divides by."""
+
+
+@dataclass(frozen=True)
+class Normalization:
+    """How credits become advantages.
+
+    Attributes:
+        type: `pooled` (D − μ)/(s_D + ε), the default; `batch_scaled` with the spread of the whole request; `centered`
+            D − μ; `response_preserving` (D − μ)/(σ_R + ε), whose mean over candidates is the GRPO advantage for efficient
+            credits; `per_slot` over responses at a fixed position; `none` the credit itself.
+        ddof: Degrees of freedom taken off the divisor of every standard deviation.
+        epsilon: ε, added to every standard deviation, reward units.
+        baseline: `group`, the mean over all responses; `others`, over the other G − 1, which takes the response's own
+            credit out of its baseline.
+    """
+
+    type: NormalizationType = "pooled"
+    ddof: int = 1
+    epsilon: float = 1e-4
+    baseline: Literal["group", "others"] = "group"
+
+    def __post_init__(self) -> None:
+        if self.baseline == "others" and self.type in {"per_slot", "none"}:
+            raise ValueError(f"{self.type} has no baseline to choose: got others, expected group")
+        if self.epsilon < 0 or self.ddof < 0:
+            raise ValueError(f"ddof and epsilon must not be negative: got {self.ddof} and {self.epsilon}")
+
+
+@dataclass(frozen=True)
+class SetCreditEntries:
+    """The credits of S responses, flat, as the normalisation needs them.
+
+    Attributes:
+        scaled: D, shape (E,), float64, reward units: K_g · credit.
+        owner: Shape (E,), int64: the response of each entry, in [0, S). Every response has at least one entry.
+        slot: Shape (E,), int64: position of the entry within its response.
+        set_rewards: R, shape (S,), float64, reward units: v(N), or the failure reward.
+        empty_utilities: v(∅), shape (S,), float64, reward units.
+        groups: Shape (S,), int64, in [0, n_groups).
+        n_groups: Number of groups.
+    """
+
+    scaled: Floats
+    owner: Integers
+    slot: Integers
+    set_rewards: Floats
+    empty_utilities: Floats
+    groups: Integers
+    n_groups: int
+
+
+@dataclass(frozen=True)
+class SetAdvantages:
+    """Advantages of E entries and of S responses.
+
+    Attributes:
+        advantages: Shape (E,), float64.
+        set_advantages: Shape (S,), float64, for tokens that belong to no candidate.
+        flags: Shape (S,), int64, bits of `Flag`.
+    """
+
+    advantages: Floats
+    set_advantages: Floats
+    flags: Integers
+
+
+def set_advantages(entries: SetCreditEntries, normalization: Normalization) -> SetAdvantages:
+    """Advantages A of candidates and A^set of responses.
+
+        D̄_g = mean of D over the candidates of g,  μ_C = mean of D̄_g over the responses,  s_D = std of all D of the group
+        A = (D − μ_C)/denominator,   A^set_g = (R_g − μ_R)/denominator        denominator: see `Normalization`
+        none: A = D/K_g, A^set = R − v(∅)
+
+    Args:
+        entries: Credits and rewards of the responses.
+        normalization: Which denominator and which baseline.
+
+    Returns:
+        For every type but `none` and `per_slot` the mean over responses of the mean of A over candidates is 0 to 1e-12.
+        `pooled` with K = 1 is GRPO. A group without contrast gives exactly 0, flagged; of a single response `pooled`,
+        `centered` and `none` keep the contrast inside the set, flagged, and the others give 0. A group's numbers do not
+        depend on other groups (but `batch_scaled`), nor on the order of its responses and candidates, to the last bit.
+
+    Cost:
+        O(E log E).
+
+    Reference:
+        ShapE-GRPO, arXiv:2603.29871v1.
+
+    Differs from the paper:
+        The paper's normalisation is not known to us; `pooled` is our default. Of `per_slot`, A^set is the GRPO advantage.
+    """
+    counts = np.bincount(entries.owner, minlength=len(entries.groups))
+    flags = np.zeros(len(entries.groups), dtype=np.int64)
+    n_responses = np.bincount(entries.groups, minlength=entries.n_groups)
+    single = n_responses == 1
+    flags[single[entries.groups]] |= Flag.SINGLE_RESPONSE
+    if normalization.type == "none":
+        credits_ = entries.scaled / counts[entries.owner]
+        return SetAdvantages(credits_, entries.set_rewards - entries.empty_utilities, flags)
+    entry_groups = entries.groups[entries.owner]
+    spread = group_standard_deviations(entries.scaled, entry_groups, entries.n_groups, ddof=normalization.ddof)
+    reward_spread = group_standard_deviations(
+        entries.set_rewards, entries.groups, entries.n_groups, ddof=normalization.ddof
+    )
+    degenerate = spread <= DEGENERATE_SPREAD * group_maxima(np.abs(entries.scaled), entry_groups, entries.n_groups)
+    denominators = _denominators(entries, normalization, spread, reward_spread)
+    if normalization.type == "response_preserving":
+        degenerate |= _negligible(reward_spread, entries.set_rewards, entries.groups, entries.n_groups)
+        unstable = ~degenerate & (spread > UNSTABLE_RATIO * denominators)
+        flags[unstable[entries.groups]] |= Flag.UNSTABLE_NORMALIZATION
+    if normalization.type not in {"pooled", "centered"} or normalization.baseline == "others":
+        degenerate |= single
+    denominators = np.where(degenerate | (denominators == 0.0), 1.0, denominators)
+    set_contrasts = _contrasts(entries.set_rewards, entries.groups, entries.n_groups, normalization.baseline)
+    whole = set_contrasts.centred / denominators[entries.groups]
+    if normalization.type == "per_slot":
+        parts, flat = _per_slot(entries, normalization)
+        flags[flat[entries.groups]] |= Flag.DEGENERATE_GROUP
+        rewards_flat = _negligible(reward_spread, entries.set_rewards, entries.groups, entries.n_groups)
+        whole = np.where(rewards_flat[entries.groups], 0.0, whole)
+    else:
+        means = group_sums(entries.scaled, entries.owner, len(counts)) / counts
+        baselines = _contrasts(means, entries.groups, entries.n_groups, normalization.baseline).baselines
+        parts = (entries.scaled - baselines[entries.owner]) / denominators[entry_groups]
+    flags[degenerate[entries.groups]] |= Flag.DEGENERATE_GROUP
+    return SetAdvantages(
+        advantages=np.where(degenerate[entry_groups], 0.0, parts),
+        set_advantages=np.where(degenerate[entries.groups], 0.0, whole),
+        flags=flags,
+    )
+
+
+@dataclass(frozen=True)
+class _Contrasts:
+    centred: Floats
+    baselines: Floats
+
+
+def _contrasts(values: Floats, groups: Integers, n_groups: int, baseline: Literal["group", "others"]) -> _Contrasts:
+    """Each response's value less its baseline, and that baseline."""
+    sums = group_sums(values, groups, n_groups)[groups]
+    counts = np.bincount(groups, minlength=n_groups)[groups]
+    baselines = sums / counts if baseline == "group" else (sums - values) / np.maximum(counts - 1, 1)
+    return _Contrasts(centred=values - baselines, baselines=baselines)
+
+
+def _denominators(
+    entries: SetCreditEntries, normalization: Normalization, spread: Floats, reward_spread: Floats
+) -> Floats:
+    """Denominator of each group."""
+    if normalization.type == "centered":
+        return np.ones(entries.n_groups)
+    if normalization.type == "pooled":
+        return spread + normalization.epsilon
+    if normalization.type == "batch_scaled":
+        one_group = np.zeros(len(entries.scaled), dtype=np.int64)
+        overall = group_standard_deviations(entries.scaled, one_group, 1, ddof=normalization.ddof)
+        return np.full(entries.n_groups, overall[0] + normalization.epsilon) if entries.n_groups else np.empty(0)
+    return reward_spread + normalization.epsilon
+
+
+def _negligible(spread: Floats, values: Floats, groups: Integers, n_groups: int) -> Booleans:
+    """True for each group whose spread is nothing but rounding."""
+    return spread <= DEGENERATE_SPREAD * group_maxima(np.abs(values), groups, n_groups)
+
+
+def _per_slot(entries: SetCreditEntries, normalization: Normalization) -> tuple[Floats, Booleans]:
+    """D standardised over the responses at each position, and the groups in which a position has no contrast."""
+    n_slots = int(entries.slot.max(initial=0)) + 1
+    entry_groups = entries.groups[entries.owner]
+    names, cells = np.unique(entry_groups * n_slots + entries.slot, return_inverse=True)
+    n_cells = len(names)
+    spread = group_standard_deviations(entries.scaled, cells, n_cells, ddof=normalization.ddof)
+    flat = _negligible(spread, entries.scaled, cells, n_cells)
+    centred = entries.scaled - group_means(entries.scaled, cells, n_cells)[cells]
+    denominators = np.where(flat, 1.0, spread + normalization.epsilon)
+    flat_groups = np.zeros(entries.n_groups, dtype=np.bool_)
+    flat_groups[entry_groups[flat[cells]]] = True
+    return np.where(flat[cells], 0.0, centred / denominators[cells]), flat_groups

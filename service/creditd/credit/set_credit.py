@@ -1,0 +1,402 @@
+"""Credit, advantages and token advantages of a whole batch of candidate sets, in one call.
+
+Legend: `B` sets, `C` candidates over all sets, `P` players, `T` completion tokens over all sets.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from creditd.credit.candidate_sets import (
+    MAX_TOKENS_PER_SET,
+    CandidateSets,
+    Expectation,
+    MalformedPolicy,
+    Players,
+    SetError,
+    SetErrors,
+    check_candidate_sets,
+    find_players,
+)
+from creditd.credit.credit_rules import Blend, CreditRule, Mixture, Shapley
+from creditd.credit.flags import Flag
+from creditd.credit.games import OrderStatisticGames, SetGames, Table, TableGames, Utility, candidate_credits
+from creditd.credit.group_advantages import group_advantages
+from creditd.credit.group_sums import group_sums
+from creditd.credit.order_statistics import Max
+from creditd.credit.set_advantages import Normalization, SetCreditEntries, set_advantages
+from creditd.credit.token_advantages import CandidateSpans, TokenPolicy, token_advantages
+
+Floats: TypeAlias = NDArray[np.float64]
+Integers: TypeAlias = NDArray[np.int64]
+Booleans: TypeAlias = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class SetCreditOptions:
+    """Every choice of a request, with the defaults of the wire.
+
+    Attributes:
+        utility: Utility of a set.
+        rule: Which credit.
+        normalization: How credits become advantages.
+        tokens: What tokens receive; None asks for no token advantages.
+        malformed: What happens to sets that are not as asked.
+        expect: What the caller is sure of.
+        fail_incomplete_groups: Whether a failed set fails its whole group instead of flagging it.
+        max_players: Largest number of candidates of a set with rewards.
+        max_table_players: Largest number of candidates of a set with a table.
+    """
+
+    utility: Utility = Max()
+    rule: CreditRule = Shapley()
+    normalization: Normalization = Normalization()
+    tokens: TokenPolicy | None = None
+    malformed: MalformedPolicy = MalformedPolicy()
+    expect: Expectation = Expectation()
+    fail_incomplete_groups: bool = False
+    max_players: int = 256
+    max_table_players: int = 16
+
+
+@dataclass(frozen=True)
+class SetCredits:
+    """What a batch of B sets comes back with. Slots of a failed set are NaN.
+
+    Attributes:
+        credits: Shape (C,), float64, reward units; NaN for a candidate that is not a player.
+        advantages: Shape (C,), float64; NaN for a candidate that is not a player.
+        row_splits: Shape (B + 1,), int64, of both.
+        set_advantages: Shape (B,), float64, for tokens outside the candidates.
+        set_reward_advantages: Shape (B,), float64: the GRPO advantage of `set_rewards`, or None without them.
+        utility_empty: v(∅), shape (B,), float64, reward units.
+        utility_grand: v(N), shape (B,), float64, reward units.
+        credit_sums: Σ credit, shape (B,), float64, reward units.
+        gaps: Σ credit − (v(N) − v(∅)), shape (B,), float64; near 0 for efficient rules, and a fact of the others.
+        flags: Shape (B,), int64, bits of `Flag`.
+        token_advantages: Shape (T,), float64, completion after completion, or None. A failed set has NaN.
+        token_splits: Shape (B + 1,), int64, or None.
+        errors: At most one per set, by row.
+    """
+
+    credits: Floats
+    advantages: Floats
+    row_splits: Integers
+    set_advantages: Floats
+    set_reward_advantages: Floats | None
+    utility_empty: Floats
+    utility_grand: Floats
+    credit_sums: Floats
+    gaps: Floats
+    flags: Integers
+    token_advantages: Floats | None
+    token_splits: Integers | None
+    errors: tuple[SetError, ...]
+
+    @property
+    def ok(self) -> Booleans:
+        """True for each set that has an answer, shape (B,)."""
+        answered = np.ones(len(self.flags), dtype=np.bool_)
+        answered[[error.row for error in self.errors]] = False
+        return answered
+
+
+def set_credit(batch: CandidateSets, options: SetCreditOptions) -> SetCredits:
+    """Credit, advantages and token advantages of candidate sets.
+
+    Args:
+        batch: B sets as columns.
+        options: Utility, rule, normalisation and policies.
+
+    Returns:
+        One answer or one error per set. The credit of a set is the same to the last bit in any batch, and its advantages
+        given its group (but for `batch_scaled`).
+
+    Raises:
+        ValueError: If columns that the options need are absent.
+
+    Cost:
+        O(C log C + T) for rewards, O(C · 2^K) for tables of K players, and nothing per set in Python.
+
+    Reference:
+        ShapE-GRPO, arXiv:2603.29871v1.
+
+    Differs from the paper:
+        Normalisation, other tokens and malformed sets are not known to us from the paper; each is a named choice here.
+    """
+    errors = SetErrors(batch.n_sets)
+    check_candidate_sets(
+        batch,
+        errors,
+        max_players=options.max_players,
+        max_table_players=options.max_table_players,
+        tokens_asked=options.tokens is not None,
+    )
+    limit = options.malformed.candidates
+    limit = options.expect.candidates if limit is None else limit
+    players = find_players(batch, options.malformed, limit, errors)
+    owner = batch.owner
+    n_candidates = np.bincount(owner[players.playing | players.copies], minlength=batch.n_sets)
+    _check_expectations(batch, options, players, n_candidates, errors)
+    _fail_groups(batch, options, n_candidates, errors)
+    solved = _solve(batch, options, players, n_candidates, ~errors.failed)
+    flags = _flags(batch, players, errors.failed, n_candidates)
+    advantages, of_sets, group_flags = _advantages(batch, options, players, solved, n_candidates, ~errors.failed)
+    flags |= group_flags
+    whole = _set_reward_advantages(batch, options, errors.failed, flags)
+    tokens, token_splits = None, None
+    if options.tokens is not None and batch.spans is not None and batch.n_tokens is not None:
+        tokens, token_splits = _token_advantages(batch, options.tokens, advantages, of_sets, whole, errors.failed)
+    sums = group_sums(np.where(np.isnan(solved.credits), 0.0, solved.credits), owner, batch.n_sets)
+    sums[errors.failed] = np.nan
+    return SetCredits(
+        credits=solved.credits,
+        advantages=advantages,
+        row_splits=batch.row_splits,
+        set_advantages=of_sets,
+        set_reward_advantages=whole,
+        utility_empty=solved.empty,
+        utility_grand=solved.grand,
+        credit_sums=sums,
+        gaps=sums - (solved.grand - solved.empty),
+        flags=np.where(errors.failed, 0, flags),
+        token_advantages=tokens,
+        token_splits=token_splits,
+        errors=errors.sorted(),
+    )
+
+
+@dataclass(frozen=True)
+class _Solved:
+    credits: Floats
+    empty: Floats
+    grand: Floats
+
+
+def _mixtures(rule: CreditRule) -> tuple[Mixture, ...]:
+    """The mixtures in a rule: they fit one number of candidates only."""
+    ends = (rule.start, rule.end) if isinstance(rule, Blend) else (rule,)
+    return tuple(end for end in ends if isinstance(end, Mixture))
+
+
+def _check_expectations(
+    batch: CandidateSets, options: SetCreditOptions, players: Players, n_candidates: Integers, errors: SetErrors
+) -> None:
+    """Fail what differs from what the caller is sure of, or from what the rule is made for."""
+    group_size, expected = options.expect.group_size, options.expect.candidates
+    if group_size is not None:
+        found = np.bincount(batch.groups, minlength=batch.n_groups)[batch.groups]
+        errors.add_sets(
+            np.flatnonzero(found != group_size),
+            "group_size_mismatch",
+            "group",
+            lambda row: f"the group holds {found[row]} sets in this request; expected {group_size}",
+        )
+    if expected is not None:
+        listed = np.bincount(batch.owner[~players.truncated], minlength=batch.n_sets)
+        errors.add_sets(
+            np.flatnonzero(listed != expected),
+            "shape_mismatch",
+            "candidates",
+            lambda row: f"the set holds {listed[row]} candidates; expected {expected}",
+        )
+    for mixture in _mixtures(options.rule):
+        n_weights = len(mixture.weights)
+        errors.add_sets(
+            np.flatnonzero((n_candidates != n_weights) & (n_candidates > 0)),
+            "shape_mismatch",
+            "candidates",
+            lambda row, n_weights=n_weights: (
+                f"the set has {n_candidates[row]} candidates; expected {n_weights}, one per mixture weight"
+            ),
+        )
+
+
+def _fail_groups(
+    batch: CandidateSets, options: SetCreditOptions, n_candidates: Integers, errors: SetErrors
+) -> None:
+    """Fail the groups that the request wants whole, and those whose sets differ in size under `per_slot`."""
+    if options.fail_incomplete_groups:
+        broken = np.zeros(batch.n_groups, dtype=np.bool_)
+        broken[batch.groups[errors.failed]] = True
+        errors.add_sets(
+            np.flatnonzero(broken[batch.groups]),
+            "group_incomplete",
+            "group",
+            lambda _: "another set of this group failed; expected every set of the group to be sound",
+        )
+    if options.normalization.type == "per_slot":
+        alive = ~errors.failed
+        smallest = np.full(batch.n_groups, np.iinfo(np.int64).max)
+        largest = np.full(batch.n_groups, -1)
+        np.minimum.at(smallest, batch.groups[alive], n_candidates[alive])
+        np.maximum.at(largest, batch.groups[alive], n_candidates[alive])
+        uneven = alive & ((smallest != largest) | (largest == 0))[batch.groups]
+        errors.add_sets(
+            np.flatnonzero(uneven),
+            "shape_mismatch",
+            "candidates",
+            lambda row: (
+                f"per_slot needs equally many candidates in each set of a group: "
+                f"got {smallest[batch.groups[row]]} to {largest[batch.groups[row]]}"
+            ),
+        )
+
+
+def _solve(
+    batch: CandidateSets, options: SetCreditOptions, players: Players, n_candidates: Integers, alive: Booleans
+) -> _Solved:
+    """Credits of all players, one kernel call for each number of players and candidates that occurs."""
+    credits_ = np.full(len(batch.rewards), np.nan)
+    empty, grand = np.full(batch.n_sets, np.nan), np.full(batch.n_sets, np.nan)
+    owner = batch.owner
+    credits_[players.copies & alive[owner]] = 0.0
+    index = np.flatnonzero(players.playing)
+    n_players = np.bincount(owner[index], minlength=batch.n_sets)
+    first_player = np.cumsum(n_players) - n_players
+    bare = np.flatnonzero(alive & (n_players == 0))
+    empty[bare] = grand[bare] = _empty_utilities(batch, options.utility, bare)
+    sizes = batch.sizes if batch.tables is not None else np.zeros_like(batch.sizes)
+    keys = np.stack([n_players, n_candidates, sizes], axis=1)
+    busy = np.flatnonzero(alive & (n_players > 0))
+    kinds, kind = np.unique(keys[busy], axis=0, return_inverse=True)
+    for number, (n, k, _) in enumerate(kinds.tolist()):
+        rows = busy[kind.reshape(-1) == number]
+        members = index[first_player[rows][:, None] + np.arange(n)]
+        games = _games(batch, options.utility, rows, members)
+        credits_[members] = candidate_credits(games, options.rule, k)
+        empty[rows], grand[rows] = games.empty(), games.grand()
+    return _Solved(credits=credits_, empty=empty, grand=grand)
+
+
+def _empty_utilities(batch: CandidateSets, utility: Utility, rows: Integers) -> Floats:
+    """v(∅) of sets in which nobody plays."""
+    if isinstance(utility, Table):
+        if batch.tables is None or batch.table_splits is None:
+            raise ValueError("a table utility needs tables and table_splits")
+        return batch.tables[batch.table_splits[rows]]
+    return np.full(len(rows), float(utility.empty_utility))
+
+
+def _games(batch: CandidateSets, utility: Utility, rows: Integers, members: Integers) -> SetGames:
+    """The games of sets of one size; members holds the flat indices of their players, shape (rows, n)."""
+    if not isinstance(utility, Table):
+        return OrderStatisticGames(rewards=batch.rewards[members], utility=utility)
+    if batch.tables is None or batch.table_splits is None:
+        raise ValueError("a table utility needs tables and table_splits")
+    n_values = 1 << int(batch.sizes[rows[0]])
+    tables = batch.tables[batch.table_splits[rows][:, None] + np.arange(n_values)]
+    positions = members - batch.row_splits[rows][:, None]
+    return TableGames(
+        tables=tables, players=positions, ranks=positions if batch.ranks is None else batch.ranks[members]
+    )
+
+
+def _flags(batch: CandidateSets, players: Players, failed: Booleans, n_candidates: Integers) -> Integers:
+    """Bits that concern a set's own candidates, and those of groups that lost a set."""
+    flags = np.zeros(batch.n_sets, dtype=np.int64)
+    owner = batch.owner
+    flags[owner[players.unscored]] |= Flag.CANDIDATE_UNSCORED
+    flags[owner[players.truncated]] |= Flag.CANDIDATE_TRUNCATED
+    flags[owner[players.copies]] |= Flag.DUPLICATES_COLLAPSED
+    flags[n_candidates == 0] |= Flag.NO_CANDIDATES
+    incomplete = np.zeros(batch.n_groups, dtype=np.bool_)
+    incomplete[batch.groups[failed]] = True
+    flags[incomplete[batch.groups]] |= Flag.GROUP_INCOMPLETE
+    return flags
+
+
+def _advantages(
+    batch: CandidateSets,
+    options: SetCreditOptions,
+    players: Players,
+    solved: _Solved,
+    n_candidates: Integers,
+    alive: Booleans,
+) -> tuple[Floats, Floats, Integers]:
+    """Advantages of candidates and of sets, and the flags of their groups."""
+    advantages = np.full(len(batch.rewards), np.nan)
+    of_sets, flags = np.full(batch.n_sets, np.nan), np.zeros(batch.n_sets, dtype=np.int64)
+    sets = np.flatnonzero(alive)
+    if len(sets) == 0:
+        return advantages, of_sets, flags
+    compact = np.cumsum(alive) - 1
+    owner = batch.owner
+    index = np.flatnonzero((players.playing | players.copies) & alive[owner])
+    bare = np.flatnonzero(alive & (n_candidates == 0))
+    failure = options.malformed.failure_reward
+    entry_sets = np.concatenate([owner[index], bare])
+    _, groups = np.unique(batch.groups[sets], return_inverse=True)
+    slots = np.concatenate([_running_count(owner[index]), np.zeros(len(bare), dtype=np.int64)])
+    result = set_advantages(
+        SetCreditEntries(
+            scaled=np.concatenate(
+                [n_candidates[owner[index]] * solved.credits[index], failure - solved.empty[bare]]
+            ),
+            owner=compact[entry_sets],
+            slot=slots,
+            set_rewards=np.where(n_candidates == 0, failure, solved.grand)[sets],
+            empty_utilities=solved.empty[sets],
+            groups=groups.reshape(-1),
+            n_groups=int(groups.max()) + 1,
+        ),
+        options.normalization,
+    )
+    advantages[index] = result.advantages[: len(index)]
+    of_sets[sets], flags[sets] = result.set_advantages, result.flags
+    return advantages, of_sets, flags
+
+
+def _running_count(owner: Integers) -> Integers:
+    """0, 1, 2, … within each run of equal numbers."""
+    starts = np.flatnonzero(np.diff(owner, prepend=-1))
+    lengths = np.diff(np.append(starts, len(owner)))
+    return np.arange(len(owner)) - np.repeat(starts, lengths)
+
+
+def _set_reward_advantages(
+    batch: CandidateSets, options: SetCreditOptions, failed: Booleans, flags: Integers
+) -> Floats | None:
+    """The GRPO advantage of the responses' own rewards; a group with a null among them is flagged."""
+    if batch.set_rewards is None:
+        return None
+    missing = np.zeros(batch.n_sets, dtype=np.bool_) if batch.set_rewards_missing is None else batch.set_rewards_missing
+    result = group_advantages(
+        batch.set_rewards,
+        batch.groups,
+        batch.n_groups,
+        ddof=options.normalization.ddof,
+        epsilon=options.normalization.epsilon,
+        missing=missing | failed,
+    )
+    lacking = np.zeros(batch.n_groups, dtype=np.bool_)
+    lacking[batch.groups[missing]] = True
+    flags[lacking[batch.groups]] |= Flag.GROUP_INCOMPLETE
+    return np.where(failed, np.nan, result.advantages)
+
+
+def _token_advantages(
+    batch: CandidateSets,
+    policy: TokenPolicy,
+    advantages: Floats,
+    of_sets: Floats,
+    whole: Floats | None,
+    failed: Booleans,
+) -> tuple[Floats, Integers]:
+    """Token advantages of all sets, and their row splits; a failed set has no candidates and NaN on its tokens."""
+    if batch.spans is None or batch.n_tokens is None:
+        raise ValueError("token advantages need spans and n_tokens")
+    n_tokens = np.where(failed & ((batch.n_tokens < 0) | (batch.n_tokens > MAX_TOKENS_PER_SET)), 0, batch.n_tokens)
+    index = np.flatnonzero(~np.isnan(advantages))
+    spans = CandidateSpans(
+        owner=batch.owner[index], start=batch.spans[index, 0], stop=batch.spans[index, 1], n_tokens=n_tokens
+    )
+    values = token_advantages(advantages[index], of_sets, spans, policy)
+    splits = np.append(np.int64(0), np.cumsum(n_tokens))
+    if whole is not None and policy.set_reward_weight:
+        values = values + np.repeat(policy.set_reward_weight * whole, n_tokens)
+    return values, splits
