@@ -1,6 +1,7 @@
 """Credit assignment as mathematics: NumPy in, NumPy out, no IO, no clock, no global random state.
 
-A coalition is a boolean row (here: bits of an index); a game is a function from coalitions to utilities in reward units.
+A coalition is a boolean row (here: bits of an index); a game is a function from coalitions to utilities in reward
+units.
 
 Modules:
     order_statistics    utilities of sorted rewards, solved exactly by one kernel

@@ -117,8 +117,8 @@ class JsonArray:
 class Tags:
     """Contents of `<name>…</name>`, surrounding whitespace removed; attributes without angle brackets are allowed.
 
-    A candidate reaches from an opening tag to the closing tag, with no other opening tag of that name in between: an
-    opening tag inside an element replaces the one before it. The last opening tag without a closing one is open.
+    A candidate stands between an opening tag and the closing tag. An opening tag before that closing tag replaces the
+    earlier one. The last opening tag is open if no closing tag follows.
 
     Attributes:
         name: Name of the tag, case-sensitive.
@@ -178,8 +178,8 @@ class Regex:
                 continue
             if cut_off and len(text) in {stop, match.end()}:
                 return _pieces(text, spans, (start, len(text)))
-            spans.append((start, stop))
             reached = stop
+            spans.append((start, stop))
         return _pieces(text, spans, None)
 
 
@@ -208,7 +208,7 @@ def parse_candidates(
             are open in either case.
 
     Returns:
-        Texts and character spans; the spans index the full `completion` and are ordered, disjoint and inside it.
+        Texts and character spans; these index the full `completion` and are ordered, disjoint and inside it.
 
     Cost:
         O(len(completion)) for every parser but `Regex`, which costs what its pattern does. No recursion.
@@ -249,10 +249,9 @@ def parser_of(spec: Mapping[str, object]) -> CandidateParser:
         raise ValueError(f"parser type: got {name!r}, expected one of {', '.join(PARSERS)}")
     parser = PARSERS[name]
     values = {key: value for key, value in spec.items() if key != "type"}
-    known = [f.name for f in fields(parser)]
-    required = {f.name for f in fields(parser) if f.default is MISSING}
-    if not required <= values.keys() <= set(known):
-        raise ValueError(f"fields of parser {name}: got {list(values)}, expected {known}")
+    required = {f.name: f.default is MISSING for f in fields(parser)}
+    if not values.keys() <= required.keys() or any(required[key] for key in required.keys() - values.keys()):
+        raise ValueError(f"fields of parser {name}: got {list(values)}, expected {list(required)}")
     strings = {key: value for key, value in values.items() if isinstance(value, str)}
     if len(strings) < len(values):
         raise ValueError(f"fields of parser {name}: got {values}, expected strings")

@@ -1,7 +1,7 @@
 """A batch of candidate sets as columns, the checks of its values, and which of its candidates play.
 
-Legend: `B` sets, `C` candidates over all sets (ragged, by row splits). A set whose values are wrong fails alone, with a code
-and the place of the offence; nothing in here loops over the sets that are right.
+Legend: `B` sets, `C` candidates over all sets (ragged, by row splits). A set whose values are wrong fails alone,
+with a code and the place of the offence; nothing in here loops over the sets that are right.
 """
 
 from __future__ import annotations
@@ -21,7 +21,12 @@ Integers: TypeAlias = NDArray[np.int64]
 Booleans: TypeAlias = NDArray[np.bool_]
 
 ErrorCode: TypeAlias = Literal[
-    "non_finite_value", "shape_mismatch", "too_many_players", "group_size_mismatch", "group_incomplete", "invalid_request"
+    "non_finite_value",
+    "shape_mismatch",
+    "too_many_players",
+    "group_size_mismatch",
+    "group_incomplete",
+    "invalid_request",
 ]
 ErrorField: TypeAlias = Literal["reward", "span", "utilities", "set_reward", "n_tokens", "candidates", "group"]
 
@@ -34,16 +39,19 @@ class CandidateSets:
 
     Attributes:
         rewards: Shape (C,), float64, reward units; NaN where missing. Ignored by tables.
-        row_splits: Shape (B + 1,), int64, from 0 to C, non-decreasing: set b holds candidates row_splits[b] … [b + 1] − 1.
+        row_splits: Shape (B + 1,), int64, from 0 to C, non-decreasing: set b holds candidates row_splits[b] … [b +
+            1] − 1.
         groups: Shape (B,), int64 in [0, n_groups): sets of one prompt share a number.
         n_groups: Number of groups.
         missing: Shape (C,), bool; True where the reward is null: the candidate was not scored. None: none is.
-        spans: Shape (C, 2), int64, half-open token ranges; (0, 0) for a candidate without tokens. None: no tokens asked.
+        spans: Shape (C, 2), int64, half-open token ranges; (0, 0) for a candidate without tokens. None: no tokens
+            asked.
         n_tokens: Shape (B,), int64, completion tokens. None: no tokens asked.
         set_rewards: Shape (B,), float64, rewards of whole responses; NaN where missing. None: there are none.
         set_rewards_missing: Shape (B,), bool; True where the reward of the response is null.
         text_codes: Shape (C,), int64; equal numbers in one set mean equal bytes, −1 an unknown text. None: unknown.
-        ranks: Shape (C,), int64; the arithmetic on tables runs in ascending rank within a set. None: in the order given.
+        ranks: Shape (C,), int64; the arithmetic on tables runs in ascending rank within a set. None: in the order
+            given.
         tables: Shape (V,), float64: the 2^K utilities of each set, one set after another. None but for tables.
         table_splits: Shape (B + 1,), int64, row splits of `tables`.
     """
@@ -96,8 +104,8 @@ class MalformedPolicy:
     Attributes:
         failure_reward: R of a response in which nothing was parsed or scored, reward units.
         extra: Candidates beyond `candidates`: `truncate` takes them out of the game, `score_all` keeps them.
-        duplicates: Candidates of the same bytes: `keep` them as players, which share by symmetry, or `collapse` all but the
-            first to null players with credit 0.
+        duplicates: Candidates of the same bytes: `keep` them as players, which share by symmetry, or `collapse` all
+            but the first to null players with credit 0.
         candidates: K that the prompt asked for, or None. Fewer are fine: K_g is what was parsed.
     """
 
@@ -159,9 +167,10 @@ class Players:
 class SetErrors:
     """The first error of each set, in the order in which the checks ran."""
 
-    def __init__(self, n_sets: int) -> None:
+    def __init__(self, n_sets: int, known: tuple[SetError, ...] = ()) -> None:
         self.failed = np.zeros(n_sets, dtype=np.bool_)
-        self._first: dict[int, SetError] = {}
+        self._first = {error.row: error for error in known}
+        self.failed[list(self._first)] = True
 
     def add_sets(self, rows: Integers, code: ErrorCode, field: ErrorField, detail: Callable[[int], str]) -> None:
         """Fail whole sets; `detail` is asked for the sentence of a row that has no error yet."""
@@ -178,9 +187,7 @@ class SetErrors:
         for row, first in zip(*np.unique(rows[fresh], return_index=True), strict=True):
             flat = int(index[fresh][first])
             place = flat - int(batch.row_splits[row])
-            self._first[int(row)] = SetError(
-                row=int(row), code=code, field=field, candidate=place, detail=detail(flat)
-            )
+            self._first[int(row)] = SetError(row=int(row), code=code, field=field, candidate=place, detail=detail(flat))
         self.failed[rows] = True
 
     def sorted(self) -> tuple[SetError, ...]:

@@ -1,10 +1,11 @@
 """The credit family: which rule turns the utilities of a candidate set into one credit per candidate.
 
-All rules but two are semivalues, Σ_k w_k · sloo_minus_one(k) in the notation of PKPO, and differ in the weight w_k of the
-coalitions of k − 1 other candidates. For candidates drawn i.i.d. from the policy, Σ credit·∇log π climbs Σ_k w_k · max@k:
-Shapley (w_k = 1/k) the harmonic mixture, leave-one-out (all weight on k = K) max@K, own reward (w = e_1) the mean reward.
-Candidates that one response writes one after another are not i.i.d.: later ones react to earlier ones. `PrefixGain` is then
-the rule that climbs max@K without bias.
+All rules but two are semivalues, Σ_k w_k · sloo_minus_one(k) in the notation of PKPO, and differ in the weight w_k
+of the coalitions of k − 1 other candidates. For candidates drawn i.i.d. from the policy, Σ credit·∇log π climbs
+Σ_k w_k · max@k: Shapley (w_k = 1/k) the harmonic mixture, leave-one-out (all weight on k = K) max@K, own reward
+(w = e_1) the mean reward.
+Candidates that one response writes one after another are not i.i.d.: later ones react to earlier ones. `PrefixGain`
+is then the rule that climbs max@K without bias.
 """
 
 from __future__ import annotations
@@ -43,7 +44,10 @@ class OwnReward:
 
 @dataclass(frozen=True)
 class SetReward:
-    """(v(N) − v(∅))/K to every candidate: what GRPO does with a set-level reward. Efficient; weak candidates free-ride."""
+    """(v(N) − v(∅))/K to every candidate, as GRPO does with a set-level reward.
+
+    Efficient; weak candidates free-ride.
+    """
 
     type: ClassVar[str] = "set_reward"
 
@@ -61,7 +65,9 @@ class PrefixGain:
 
 @dataclass(frozen=True)
 class MaxAtK:
-    """w = e_k: the leave-one-out-minus-one estimator of max@k (PKPO, arXiv:2505.15201). A set of fewer than k uses its K.
+    """w = e_k: the leave-one-out-minus-one estimator of max@k (PKPO, arXiv:2505.15201).
+
+    A set of fewer than k candidates uses its K.
 
     Attributes:
         k: ≥ 1. k = 1 is `own_reward`, k = K is `leave_one_out`.
@@ -187,4 +193,5 @@ def without_null_players(weights: Floats, n_players: int) -> Floats:
     possible = (s >= t) & (s - t <= n_null)
     ways = choose[n_players - 1, t] * choose[n_null, np.where(possible, s - t, 0)]
     mixed: Floats = np.where(possible, ways, 0.0) / choose[n_candidates - 1, s] * weights
-    return mixed.sum(axis=1)
+    projected: Floats = mixed.sum(axis=1)
+    return projected

@@ -64,7 +64,7 @@ class OrderStatisticGames:
     @property
     def n_players(self) -> int:
         """Number of players."""
-        return self.rewards.shape[1]
+        return int(self.rewards.shape[1])
 
     def empty(self) -> Floats:
         """v(∅), shape (B,)."""
@@ -102,7 +102,7 @@ class TableGames:
     @property
     def n_players(self) -> int:
         """Number of players."""
-        return self.players.shape[1]
+        return int(self.players.shape[1])
 
     def empty(self) -> Floats:
         """v(∅), shape (B,)."""
@@ -143,8 +143,8 @@ def candidate_credits(games: SetGames, rule: CreditRule, n_candidates: int) -> F
     Args:
         games: B games of n players.
         rule: Which credit.
-        n_candidates: K ≥ n, candidates of each set; K − n of them are null players (collapsed copies), which have credit 0
-            and stand outside the games.
+        n_candidates: K ≥ n, candidates of each set; K − n of them are null players (collapsed copies), which have
+            credit 0 and stand outside the games.
 
     Returns:
         Shape (B, n), float64, reward units. `shapley` and `set_reward` sum to v(N) − v(∅).

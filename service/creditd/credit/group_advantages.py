@@ -64,8 +64,9 @@ def group_advantages(
         missing: Shape (N,), bool; True where a reward is null. Such a response is left out of its baseline.
 
     Returns:
-        The advantages sum to 0 within each group, to 1e-12 of their scale. A group whose rewards are all equal (compared
-        exactly) or that has one response gives exactly 0, flagged; a missing reward gives exactly 0, its group flagged.
+        The advantages sum to 0 within each group, to 1e-12 of their scale. A group whose rewards are all equal
+        (compared exactly) or that has one response gives exactly 0, flagged; a missing reward gives exactly 0, its
+        group flagged.
 
     Raises:
         ValueError: If a reward that is not missing is not finite.

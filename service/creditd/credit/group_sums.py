@@ -26,8 +26,7 @@ def group_sums(values: NDArray[np.float64], groups: NDArray[np.int64], n_groups:
         O(N log N).
     """
     order = np.lexsort((values, groups))
-    sums: NDArray[np.float64] = np.bincount(groups[order], weights=values[order], minlength=n_groups)
-    return sums
+    return np.bincount(groups[order], weights=values[order], minlength=n_groups).astype(np.float64, copy=False)
 
 
 def group_means(values: NDArray[np.float64], groups: NDArray[np.int64], n_groups: int) -> NDArray[np.float64]:

@@ -1,15 +1,16 @@
 """Set utilities that are linear in the sorted rewards, and the one kernel that solves them all exactly.
 
-Legend: `B` sets, `n` players (candidates) of one set, `s` the size of a coalition, `u` how many of its members lie above a level.
+Legend: `B` sets, `n` players (candidates) of one set, `s` the size of a coalition, `u` how many of its members lie
+above a level.
 
-Every utility here is decided by its *level game*: give each player reward 0 or 1, and let `level(s, u)` be the utility of a
-coalition of s players of which u have reward 1. Sorting the rewards a_(1) ≤ … ≤ a_(n) cuts any set into n such games, one
-for each step Δ_t = a_(t) − a_(t−1), in which the n − t + 1 best players have 1:
+Every utility here is decided by its *level game*: give each player reward 0 or 1, and let `level(s, u)` be the
+utility of a coalition of s players of which u have reward 1. Sorting the rewards a_(1) ≤ … ≤ a_(n) cuts any set into
+n such games, one for each step Δ_t = a_(t) − a_(t−1), in which the n − t + 1 best players have 1:
 
     v(S) = reference + Σ_t Δ_t · level(|S|, |S ∩ {t, …, n}|)   for S ≠ ∅,        v(∅) = empty
 
-`max` pays level(s, u) = 1[u ≥ 1], `mean` pays u/s, and so on. A level game has two kinds of players only, so its value is a
-pair of numbers, and the value of the set is a cumulative sum over the sorted steps.
+`max` pays level(s, u) = 1[u ≥ 1], `mean` pays u/s, and so on. A level game has two kinds of players only, so its
+value is a pair of numbers, and the value of the set is a cumulative sum over the sorted steps.
 """
 
 from __future__ import annotations
@@ -41,7 +42,9 @@ class Max:
 
     def __post_init__(self) -> None:
         if self.floor is not None and self.empty not in {0.0, self.floor}:
-            raise ValueError(f"empty and floor both define v(∅): got {self.empty} and {self.floor}, expected one of them")
+            raise ValueError(
+                f"empty and floor both define v(∅): got {self.empty} and {self.floor}, expected one of them"
+            )
 
     @property
     def empty_utility(self) -> float:
@@ -293,7 +296,7 @@ def grand_utilities(rewards: Floats, utility: OrderStatistic) -> Floats:
 
 
 def semivalues(rewards: Floats, utility: OrderStatistic, size_weights: Floats) -> Floats:
-    """Semivalue of each candidate: its marginal utility averaged over coalitions, with a weight for each coalition size.
+    """Semivalue of each candidate: its marginal utility averaged over coalitions, weighted by their size.
 
         φ_i = Σ_{s=0}^{n−1} q_s · mean over coalitions S of size s without i of [v(S ∪ i) − v(S)]
         φ_(j) = Σ_{t≤j} Δ_t·α(n−t+1) + Σ_{t>j} Δ_t·β(n−t+1) + q_0·(reference − v(∅)),     Δ_1 = a_(1) − reference
@@ -307,8 +310,8 @@ def semivalues(rewards: Floats, utility: OrderStatistic, size_weights: Floats) -
         size_weights: Shape (n,), float64: q_s for coalitions of s other candidates, s = 0 … n−1.
 
     Returns:
-        Shape (B, n), float64, reward units. Equal rewards get equal bits; permuting a row permutes its result to the last
-        bit; a row does not depend on the rest of the batch. With q_s = 1/n it sums to v(N) − v(∅).
+        Shape (B, n), float64, reward units. Equal rewards get equal bits; permuting a row permutes its result to the
+        last bit; a row does not depend on the rest of the batch. With q_s = 1/n it sums to v(N) − v(∅).
 
     Raises:
         ValueError: If the shapes do not fit, or n > 1,000.
@@ -327,9 +330,13 @@ def semivalues(rewards: Floats, utility: OrderStatistic, size_weights: Floats) -
         raise ValueError(f"rewards must have shape (B, n) with n ≥ 1: got {rewards.shape}")
     n = rewards.shape[1]
     if n > MAX_PLAYERS:
-        raise ValueError(f"binomial coefficients of n players leave float64: got n = {n}, expected at most {MAX_PLAYERS}")
+        raise ValueError(
+            f"binomial coefficients of n players leave float64: got n = {n}, expected at most {MAX_PLAYERS}"
+        )
     if size_weights.shape != (n,):
-        raise ValueError(f"size_weights must have one entry per coalition size: got {size_weights.shape}, expected ({n},)")
+        raise ValueError(
+            f"size_weights must have one entry per coalition size: got {size_weights.shape}, expected ({n},)"
+        )
     above, below = _level_values(_shape_of(utility), n, size_weights.tobytes())
     prepared = utility.prepare(rewards)
     order = np.argsort(prepared, axis=-1, kind="stable")
@@ -347,7 +354,7 @@ def semivalues(rewards: Floats, utility: OrderStatistic, size_weights: Floats) -
 
 
 def _shape_of(utility: OrderStatistic) -> OrderStatistic:
-    """The utility less what does not enter its level game, so that coefficients are shared across v(∅) and thresholds."""
+    """The utility less what does not enter its level game, so that coefficients serve every v(∅) and threshold."""
     if isinstance(utility, Max):
         return Max()
     if isinstance(utility, Min | Mean | Sum):
@@ -398,10 +405,10 @@ def _expected_gain(gain: Floats, sizes: NDArray[np.intp], *, n_others: int, n_ab
 
 @lru_cache(maxsize=12)
 def binomials(n: int) -> Floats:
-    """C(a, b) for 0 ≤ a, b ≤ n, by Pascal's triangle in float64: exact up to n = 56, relative error below n·2⁻⁵³ above."""
+    """C(a, b) for 0 ≤ a, b ≤ n, by Pascal's triangle in float64: exact to n = 56, relative error < n·2⁻⁵³ above."""
     table = np.zeros((n + 1, n + 1))
     table[:, 0] = 1.0
     for a in range(1, n + 1):
-        table[a, 1 : a + 1] = table[a - 1, : a] + table[a - 1, 1 : a + 1]
+        table[a, 1 : a + 1] = table[a - 1, :a] + table[a - 1, 1 : a + 1]
     table.flags.writeable = False
     return table

@@ -45,7 +45,8 @@ def token_spans(character_spans: npt.ArrayLike, token_offsets: npt.ArrayLike) ->
         character_spans: (n, 2) integers, half-open ranges of characters, ordered and disjoint; empty ones are allowed.
         token_offsets: (T, 2) integers, characters [start, stop) of each token of the completion, in the unit and from
             the origin of the spans. Starts do not decrease, nor do the stops of tokens that have characters; tokens
-            that share a character carry the same offsets.
+            that share a character carry the same offsets. A special token that a tokenizer reports as [0, 0) at the
+            end has to be given the place where it stands.
 
     Returns:
         (n, 2) int64, half-open token ranges in [0, T], ordered and disjoint, so that a token is in one at most. A span
@@ -134,7 +135,7 @@ def _check_offsets(offsets: Ranges) -> None:
     if wrong.any():
         t = int(np.argmax(wrong))
         start, stop = offsets[t].tolist()
-        least = max(starts[t - 1].item(), 0) if t else start
+        least = starts[t - 1].item() if t else start
         raise ValueError(
             f"offsets of token {t}: got [{start}, {stop}), expected a start of at least {least} and a stop of at least "
             f"{max(start, reached[t].item())} (or equal to the start)"

@@ -1,7 +1,7 @@
 """Advantages of candidates and of whole responses from candidate credits, normalised over the responses of a prompt.
 
-Legend: `E` entries (one per candidate, or one stand-in for a response without candidates), `S` responses (candidate sets),
-`n_groups` groups of responses. D = K_g · credit is the credit on the scale of a reward.
+Legend: `E` entries (one per candidate, or one stand-in for a response without candidates), `S` responses (candidate
+sets), `n_groups` groups of responses. D = K_g · credit is the credit on the scale of a reward.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class Normalization:
 
     Attributes:
         type: `pooled` (D − μ)/(s_D + ε), the default; `batch_scaled` with the spread of the whole request; `centered`
-            D − μ; `response_preserving` (D − μ)/(σ_R + ε), whose mean over candidates is the GRPO advantage for efficient
-            credits; `per_slot` over responses at a fixed position; `none` the credit itself.
+            D − μ; `response_preserving` (D − μ)/(σ_R + ε), whose mean over candidates is the GRPO advantage for
+            efficient credits; `per_slot` over responses at a fixed position; `none` the credit itself.
         ddof: Degrees of freedom taken off the divisor of every standard deviation.
         epsilon: ε, added to every standard deviation, reward units.
         baseline: `group`, the mean over all responses; `others`, over the other G − 1, which takes the response's own
@@ -94,8 +94,8 @@ class SetAdvantages:
 def set_advantages(entries: SetCreditEntries, normalization: Normalization) -> SetAdvantages:
     """Advantages A of candidates and A^set of responses.
 
-        D̄_g = mean of D over the candidates of g,  μ_C = mean of D̄_g over the responses,  s_D = std of all D of the group
-        A = (D − μ_C)/denominator,   A^set_g = (R_g − μ_R)/denominator        denominator: see `Normalization`
+        D̄_g = mean of D over the candidates of g,  μ_C = mean of D̄_g over the responses,  s_D = std of all D of the
+        group A = (D − μ_C)/denominator,   A^set_g = (R_g − μ_R)/denominator        denominator: see `Normalization`
         none: A = D/K_g, A^set = R − v(∅)
 
     Args:
@@ -115,7 +115,8 @@ def set_advantages(entries: SetCreditEntries, normalization: Normalization) -> S
         ShapE-GRPO, arXiv:2603.29871v1.
 
     Differs from the paper:
-        The paper's normalisation is not known to us; `pooled` is our default. Of `per_slot`, A^set is the GRPO advantage.
+        The paper's normalisation is not known to us; `pooled` is our default. Of `per_slot`, A^set is the GRPO
+        advantage.
     """
     counts = np.bincount(entries.owner, minlength=len(entries.groups))
     flags = np.zeros(len(entries.groups), dtype=np.int64)

@@ -105,16 +105,17 @@ class SetCredits:
         return answered
 
 
-def set_credit(batch: CandidateSets, options: SetCreditOptions) -> SetCredits:
+def set_credit(batch: CandidateSets, options: SetCreditOptions, rejected: tuple[SetError, ...] = ()) -> SetCredits:
     """Credit, advantages and token advantages of candidate sets.
 
     Args:
         batch: B sets as columns.
         options: Utility, rule, normalisation and policies.
+        rejected: Sets that failed before, at most one error each; they fail here too and count as lost to their groups.
 
     Returns:
-        One answer or one error per set. The credit of a set is the same to the last bit in any batch, and its advantages
-        given its group (but for `batch_scaled`).
+        One answer or one error per set. The credit of a set is the same to the last bit in any batch, and its
+        advantages given its group (but for `batch_scaled`).
 
     Raises:
         ValueError: If columns that the options need are absent.
@@ -128,7 +129,7 @@ def set_credit(batch: CandidateSets, options: SetCreditOptions) -> SetCredits:
     Differs from the paper:
         Normalisation, other tokens and malformed sets are not known to us from the paper; each is a named choice here.
     """
-    errors = SetErrors(batch.n_sets)
+    errors = SetErrors(batch.n_sets, rejected)
     check_candidate_sets(
         batch,
         errors,
@@ -205,20 +206,20 @@ def _check_expectations(
             lambda row: f"the set holds {listed[row]} candidates; expected {expected}",
         )
     for mixture in _mixtures(options.rule):
-        n_weights = len(mixture.weights)
-        errors.add_sets(
-            np.flatnonzero((n_candidates != n_weights) & (n_candidates > 0)),
-            "shape_mismatch",
-            "candidates",
-            lambda row, n_weights=n_weights: (
-                f"the set has {n_candidates[row]} candidates; expected {n_weights}, one per mixture weight"
-            ),
-        )
+        _check_mixture(len(mixture.weights), n_candidates, errors)
 
 
-def _fail_groups(
-    batch: CandidateSets, options: SetCreditOptions, n_candidates: Integers, errors: SetErrors
-) -> None:
+def _check_mixture(n_weights: int, n_candidates: Integers, errors: SetErrors) -> None:
+    """Fail the sets for which a mixture has no weights."""
+    errors.add_sets(
+        np.flatnonzero((n_candidates != n_weights) & (n_candidates > 0)),
+        "shape_mismatch",
+        "candidates",
+        lambda row: f"the set has {n_candidates[row]} candidates; expected {n_weights}, one per mixture weight",
+    )
+
+
+def _fail_groups(batch: CandidateSets, options: SetCreditOptions, n_candidates: Integers, errors: SetErrors) -> None:
     """Fail the groups that the request wants whole, and those whose sets differ in size under `per_slot`."""
     if options.fail_incomplete_groups:
         broken = np.zeros(batch.n_groups, dtype=np.bool_)
@@ -334,9 +335,7 @@ def _advantages(
     slots = np.concatenate([_running_count(owner[index]), np.zeros(len(bare), dtype=np.int64)])
     result = set_advantages(
         SetCreditEntries(
-            scaled=np.concatenate(
-                [n_candidates[owner[index]] * solved.credits[index], failure - solved.empty[bare]]
-            ),
+            scaled=np.concatenate([n_candidates[owner[index]] * solved.credits[index], failure - solved.empty[bare]]),
             owner=compact[entry_sets],
             slot=slots,
             set_rewards=np.where(n_candidates == 0, failure, solved.grand)[sets],

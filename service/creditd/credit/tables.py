@@ -1,6 +1,7 @@
 """Exact semivalues of utilities that are given as all 2ⁿ values (tables).
 
-Legend: `B` tables, `n` players. Bit i of a table's index is player i: `tables[:, 0]` is v(∅) and `tables[:, -1]` is v(N).
+Legend: `B` tables, `n` players. Bit i of a table's index is player i: `tables[:, 0]` is v(∅) and `tables[:, -1]` is
+v(N).
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ def table_semivalues(tables: Floats, size_weights: Floats) -> Floats:
         φ_i = Σ_{S ⊆ N∖{i}} q_{|S|} / C(n−1, |S|) · [v(S ∪ i) − v(S)]
 
     One matrix product per 64 tables. Each tile is padded with zeros to 64 rows, because the last bits of a BLAS product
-    depend on its shape; each table is first shifted by the middle of v(∅) and v(N), so that a large offset costs no digits.
+    depend on its shape; each table is first shifted by the middle of v(∅) and v(N), so that a large offset costs no
+    digits.
 
     Args:
         tables: Shape (B, 2ⁿ), float64, reward units, finite. n ≥ 1.
@@ -73,7 +75,9 @@ def table_semivalues(tables: Floats, size_weights: Floats) -> Floats:
     if not 1 <= n <= MAX_PLAYERS:
         raise ValueError(f"a table of {tables.shape[1]} values has n = {n} players: expected 1 to {MAX_PLAYERS}")
     if size_weights.shape != (n,):
-        raise ValueError(f"size_weights must have one entry per coalition size: got {size_weights.shape}, expected ({n},)")
+        raise ValueError(
+            f"size_weights must have one entry per coalition size: got {size_weights.shape}, expected ({n},)"
+        )
     weights = _marginal_weights(n, size_weights.tobytes())
     values = np.empty((tables.shape[0], n))
     tile = np.zeros((TILE_ROWS, tables.shape[1]))

@@ -20,9 +20,10 @@ class TokenPolicy:
     """What each token of a completion receives.
 
     Attributes:
-        other: Tokens outside every candidate: `set` the response's own advantage, `zero`, or `next` the advantage of the
-            candidate that follows (after the last one: the response's).
-        length_norm: Multiply the tokens of candidate k by ω_k = (Σ L)/(K·L_k), so that every candidate has the same mass.
+        other: Tokens outside every candidate: `set` the response's own advantage, `zero`, or `next` the advantage of
+            the candidate that follows (after the last one: the response's).
+        length_norm: Multiply the tokens of candidate k by ω_k = (Σ L)/(K·L_k), so that every candidate has the same
+            mass.
         set_reward_weight: Weight of the advantage of `set_reward`, which all tokens of a response receive on top.
     """
 
@@ -38,7 +39,8 @@ class CandidateSpans:
     Attributes:
         owner: Shape (C,), int64, the response of each candidate, in [0, S).
         start: Shape (C,), int64, first token of the candidate within its completion.
-        stop: Shape (C,), int64, one past its last token. Spans of one response do not overlap; an empty span has no token.
+        stop: Shape (C,), int64, one past its last token. Spans of one response do not overlap; an empty span has no
+            token.
         n_tokens: Shape (S,), int64, completion tokens of each response.
     """
 
@@ -65,7 +67,8 @@ def overlapping_candidates(owner: Integers, start: Integers, stop: Integers) -> 
     filled = np.flatnonzero(stop > start)
     order = filled[np.lexsort((start[filled], owner[filled]))]
     clash = (owner[order[1:]] == owner[order[:-1]]) & (start[order[1:]] < stop[order[:-1]])
-    return order[1:][clash]
+    clashing: Integers = order[1:][clash]
+    return clashing
 
 
 def length_norm_weights(spans: CandidateSpans) -> Floats:
@@ -87,9 +90,7 @@ def length_norm_weights(spans: CandidateSpans) -> Floats:
     return np.where(lengths > 0, totals[spans.owner] / np.maximum(counts[spans.owner] * lengths, 1), 1.0)
 
 
-def token_advantages(
-    advantages: Floats, set_advantages: Floats, spans: CandidateSpans, policy: TokenPolicy
-) -> Floats:
+def token_advantages(advantages: Floats, set_advantages: Floats, spans: CandidateSpans, policy: TokenPolicy) -> Floats:
     """Advantage of every completion token.
 
         token of candidate k: ω_k · A_k,     other tokens: A^set, 0, or A of the next candidate
@@ -111,8 +112,8 @@ def token_advantages(
         ShapE-GRPO, arXiv:2603.29871v1.
 
     Differs from the paper:
-        Its treatment of tokens outside the candidates is not known to us. `next` passes A_k on without ω_k, which belongs
-        to the candidate's own tokens.
+        Its treatment of tokens outside the candidates is not known to us. `next` passes A_k on without ω_k, which
+        belongs to the candidate's own tokens.
     """
     n_sets = len(spans.n_tokens)
     filled = np.flatnonzero(spans.stop > spans.start)

@@ -1,0 +1,1 @@
+"""The wire between client and service: schema, error codes and the packing of columns. Nothing else is shared."""

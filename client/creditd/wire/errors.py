@@ -1,0 +1,125 @@
+"""Error codes of the wire and the body that carries them (RFC 9457, `application/problem+json`).
+
+Codes are append-only: a code never changes its meaning, its status or whether a retry can help.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from pydantic import BaseModel, ConfigDict
+
+MAX_ERRORS = 10
+"""Most entries of `Problem.errors`: enough to see the pattern, too few to amplify a hostile body."""
+
+
+class ErrorCode(str, Enum):
+    """What went wrong, as a stable name."""
+
+    INVALID_REQUEST = "invalid_request"
+    UNKNOWN_FIELD = "unknown_field"
+    SHAPE_MISMATCH = "shape_mismatch"
+    NON_FINITE_VALUE = "non_finite_value"
+    GROUP_INCOMPLETE = "group_incomplete"
+    GROUP_SIZE_MISMATCH = "group_size_mismatch"
+    TOO_MANY_PLAYERS = "too_many_players"
+    BUDGET_EXCEEDED = "budget_exceeded"
+    BODY_TOO_LARGE = "body_too_large"
+    UNSUPPORTED_MEDIA_TYPE = "unsupported_media_type"
+    UNAUTHORIZED = "unauthorized"
+    NOT_FOUND = "not_found"
+    METHOD_NOT_ALLOWED = "method_not_allowed"
+    OVERLOADED = "overloaded"
+    DRAINING = "draining"
+    DEADLINE_EXCEEDED = "deadline_exceeded"
+    INTERNAL = "internal"
+
+
+@dataclass(frozen=True)
+class ErrorKind:
+    """What a code means to HTTP and to a caller.
+
+    Attributes:
+        status: HTTP status of a whole response that fails with this code.
+        retryable: Whether the same request may succeed later.
+        title: One short sentence that does not depend on the occasion.
+    """
+
+    status: int
+    retryable: bool
+    title: str
+
+
+ERROR_KINDS: dict[ErrorCode, ErrorKind] = {
+    ErrorCode.INVALID_REQUEST: ErrorKind(422, retryable=False, title="The request does not fit the schema."),
+    ErrorCode.UNKNOWN_FIELD: ErrorKind(422, retryable=False, title="The request has a field that the schema lacks."),
+    ErrorCode.SHAPE_MISMATCH: ErrorKind(422, retryable=False, title="Two arrays do not fit each other."),
+    ErrorCode.NON_FINITE_VALUE: ErrorKind(422, retryable=False, title="A number is NaN or infinite."),
+    ErrorCode.GROUP_INCOMPLETE: ErrorKind(422, retryable=False, title="A group lost a set to an error."),
+    ErrorCode.GROUP_SIZE_MISMATCH: ErrorKind(422, retryable=False, title="A group has another size than expected."),
+    ErrorCode.TOO_MANY_PLAYERS: ErrorKind(422, retryable=False, title="A set has more candidates than the limit."),
+    ErrorCode.BUDGET_EXCEEDED: ErrorKind(422, retryable=False, title="The request would cost more than the limit."),
+    ErrorCode.BODY_TOO_LARGE: ErrorKind(413, retryable=False, title="The body is larger than the limit."),
+    ErrorCode.UNSUPPORTED_MEDIA_TYPE: ErrorKind(415, retryable=False, title="The body is not in a format spoken here."),
+    ErrorCode.UNAUTHORIZED: ErrorKind(401, retryable=False, title="A valid API key is needed."),
+    ErrorCode.NOT_FOUND: ErrorKind(404, retryable=False, title="There is no such route."),
+    ErrorCode.METHOD_NOT_ALLOWED: ErrorKind(405, retryable=False, title="The route does not take this method."),
+    ErrorCode.OVERLOADED: ErrorKind(503, retryable=True, title="The service has as many requests as it can take."),
+    ErrorCode.DRAINING: ErrorKind(503, retryable=True, title="The service is shutting down."),
+    ErrorCode.DEADLINE_EXCEEDED: ErrorKind(504, retryable=True, title="The request's deadline passed."),
+    ErrorCode.INTERNAL: ErrorKind(500, retryable=True, title="The service failed."),
+}
+
+
+class ErrorItem(BaseModel):
+    """One offence: where it is and what would be right."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    pointer: str
+    """JSON pointer into the request body, or the name of a header or parameter."""
+    code: ErrorCode
+    detail: str
+
+
+class Problem(BaseModel):
+    """Body of every response that is not a success."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    type: str
+    """`urn:creditd:error:CODE`."""
+    title: str
+    status: int
+    detail: str
+    code: ErrorCode
+    request_id: str
+    retryable: bool
+    errors: tuple[ErrorItem, ...] = ()
+    """At most 10 offences; never the input itself."""
+
+
+def problem(code: ErrorCode, detail: str, *, request_id: str, errors: tuple[ErrorItem, ...] = ()) -> Problem:
+    """The problem document of a code.
+
+    Args:
+        code: What went wrong.
+        detail: One sentence about this occasion; must not repeat the caller's data.
+        request_id: Identity of the request.
+        errors: Offences; the first 10 are kept.
+
+    Returns:
+        A document whose type, title, status and retryable follow from the code.
+    """
+    kind = ERROR_KINDS[code]
+    return Problem(
+        type=f"urn:creditd:error:{code.value}",
+        title=kind.title,
+        status=kind.status,
+        detail=detail,
+        code=code,
+        request_id=request_id,
+        retryable=kind.retryable,
+        errors=errors[:MAX_ERRORS],
+    )

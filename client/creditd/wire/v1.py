@@ -1,0 +1,499 @@
+"""Version 1 of the wire: every request and response body, with its limits. Changes within v1 are additive.
+
+Conventions: every choice is an object with `type`; ragged arrays are `{"values": […], "row_splits": [0, …]}`; unknown
+fields are errors; `group` names the prompt that sets share. Structure is checked here; values are checked per set where
+the arithmetic is, so that one NaN costs one set and not the request.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
+from pydantic.config import JsonDict
+from typing_extensions import Self
+
+from creditd.wire.errors import ErrorCode
+
+MAX_SETS = 65_536
+MAX_NAME_LENGTH = 256
+
+SetStatus: TypeAlias = Literal["ok", "error"]
+FlagName: TypeAlias = Literal[
+    "degenerate_group",
+    "single_response",
+    "group_incomplete",
+    "no_candidates",
+    "candidate_unscored",
+    "candidate_truncated",
+    "duplicates_collapsed",
+    "unstable_normalization",
+]
+Name: TypeAlias = Annotated[str, Field(max_length=MAX_NAME_LENGTH)] | int
+Count: TypeAlias = Annotated[int, Field(ge=0)]
+Positive: TypeAlias = Annotated[int, Field(ge=1, le=1_000_000)]
+Index: TypeAlias = Annotated[int, Field(ge=-(2**62), le=2**62)]
+Numbers: TypeAlias = Annotated[list[float], Field(fail_fast=True)]
+NumbersOrNull: TypeAlias = Annotated[list[float | None], Field(fail_fast=True)]
+Indices: TypeAlias = Annotated[list[Index], Field(fail_fast=True)]
+Names: TypeAlias = Annotated[list[Name], Field(fail_fast=True, max_length=MAX_SETS)]
+
+
+class WireModel(BaseModel):
+    """Strict, closed and frozen: no conversion of types, no unknown field."""
+
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, populate_by_name=True, use_attribute_docstrings=True
+    )
+
+
+class Ragged(WireModel):
+    """Rows of unequal length, flat."""
+
+    values: NumbersOrNull
+    """All rows, one after another; null where there is no value."""
+    row_splits: Indices
+    """From 0 to the number of values, non-decreasing, one more than there are rows."""
+
+
+class MaxUtility(WireModel):
+    """v(S) = max r, v(∅) = empty; with floor b, v(S) = max(b, max r), v(∅) = b."""
+
+    type: Literal["max"] = "max"
+    empty: FiniteFloat = 0.0
+    floor: FiniteFloat | None = None
+
+
+class MinUtility(WireModel):
+    """v(S) = min r."""
+
+    type: Literal["min"]
+    empty: FiniteFloat
+    """v(∅), explicit: no set of rewards defines it."""
+
+
+class SumUtility(WireModel):
+    """v(S) = Σ r."""
+
+    type: Literal["sum"]
+    empty: FiniteFloat = 0.0
+
+
+class MeanUtility(WireModel):
+    """v(S) = Σ r/|S|."""
+
+    type: Literal["mean"]
+    empty: FiniteFloat
+    """v(∅), explicit: no set of rewards defines it."""
+
+
+class TopMUtility(WireModel):
+    """v(S) = sum of the m best rewards."""
+
+    type: Literal["top_m"]
+    m: Positive
+    empty: FiniteFloat = 0.0
+
+
+class RthBestUtility(WireModel):
+    """v(S) = the r-th best reward, `default` for a smaller non-empty set."""
+
+    type: Literal["rth_best"]
+    r: Positive
+    default: FiniteFloat = 0.0
+    empty: FiniteFloat | None = None
+    """v(∅); null means `default`."""
+
+
+class ThresholdUtility(WireModel):
+    """v(S) = 1 when at least `count` rewards reach the threshold, else 0."""
+
+    type: Literal["threshold"]
+    threshold: FiniteFloat
+    count: Positive = 1
+    empty: FiniteFloat = 0.0
+
+
+class TableUtility(WireModel):
+    """Any utility: `utilities` holds its 2^K values per set; bit i of the index is candidate i, entry 0 is v(∅)."""
+
+    type: Literal["table"]
+
+
+UtilityChoice: TypeAlias = Annotated[
+    MaxUtility | MinUtility | SumUtility | MeanUtility | TopMUtility | RthBestUtility | ThresholdUtility | TableUtility,
+    Field(discriminator="type"),
+]
+
+PlainRule: TypeAlias = Literal["shapley", "leave_one_out", "own_reward", "set_reward", "prefix_gain"]
+
+
+class PlainCredit(WireModel):
+    """A rule without parameters."""
+
+    type: PlainRule = "shapley"
+
+
+class MaxAtKCredit(WireModel):
+    """All weight on coalitions of k − 1 other candidates (PKPO)."""
+
+    type: Literal["max_at_k"]
+    k: Positive
+
+
+class MixtureCredit(WireModel):
+    """Weights w_1 … w_K, for sets of K candidates."""
+
+    type: Literal["mixture"]
+    weights: Annotated[list[FiniteFloat], Field(fail_fast=True, min_length=1, max_length=1000)]
+
+
+EndChoice: TypeAlias = PlainRule | Annotated[PlainCredit | MaxAtKCredit | MixtureCredit, Field(discriminator="type")]
+
+
+class BlendCredit(WireModel):
+    """(1 − position) of one rule and position of another."""
+
+    type: Literal["blend"]
+    from_: EndChoice = Field(alias="from")
+    to: EndChoice
+    position: Annotated[FiniteFloat, Field(ge=0, le=1)]
+
+
+CreditChoice: TypeAlias = Annotated[
+    PlainCredit | MaxAtKCredit | MixtureCredit | BlendCredit, Field(discriminator="type")
+]
+
+
+class EstimatorChoice(WireModel):
+    """How a value that has no formula is found. Every utility of this version is exact, at no evaluation."""
+
+    type: Literal["auto", "exact"] = "auto"
+    budget: Annotated[int, Field(ge=1, le=2**31)] = 1024
+    """Allowed utility evaluations per set."""
+    seed: Count = 0
+    target_standard_error: Annotated[FiniteFloat, Field(gt=0)] | None = None
+    """Stop early at this standard error, reward units."""
+
+
+class AdvantageChoice(WireModel):
+    """How credits become advantages."""
+
+    type: Literal["pooled", "batch_scaled", "centered", "response_preserving", "per_slot", "none"] = "pooled"
+    ddof: Annotated[int, Field(ge=0, le=1)] = 1
+    epsilon: Annotated[FiniteFloat, Field(ge=0)] = 1e-4
+    """Added to every standard deviation, reward units."""
+    baseline: Literal["group", "others"] = "group"
+
+
+class TokensChoice(WireModel):
+    """What the tokens of a completion receive."""
+
+    other: Literal["set", "zero", "next"] = "set"
+    """Tokens outside every candidate."""
+    length_norm: bool = False
+    """Give every candidate the same mass, whatever its length."""
+    set_reward_weight: FiniteFloat = 1.0
+    """Weight of the advantage of `set_reward`, which all tokens of the response receive on top."""
+
+
+class MalformedChoice(WireModel):
+    """What happens to sets that are not as the prompt asked."""
+
+    failure_reward: FiniteFloat = 0.0
+    """Reward of a response in which nothing was parsed or scored."""
+    extra: Literal["truncate", "score_all"] = "truncate"
+    duplicates: Literal["keep", "collapse"] = "keep"
+    candidates: Positive | None = None
+    """K that the prompt asked for, beyond which `extra` applies; absent, `expect.candidates` is taken. Fewer are
+    fine."""
+
+
+class ExpectChoice(WireModel):
+    """What the caller is sure of; anything else is an error, never a silent baseline."""
+
+    group_size: Positive | None = None
+    candidates: Positive | None = None
+
+
+class Candidate(WireModel):
+    """One item of a candidate set."""
+
+    reward: float | None = None
+    """Reward units; null when it was not scored. Needed but for tables."""
+    span: Annotated[list[Index], Field(min_length=2, max_length=2)] | None = None
+    """Half-open token range in the completion; null for a candidate without tokens. Needed when `tokens` is asked."""
+    text: str | None = None
+    """Recognises duplicates; used for nothing else and never logged."""
+    id: Name | None = None
+    """When all candidates of a set have one, arithmetic on tables runs in its order, so results have equal bits."""
+
+
+class CandidateSet(WireModel):
+    """One response with its K candidates."""
+
+    id: Name | None = None
+    group: Name | None = None
+    """Names the prompt. Give it to all sets or to none; without it each set stands alone."""
+    n_tokens: Index | None = None
+    """Tokens of the completion. Needed when `tokens` is asked."""
+    set_reward: float | None = None
+    """Reward of the whole response (format, length, safety): a GRPO advantage of its own on all tokens."""
+    utilities: Numbers | None = None
+    """2^K values, for the table utility only."""
+    candidates: Annotated[list[Candidate], Field(fail_fast=True)]
+
+
+class TokenSpans(WireModel):
+    """Token ranges of all candidates, aligned with the values of `rewards`."""
+
+    starts: Indices
+    stops: Indices
+
+
+class SetColumns(WireModel):
+    """The same as `sets`, column by column; about eight times cheaper."""
+
+    rewards: Ragged | Annotated[list[NumbersOrNull], Field(fail_fast=True, max_length=MAX_SETS)]
+    groups: Names | None = None
+    ids: Names | None = None
+    spans: TokenSpans | None = None
+    n_tokens: Indices | None = None
+    set_rewards: NumbersOrNull | None = None
+    utilities: Ragged | Annotated[list[Numbers], Field(fail_fast=True, max_length=MAX_SETS)] | None = None
+    texts: Annotated[list[str | None], Field(fail_fast=True)] | None = None
+    """One per candidate, aligned with the values of `rewards`; recognises duplicates."""
+    candidate_ids: Annotated[list[Name], Field(fail_fast=True)] | None = None
+    """One per candidate, aligned with the values of `rewards`."""
+
+
+SETS_EXAMPLE: JsonDict = {
+    "sets": [
+        {"id": "a", "group": "p1", "candidates": [{"reward": 0.9}, {"reward": 0.5}, {"reward": 0.5}, {"reward": 0.1}]},
+        {"id": "b", "group": "p1", "candidates": [{"reward": 0.2}, {"reward": 0.2}, {"reward": 0.2}, {"reward": 0.2}]},
+    ]
+}
+COLUMNS_EXAMPLE: JsonDict = {
+    "columns": {"rewards": [[0.9, 0.5, 0.5, 0.1], [0.2, 0.2, 0.2, 0.2]], "groups": ["p1", "p1"]}
+}
+TOKENS_EXAMPLE: JsonDict = {
+    "sets": [
+        {
+            "group": "p1",
+            "n_tokens": 10,
+            "candidates": [{"reward": 1.0, "span": [2, 5]}, {"reward": 0.0, "span": [6, 9]}],
+        },
+        {
+            "group": "p1",
+            "n_tokens": 8,
+            "candidates": [{"reward": 0.4, "span": [1, 3]}, {"reward": 0.3, "span": [4, 8]}],
+        },
+    ],
+    "credit": {"type": "blend", "from": "shapley", "to": "leave_one_out", "position": 0.3},
+    "tokens": {"other": "set", "length_norm": True},
+    "expect": {"group_size": 2},
+}
+TABLE_EXAMPLE: JsonDict = {
+    "sets": [{"utilities": [0.0, 0.3, 0.5, 1.0], "candidates": [{"id": "x"}, {"id": "y"}]}],
+    "utility": {"type": "table"},
+    "advantage": {"type": "none"},
+}
+
+
+class ShapleyRequest(WireModel):
+    """Candidate sets in; credits, advantages and token advantages out."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [SETS_EXAMPLE, COLUMNS_EXAMPLE, TOKENS_EXAMPLE, TABLE_EXAMPLE]}
+    )
+
+    sets: Annotated[list[CandidateSet], Field(fail_fast=True, min_length=1, max_length=MAX_SETS)] | None = None
+    columns: SetColumns | None = None
+    utility: UtilityChoice = MaxUtility()
+    credit: CreditChoice = PlainCredit()
+    estimator: EstimatorChoice = EstimatorChoice()
+    advantage: AdvantageChoice = AdvantageChoice()
+    tokens: TokensChoice | None = None
+    malformed: MalformedChoice = MalformedChoice()
+    expect: ExpectChoice = ExpectChoice()
+    incomplete_group: Literal["flag", "error"] = "flag"
+    """What happens to the other sets of a group that lost one to an error."""
+    deterministic: bool = False
+    """Fix the batch shape of models. Answers without a model are deterministic always."""
+    dry_run: bool = False
+    """Check the structure, answer what it would cost, compute nothing."""
+
+    @model_validator(mode="after")
+    def _one_form(self) -> Self:
+        if (self.sets is None) == (self.columns is None):
+            raise ValueError("give exactly one of sets and columns")
+        return self
+
+
+class Service(WireModel):
+    """Who answered."""
+
+    version: str
+    methods: int
+    """Version of the arithmetic: it changes when a number changes under an unchanged request."""
+
+
+class Usage(WireModel):
+    """What the answer cost."""
+
+    evaluations: int
+    """Utilities evaluated by a model."""
+    from_cache: int
+    tokens_computed: int
+    tokens_naive: int
+    engine_s: float
+    queue_s: float
+    """Seconds between the last byte of the request and the start of the arithmetic."""
+
+
+class ItemError(WireModel):
+    """Why one set has no answer."""
+
+    code: ErrorCode
+    pointer: str
+    detail: str
+    retryable: bool
+
+
+class SetResult(WireModel):
+    """Answer for one set."""
+
+    id: Name | None = None
+    status: SetStatus
+    credits: list[float | None] | None = None
+    """One per candidate, reward units; null for a candidate that is not a player."""
+    advantages: list[float | None] | None = None
+    set_advantage: float | None = None
+    """For tokens outside the candidates."""
+    set_reward_advantage: float | None = None
+    """GRPO advantage of `set_reward`, before its weight."""
+    token_advantages: list[float] | None = None
+    utility_empty: float | None = None
+    utility_grand: float | None = None
+    credit_sum: float | None = None
+    gap: float | None = None
+    """Σ credit − (v(N) − v(∅)): near 0 for efficient rules, a fact of the others."""
+    exact: bool | None = None
+    method: Literal["order_statistic", "table"] | None = None
+    standard_errors: list[float] | None = None
+    flags: list[FlagName] = []
+    error: ItemError | None = None
+
+
+class ResultRagged(WireModel):
+    """Rows of unequal length in an answer; null in the slots of a failed set and of candidates that are not players."""
+
+    values: list[float | None]
+    row_splits: list[int]
+
+
+class ColumnResult(WireModel):
+    """Answers for all sets, column by column; null in the slots of a failed set."""
+
+    ids: list[Name] | None = None
+    status: list[int]
+    """0 for an answer, 1 for an error."""
+    credits: ResultRagged
+    advantages: ResultRagged
+    set_advantages: list[float | None]
+    set_reward_advantages: list[float | None] | None = None
+    token_advantages: ResultRagged | None = None
+    utility_empty: list[float | None]
+    utility_grand: list[float | None]
+    credit_sum: list[float | None]
+    gap: list[float | None]
+    flags: list[int]
+    """One bit mask per set; bit i is `flag_names[i]`."""
+    flag_names: list[FlagName]
+    exact: bool
+    method: Literal["order_statistic", "table"]
+
+
+class RowError(ItemError):
+    """Why one row of a columnar request has no answer."""
+
+    row: int
+
+
+class ShapleyResponse(WireModel):
+    """Answer in the form of the request: `sets` to `sets`, `columns` to `columns`; neither for a dry run."""
+
+    request_id: str
+    service: Service
+    model: str | None = None
+    weight_version: str | None = None
+    usage: Usage
+    sets: list[SetResult] | None = None
+    columns: ColumnResult | None = None
+    errors: list[RowError] | None = None
+
+
+class GroupAdvantageChoice(WireModel):
+    """Which advantage of whole responses."""
+
+    type: Literal["grpo", "dr_grpo", "rloo"] = "grpo"
+    ddof: Annotated[int, Field(ge=0, le=1)] = 1
+    epsilon: Annotated[FiniteFloat, Field(ge=0)] | None = None
+    """Added to the standard deviation, reward units; absent, the convention's."""
+
+
+class GroupRequest(WireModel):
+    """Rewards of whole responses in, one row per prompt; their advantages out."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"rewards": [[1.0, 0.5, 0.0], [0.3, None]]},
+                {"rewards": [[1.0, 0.0]], "convention": "verl", "advantage": {"type": "rloo"}},
+            ]
+        }
+    )
+
+    rewards: Annotated[list[NumbersOrNull], Field(fail_fast=True, min_length=1, max_length=MAX_SETS)]
+    """One row per prompt, one entry per response; null leaves a response out of its baseline."""
+    convention: Literal["trl", "verl", "openrlhf"] = "trl"
+    advantage: GroupAdvantageChoice = GroupAdvantageChoice()
+    expect: ExpectChoice = ExpectChoice()
+
+
+class GroupResponse(WireModel):
+    """Advantages of whole responses."""
+
+    request_id: str
+    service: Service
+    usage: Usage
+    advantages: list[list[float | None]]
+    """As `rewards`; null throughout a row that failed."""
+    status: list[int]
+    """0 for an answer, 1 for an error."""
+    flags: list[list[FlagName]]
+    errors: list[RowError]
+
+
+class Limits(WireModel):
+    """What one request may ask for."""
+
+    sets: int
+    candidates: int
+    table_candidates: int
+    token_advantages: int
+    tokens_per_set: int
+    body_bytes: int
+    requests_in_flight: int
+
+
+class Info(WireModel):
+    """What this service is and does."""
+
+    service: Service
+    utilities: list[str]
+    credits: list[str]
+    advantages: list[str]
+    group_advantages: list[str]
+    limits: Limits
+    models: list[str]

@@ -1,0 +1,95 @@
+"""`creditd serve | shapley | version`; each command is imported when it is asked for."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from creditd.wire.versions import package_version
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        arguments: Words after `creditd`; those of the process when absent.
+
+    Returns:
+        Exit status: 0 when all went well, 1 when some lines of a file failed, 2 when the command was not understood.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.run(options))
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="creditd", description="Credit assignment for RL post-training.")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    serve = commands.add_parser("serve", help="run the HTTP service", description="Run the HTTP service.")
+    serve.add_argument("--host", help="address to listen on (default 127.0.0.1)")
+    serve.add_argument("--port", type=int, help="port to listen on (default 8400, 0 takes a free one)")
+    serve.add_argument("--config", type=Path, metavar="FILE", help="TOML file of settings; CREDITD_… variables win")
+    serve.set_defaults(run=_serve)
+
+    shapley = commands.add_parser(
+        "shapley",
+        help="credit for candidate sets in a JSONL file",
+        description="Credit for the candidate sets of a JSONL file: one set per line in, one result per line out.",
+    )
+    shapley.add_argument("file", metavar="FILE.jsonl", help="candidate sets, one JSON object per line; - reads stdin")
+    shapley.add_argument("--output", "-o", type=Path, metavar="FILE", help="where results go (default: stdout)")
+    shapley.add_argument("--url", default="local:", help="service to ask (default: computed in this process)")
+    shapley.add_argument("--utility", default="max", help='name, or JSON such as \'{"type": "top_m", "m": 2}\'')
+    shapley.add_argument("--credit", default="shapley", help="name of the rule, or JSON")
+    shapley.add_argument("--advantage", default="pooled", help="name of the normalisation, or JSON")
+    shapley.add_argument("--tokens", help='JSON such as \'{"other": "set"}\': ask for token advantages')
+    shapley.add_argument(
+        "--batch-size", type=_positive, default=512, help="sets per request; groups stay whole (default 512)"
+    )
+    shapley.add_argument("--quiet", action="store_true", help="no progress bar")
+    shapley.set_defaults(run=_shapley)
+
+    version = commands.add_parser("version", help="print the version", description="Print the version.")
+    version.set_defaults(run=_version)
+    return parser
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"got {number}, expected a positive number")
+    return number
+
+
+def _serve(options: argparse.Namespace) -> int:
+    try:
+        from creditd.cli.serve import run_service  # noqa: PLC0415  # the client's install has no web framework
+    except ModuleNotFoundError as error:
+        if error.name is not None and error.name.startswith("creditd"):
+            raise
+        print(f"creditd serve needs {error.name}: pip install 'creditd[service]'", file=sys.stderr)
+        return 2
+    return run_service(options.config, host=options.host, port=options.port)
+
+
+def _shapley(options: argparse.Namespace) -> int:
+    from creditd.cli.shapley import run_file  # noqa: PLC0415  # `creditd version` should not load NumPy
+
+    return run_file(options)
+
+
+def _version(_: argparse.Namespace) -> int:
+    print(package_version())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

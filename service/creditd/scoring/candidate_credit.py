@@ -1,0 +1,32 @@
+"""Credit for candidate sets whose utilities have a formula or arrive as tables: no model is asked."""
+
+from __future__ import annotations
+
+from creditd.credit.candidate_sets import CandidateSets, SetError
+from creditd.credit.set_credit import SetCreditOptions, SetCredits, set_credit
+from creditd.scoring.deadline import Deadline
+
+
+def score_candidate_sets(
+    batch: CandidateSets, options: SetCreditOptions, rejected: tuple[SetError, ...], deadline: Deadline
+) -> SetCredits:
+    """Answer a batch of candidate sets, unless it waited past its deadline.
+
+    Args:
+        batch: The sets.
+        options: Every choice of the request.
+        rejected: Sets that lack something.
+        deadline: When the caller stops waiting.
+
+    Returns:
+        One answer or one error per set.
+
+    Raises:
+        DeadlineExceededError: If the deadline has passed before the arithmetic starts; work that nobody waits for is
+            not begun.
+
+    Cost:
+        One call into `creditd.credit`; O(C log C + T) for C candidates and T tokens.
+    """
+    deadline.check()
+    return set_credit(batch, options, rejected)

@@ -1,0 +1,1 @@
+"""The HTTP service: parse, call, convert. Reads the settings; everything below receives values."""

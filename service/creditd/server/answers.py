@@ -1,0 +1,118 @@
+"""What happens to a parsed request off the event loop: arithmetic, conversion, and an account of both."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from creditd.wire.group_rows import solve_group
+
+from creditd.scoring.deadline import Deadline
+from creditd.server.convert import envelope, error_items, flag_counts, group_body, plain_body, shapley_body
+from creditd.server.errors import ServiceError
+from creditd.server.resources import CandidateScorer
+from creditd.wire.columns import RequestLimits, batch_of, options_of
+from creditd.wire.errors import ErrorCode, ErrorItem
+from creditd.wire.v1 import GroupRequest, ShapleyRequest
+from creditd.wire.validation import WireError
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A response body, and what the log and the counters say of it.
+
+    Attributes:
+        body: JSON.
+        n_items: Sets or groups that were asked about.
+        error_codes: How many failed, by code.
+        flags: How many carry each flag.
+    """
+
+    body: bytes
+    n_items: int
+    error_codes: Mapping[str, int]
+    flags: Mapping[str, int]
+
+    @property
+    def n_failed(self) -> int:
+        """Items without an answer."""
+        return sum(self.error_codes.values())
+
+
+def answer_sets(
+    asked: ShapleyRequest,
+    *,
+    request_id: str,
+    received_s: float,
+    limits: RequestLimits,
+    score: CandidateScorer,
+    deadline: Deadline,
+) -> Answer:
+    """The answer to `/v1/credit/shapley`.
+
+    Args:
+        asked: The request.
+        request_id: Its identity.
+        received_s: When its last byte arrived, on `time.perf_counter`.
+        limits: Bounds of one request.
+        score: The use case.
+        deadline: When the caller stops waiting.
+
+    Returns:
+        The body, in the form of the request.
+
+    Raises:
+        ServiceError: If the columns do not fit each other, or no set could be answered.
+        DeadlineExceededError: If the caller has stopped waiting.
+    """
+    queue_s = time.perf_counter() - received_s
+    try:
+        options, batch = options_of(asked, limits), batch_of(asked, limits)
+    except WireError as error:
+        raise ServiceError(error.code, error.detail, error.items) from None
+    head = {**envelope(request_id, queue_s), "model": None, "weight_version": None}
+    if asked.dry_run:
+        return Answer(plain_body(head), batch.sets.n_sets, {}, {})
+    answer = score(batch.sets, options, batch.rejected, deadline)
+    if len(answer.errors) == batch.sets.n_sets:
+        items = error_items(answer, batch)
+        detail = f"no set could be answered; the first: {items[0].pointer}: {items[0].detail}"
+        raise ServiceError(items[0].code, detail, items)
+    codes = Counter(str(error.code) for error in answer.errors)
+    return Answer(
+        shapley_body(answer, batch, asked.utility.type, head), batch.sets.n_sets, codes, flag_counts(answer.flags)
+    )
+
+
+def answer_groups(asked: GroupRequest, *, request_id: str, received_s: float, deadline: Deadline) -> Answer:
+    """The answer to `/v1/credit/group`.
+
+    Args:
+        asked: The request.
+        request_id: Its identity.
+        received_s: When its last byte arrived, on `time.perf_counter`.
+        deadline: When the caller stops waiting.
+
+    Returns:
+        The body.
+
+    Raises:
+        ServiceError: If no group could be answered.
+        DeadlineExceededError: If the caller has stopped waiting.
+    """
+    queue_s = time.perf_counter() - received_s
+    deadline.check()
+    answer = solve_group(asked)
+    if len(answer.errors) == len(asked.rewards):
+        items = tuple(
+            ErrorItem(pointer=error.pointer, code=ErrorCode(error.code), detail=error.detail)
+            for error in answer.errors[:10]
+        )
+        detail = f"no group could be answered; the first: {items[0].pointer}: {items[0].detail}"
+        raise ServiceError(items[0].code, detail, items)
+    codes = Counter(str(error.code) for error in answer.errors)
+    return Answer(
+        group_body(answer, envelope(request_id, queue_s)), len(asked.rewards), codes, flag_counts(answer.flags)
+    )

@@ -1,0 +1,103 @@
+"""The application: resources, middleware, routes and the table of failures, put together."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import anyio.to_thread
+from creditd.wire.versions import package_version
+from fastapi import FastAPI, Request, Response
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect
+
+from creditd.scoring.deadline import DeadlineExceededError
+from creditd.server.errors import ServiceError, problem_response
+from creditd.server.middleware import Admission, KeyCheck, RequestRecord
+from creditd.server.openapi import openapi_document
+from creditd.server.resources import Resources
+from creditd.server.routes import credit, health, info
+from creditd.server.settings import Settings
+from creditd.server.warmup import warm_up
+from creditd.wire.errors import ErrorCode
+
+DESCRIPTION = "Credit assignment for RL post-training: Shapley credit for candidate sets, ready for GRPO."
+_STATUS_CODES = {404: ErrorCode.NOT_FOUND, 405: ErrorCode.METHOD_NOT_ALLOWED}
+
+
+def create_app(settings: Settings, resources: Resources | None = None) -> FastAPI:
+    """The service as an ASGI application.
+
+    Args:
+        settings: Checked settings.
+        resources: What the application holds; made from the settings when absent. Tests pass their own.
+
+    Returns:
+        An application that opens its resources at start-up and closes them at shutdown.
+    """
+    held = Resources(settings) if resources is None else resources
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        held.open()
+        await anyio.to_thread.run_sync(warm_up, held)
+        try:
+            yield
+        finally:
+            held.close()
+
+    app = FastAPI(
+        title="creditd",
+        version=package_version(),
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        middleware=[
+            Middleware(RequestRecord, resources=held),
+            Middleware(KeyCheck, resources=held),
+            Middleware(Admission, resources=held),
+        ],
+        exception_handlers={
+            ServiceError: _service_error,
+            DeadlineExceededError: _deadline_exceeded,
+            HTTPException: _http_error,
+            ClientDisconnect: _client_gone,
+        },
+    )
+    app.state.resources = held
+    for router in (credit.router, info.router, health.router):
+        app.include_router(router)
+    app.openapi = lambda: openapi_document(app)  # type: ignore[method-assign]
+    return app
+
+
+async def _service_error(request: Request, error: Exception) -> Response:
+    """A failure that the service names itself."""
+    if not isinstance(error, ServiceError):
+        raise error
+    request.state.record["code"] = error.code.value
+    return problem_response(error, request.state.request_id)
+
+
+async def _deadline_exceeded(request: Request, _: Exception) -> Response:
+    """Nobody waits any more, or nobody would have in time."""
+    return await _service_error(
+        request, ServiceError(ErrorCode.DEADLINE_EXCEEDED, "the deadline of the request passed before its answer")
+    )
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    """A path or a method that the router does not know."""
+    if not isinstance(error, HTTPException) or error.status_code not in _STATUS_CODES:
+        raise error
+    code = _STATUS_CODES[error.status_code]
+    known = "GET /v1/info names what this service does, GET /openapi.json its routes"
+    return await _service_error(request, ServiceError(code, f"{request.method} is not answered at this path; {known}"))
+
+
+async def _client_gone(request: Request, _: Exception) -> Response:
+    """The caller left while its body was being read; nobody sees this response, the log line says 499."""
+    request.state.record["code"] = "client_gone"
+    return Response(status_code=499)

@@ -1,0 +1,94 @@
+"""Reading a request: its deadline, its media type, and its body up to the limit."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import anyio
+from fastapi import Request
+from pydantic import BaseModel, ValidationError
+
+from creditd.scoring.deadline import Deadline, DeadlineExceededError
+from creditd.server.errors import ServiceError
+from creditd.server.resources import resources_of
+from creditd.wire.errors import ErrorCode, ErrorItem
+from creditd.wire.validation import from_validation_error
+
+M = TypeVar("M", bound=BaseModel)
+
+TIMEOUT_HEADER = "X-Request-Timeout-Ms"
+_LONGEST_MS = 10**9
+
+
+def deadline_of(request: Request) -> Deadline:
+    """When the caller stops waiting: its header, at most the setting.
+
+    Args:
+        request: The request.
+
+    Returns:
+        The deadline.
+
+    Raises:
+        ServiceError: If the header is not a whole number of milliseconds.
+    """
+    longest_s = resources_of(request).settings.request_timeout_s
+    text = request.headers.get(TIMEOUT_HEADER)
+    if text is None:
+        return Deadline.after(longest_s)
+    if not text.isascii() or not text.isdigit() or not 1 <= len(text) <= 10 or not 0 < int(text) <= _LONGEST_MS:
+        detail = f"expected a whole number of milliseconds from 1 to {_LONGEST_MS}"
+        item = ErrorItem(pointer=TIMEOUT_HEADER, code=ErrorCode.INVALID_REQUEST, detail=detail)
+        raise ServiceError(ErrorCode.INVALID_REQUEST, f"{TIMEOUT_HEADER}: {detail}", (item,))
+    return Deadline.after(min(longest_s, int(text) / 1e3))
+
+
+async def parse_body(request: Request, model: type[M], deadline: Deadline) -> M:
+    """The body as a checked model.
+
+    The bytes go to pydantic's own JSON parser at once: no dictionary of the whole body is ever built.
+
+    Args:
+        request: The request.
+        model: What the body has to be.
+        deadline: When the caller stops waiting, the sending of the body included.
+
+    Returns:
+        The model.
+
+    Raises:
+        ServiceError: If the media type is not JSON, the body is too large, not JSON, or not of the schema.
+        DeadlineExceededError: If the body is not here in time.
+    """
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type != "application/json":
+        got = "no content type" if not media_type else "another content type"
+        raise ServiceError(ErrorCode.UNSUPPORTED_MEDIA_TYPE, f"got {got}; expected Content-Type: application/json")
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise ServiceError(ErrorCode.UNSUPPORTED_MEDIA_TYPE, "got a compressed body; expected it as it is")
+    try:
+        with anyio.fail_after(max(deadline.remaining_s, 0.0)):
+            body = await _read(request, resources_of(request).settings.max_body_bytes)
+    except TimeoutError:
+        raise DeadlineExceededError from None
+    try:
+        return model.model_validate_json(body)
+    except ValidationError as error:
+        found = from_validation_error(error)
+        raise ServiceError(found.code, found.detail, found.items) from None
+
+
+async def _read(request: Request, limit: int) -> bytes:
+    """The body's bytes, refused before they are read when Content-Length already tells."""
+    declared = request.headers.get("content-length", "")
+    too_large = ServiceError(ErrorCode.BODY_TOO_LARGE, f"the body is larger than {limit} bytes, the limit")
+    if declared.isascii() and declared.isdigit() and (len(declared) > 18 or int(declared) > limit):
+        raise too_large
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > limit:
+            raise too_large
+        chunks.append(chunk)
+    return b"".join(chunks)

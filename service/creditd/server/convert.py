@@ -1,0 +1,166 @@
+"""Answers of the arithmetic as response bodies. The columnar form is written from arrays, without an object per set."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import orjson
+from creditd.wire.group_rows import GroupRows
+from creditd.wire.versions import METHODS_VERSION, package_version
+
+from creditd.credit.candidate_sets import SetError
+from creditd.credit.flags import Flag
+from creditd.credit.set_credit import SetCredits
+from creditd.wire.columns import SetBatch
+from creditd.wire.errors import ERROR_KINDS, ErrorCode, ErrorItem
+from creditd.wire.v1 import FlagName, Service
+
+FLAG_NAMES: tuple[FlagName, ...] = Flag(sum(Flag)).wire_names  # type: ignore[assignment]
+
+
+def service() -> Service:
+    """Who answers."""
+    return Service(version=package_version(), methods=METHODS_VERSION)
+
+
+def usage(queue_s: float) -> dict[str, float]:
+    """Cost of an answer that needed no model."""
+    return {
+        "evaluations": 0,
+        "from_cache": 0,
+        "tokens_computed": 0,
+        "tokens_naive": 0,
+        "engine_s": 0.0,
+        "queue_s": round(queue_s, 6),
+    }
+
+
+def envelope(request_id: str, queue_s: float) -> dict[str, Any]:
+    """What every answer begins with."""
+    return {"request_id": request_id, "service": service().model_dump(), "usage": usage(queue_s)}
+
+
+def plain_body(head: Mapping[str, Any]) -> bytes:
+    """An answer that is nothing but its envelope."""
+    return orjson.dumps(head)
+
+
+def shapley_body(answer: SetCredits, batch: SetBatch, utility_type: str, head: Mapping[str, Any]) -> bytes:
+    """The answer to `/v1/credit/shapley` as JSON, in the form of the request.
+
+    Args:
+        answer: What the arithmetic returned.
+        batch: The sets that were asked about.
+        utility_type: Name of the utility.
+        head: The envelope.
+
+    Returns:
+        A JSON document that fits `ShapleyResponse`; NaN is written as null.
+
+    Cost:
+        Columnar: one pass over arrays. Nested: one object per set.
+    """
+    document = dict(head)
+    method = "table" if utility_type == "table" else "order_statistic"
+    if batch.nested:
+        document["sets"] = _nested(answer, batch, method)
+    else:
+        document["columns"] = _columns(answer, batch, method)
+        document["errors"] = [
+            {"row": error.row, **_item_error(error.code, batch.pointer(error), error.detail)} for error in answer.errors
+        ]
+    return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def group_body(answer: GroupRows, head: Mapping[str, Any]) -> bytes:
+    """The answer to `/v1/credit/group` as JSON that fits `GroupResponse`."""
+    failed = {error.row for error in answer.errors}
+    splits = answer.row_splits
+    document = {
+        **head,
+        "advantages": [answer.advantages[splits[row] : splits[row + 1]] for row in range(len(splits) - 1)],
+        "status": [int(row in failed) for row in range(len(splits) - 1)],
+        "flags": [Flag(mask).wire_names for mask in answer.flags.tolist()],
+        "errors": [
+            {"row": error.row, **_item_error(error.code, error.pointer, error.detail)} for error in answer.errors
+        ],
+    }
+    return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def error_items(answer: SetCredits, batch: SetBatch) -> tuple[ErrorItem, ...]:
+    """The first failures of an answer in which nothing succeeded."""
+    return tuple(
+        ErrorItem(pointer=batch.pointer(error), code=ErrorCode(error.code), detail=error.detail)
+        for error in answer.errors[:10]
+    )
+
+
+def flag_counts(flags: np.ndarray[Any, np.dtype[np.int64]]) -> dict[str, int]:
+    """How many items carry each flag, without the flags that none carries."""
+    counts = {name: int(np.count_nonzero(flags & (1 << bit))) for bit, name in enumerate(FLAG_NAMES)}
+    return {name: count for name, count in counts.items() if count}
+
+
+def _item_error(code: str, pointer: str, detail: str) -> dict[str, Any]:
+    return {"code": code, "pointer": pointer, "detail": detail, "retryable": ERROR_KINDS[ErrorCode(code)].retryable}
+
+
+def _columns(answer: SetCredits, batch: SetBatch, method: str) -> dict[str, Any]:
+    splits = answer.row_splits
+    columns: dict[str, Any] = {
+        "ids": batch.ids,
+        "status": (~answer.ok).astype(np.int64),
+        "credits": {"values": answer.credits, "row_splits": splits},
+        "advantages": {"values": answer.advantages, "row_splits": splits},
+        "set_advantages": answer.set_advantages,
+        "set_reward_advantages": answer.set_reward_advantages,
+        "token_advantages": None,
+        "utility_empty": answer.utility_empty,
+        "utility_grand": answer.utility_grand,
+        "credit_sum": answer.credit_sums,
+        "gap": answer.gaps,
+        "flags": answer.flags,
+        "flag_names": FLAG_NAMES,
+        "exact": True,
+        "method": method,
+    }
+    if answer.token_splits is not None:
+        columns["token_advantages"] = {"values": answer.token_advantages, "row_splits": answer.token_splits}
+    return columns
+
+
+def _nested(answer: SetCredits, batch: SetBatch, method: str) -> list[dict[str, Any]]:
+    errors: dict[int, SetError] = {error.row: error for error in answer.errors}
+    ids = batch.ids or [None] * len(answer.flags)
+    tokens, splits, whole = answer.token_advantages, answer.token_splits, answer.set_reward_advantages
+    results: list[dict[str, Any]] = []
+    for row in range(len(answer.flags)):
+        error = errors.get(row)
+        if error is not None:
+            failure = _item_error(error.code, batch.pointer(error), error.detail)
+            results.append({"id": ids[row], "status": "error", "error": failure})
+            continue
+        part = slice(answer.row_splits[row], answer.row_splits[row + 1])
+        results.append(
+            {
+                "id": ids[row],
+                "status": "ok",
+                "credits": answer.credits[part],
+                "advantages": answer.advantages[part],
+                "set_advantage": answer.set_advantages[row],
+                "set_reward_advantage": None if whole is None else whole[row],
+                "token_advantages": None if tokens is None or splits is None else tokens[splits[row] : splits[row + 1]],
+                "utility_empty": answer.utility_empty[row],
+                "utility_grand": answer.utility_grand[row],
+                "credit_sum": answer.credit_sums[row],
+                "gap": answer.gaps[row],
+                "exact": True,
+                "method": method,
+                "standard_errors": None,
+                "flags": Flag(int(answer.flags[row])).wire_names,
+            }
+        )
+    return results

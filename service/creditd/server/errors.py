@@ -1,0 +1,46 @@
+"""Failures of a request as problem documents (RFC 9457)."""
+
+from __future__ import annotations
+
+from fastapi import Response
+
+from creditd.wire.errors import ErrorCode, ErrorItem, problem
+
+RETRY_AFTER_S = 1
+
+
+class ServiceError(Exception):
+    """A request that gets no answer.
+
+    Attributes:
+        code: What went wrong.
+        detail: One sentence; never the caller's data.
+        items: Offences, at most 10 travel.
+    """
+
+    def __init__(self, code: ErrorCode, detail: str, items: tuple[ErrorItem, ...] = ()) -> None:
+        super().__init__(code, detail, items)
+        self.code = code
+        self.detail = detail
+        self.items = items
+
+
+def problem_response(error: ServiceError, request_id: str) -> Response:
+    """The response that tells a caller what went wrong and whether to try again.
+
+    Args:
+        error: The failure.
+        request_id: Identity of the request.
+
+    Returns:
+        `application/problem+json` with the status of the code; retryable refusals carry Retry-After, 401 its challenge.
+    """
+    document = problem(error.code, error.detail, request_id=request_id, errors=error.items)
+    headers: dict[str, str] = {}
+    if document.status == 503:
+        headers["Retry-After"] = str(RETRY_AFTER_S)
+    if document.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    return Response(
+        document.model_dump_json(), status_code=document.status, headers=headers, media_type="application/problem+json"
+    )

@@ -1,0 +1,35 @@
+"""Prometheus counters, in the words of the glossary, one registry per application."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+
+
+class Metrics:
+    """Counters of one application."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Counter("creditd_requests", "Requests answered.", ("route", "status"), registry=self.registry)
+        self.request_seconds = Histogram(
+            "creditd_request_seconds",
+            "Seconds from the first byte of a request to the last byte of its answer.",
+            ("route",),
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self.in_flight = Gauge("creditd_requests_in_flight", "Requests being worked on.", registry=self.registry)
+        self.items = Counter(
+            "creditd_items", "Candidate sets or groups, by outcome.", ("route", "status"), registry=self.registry
+        )
+        self.item_errors = Counter(
+            "creditd_item_errors", "Candidate sets or groups without an answer.", ("code",), registry=self.registry
+        )
+        self.flags = Counter("creditd_flags", "Flags raised on items.", ("flag",), registry=self.registry)
+        self.draining = Gauge("creditd_draining", "1 while the process is shutting down.", registry=self.registry)
+
+    def exposition(self) -> bytes:
+        """All counters in Prometheus' text format."""
+        return generate_latest(self.registry)

@@ -1,0 +1,76 @@
+"""The OpenAPI document.
+
+Routes read raw bytes, so the schemas of requests are put in here, from the same models that check them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from creditd.wire.errors import ERROR_KINDS, ErrorCode, Problem
+from creditd.wire.v1 import GroupRequest, ShapleyRequest
+
+_REFERENCE = "#/components/schemas/{model}"
+_REQUESTS: tuple[type[BaseModel], ...] = (ShapleyRequest, GroupRequest)
+
+
+def failures(*codes: ErrorCode) -> dict[int | str, dict[str, Any]]:
+    """Documentation of the responses of some error codes, and of those that every route can give."""
+    always = (ErrorCode.UNAUTHORIZED, ErrorCode.OVERLOADED, ErrorCode.INTERNAL)
+    documented: dict[int | str, dict[str, Any]] = {}
+    for code in (*codes, *always):
+        kind = ERROR_KINDS[code]
+        documented[kind.status] = {
+            "description": kind.title,
+            "content": {"application/problem+json": {"schema": {"$ref": _REFERENCE.format(model="Problem")}}},
+        }
+    return documented
+
+
+def described(request: type[BaseModel], response: type[BaseModel]) -> dict[str, Any]:
+    """Arguments of a POST route that takes and gives JSON of two models."""
+    return {
+        "response_model": response,
+        "responses": failures(
+            ErrorCode.INVALID_REQUEST,
+            ErrorCode.BODY_TOO_LARGE,
+            ErrorCode.UNSUPPORTED_MEDIA_TYPE,
+            ErrorCode.DEADLINE_EXCEEDED,
+        ),
+        "openapi_extra": {
+            "requestBody": {
+                "required": True,
+                "content": {
+                    "application/json": {
+                        "schema": {"$ref": _REFERENCE.format(model=request.__name__)},
+                        "examples": {
+                            f"example_{number}": {"value": example}
+                            for number, example in enumerate(_examples(request), start=1)
+                        },
+                    }
+                },
+            }
+        },
+    }
+
+
+def _examples(model: type[BaseModel]) -> list[Any]:
+    extra = model.model_config.get("json_schema_extra")
+    examples = extra.get("examples") if isinstance(extra, dict) else None
+    return list(examples) if isinstance(examples, list) else []
+
+
+def openapi_document(app: FastAPI) -> dict[str, Any]:
+    """The document of an application, with the schemas of its requests and of its failures."""
+    document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+    inputs = models_json_schema([(model, "validation") for model in _REQUESTS], ref_template=_REFERENCE)[1]
+    problems = models_json_schema([(Problem, "serialization")], ref_template=_REFERENCE)[1]
+    schemas = document.setdefault("components", {}).setdefault("schemas", {})
+    for definitions in (inputs["$defs"], problems["$defs"]):
+        schemas.update(definitions)
+    return document

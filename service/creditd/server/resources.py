@@ -1,0 +1,117 @@
+"""What a running service holds: its settings, its threads, its counters, and whether it is shutting down."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
+
+import anyio
+from fastapi import Request
+
+from creditd.credit.candidate_sets import CandidateSets, SetError
+from creditd.credit.set_credit import SetCreditOptions, SetCredits
+from creditd.scoring.candidate_credit import score_candidate_sets
+from creditd.scoring.deadline import Deadline, DeadlineExceededError
+from creditd.server.metrics import Metrics
+from creditd.server.settings import Settings
+from creditd.wire.columns import RequestLimits
+
+T = TypeVar("T")
+
+
+class CandidateScorer(Protocol):
+    """Answers a batch of candidate sets; `creditd.scoring.candidate_credit` is the one."""
+
+    def __call__(
+        self, batch: CandidateSets, options: SetCreditOptions, rejected: tuple[SetError, ...], deadline: Deadline
+    ) -> SetCredits:
+        """One answer or one error per set."""
+
+
+@dataclass
+class Resources:
+    """Opened and closed with the application; routes find it on `request.app.state.resources`.
+
+    Attributes:
+        settings: Checked settings.
+        score_sets: The use case behind `/v1/credit/shapley`.
+        metrics: Counters of this process.
+        draining: Whether new work is refused because the process is about to end.
+        warm: Whether the first computation has been done, so that the first request does not pay for imports and
+            tables.
+        in_flight: Requests being worked on.
+        idle: Set while there is none.
+    """
+
+    settings: Settings
+    score_sets: CandidateScorer = score_candidate_sets
+    metrics: Metrics = field(default_factory=Metrics)
+    draining: bool = False
+    warm: bool = False
+    in_flight: int = 0
+    idle: asyncio.Event = field(default_factory=asyncio.Event)
+    _threads: ThreadPoolExecutor | None = None
+
+    @property
+    def limits(self) -> RequestLimits:
+        """Bounds of one request."""
+        return RequestLimits(
+            candidates=self.settings.max_candidates,
+            table_candidates=self.settings.max_table_candidates,
+            token_advantages=self.settings.max_token_advantages,
+        )
+
+    def enter(self) -> None:
+        """Count one more request in flight."""
+        self.in_flight += 1
+        self.idle.clear()
+        self.metrics.in_flight.set(self.in_flight)
+
+    def leave(self) -> None:
+        """Count one request less."""
+        self.in_flight -= 1
+        self.metrics.in_flight.set(self.in_flight)
+        if not self.in_flight:
+            self.idle.set()
+
+    def open(self) -> None:
+        """Start the threads."""
+        self.idle.set()
+        self._threads = ThreadPoolExecutor(self.settings.compute_threads, thread_name_prefix="creditd-compute")
+
+    def close(self) -> None:
+        """Finish what the threads have begun, drop what they have not, and stop them."""
+        if self._threads is not None:
+            self._threads.shutdown(wait=True, cancel_futures=True)
+            self._threads = None
+
+    async def compute(self, work: Callable[[], T], deadline: Deadline) -> T:
+        """Run arithmetic off the event loop, for as long as somebody waits for it.
+
+        Args:
+            work: What to compute.
+            deadline: When the caller stops waiting.
+
+        Returns:
+            What `work` returns.
+
+        Raises:
+            DeadlineExceededError: If the deadline passes first; work that has not begun by then never begins.
+        """
+        if self._threads is None:
+            raise RuntimeError("the resources are not open")
+        future = asyncio.get_running_loop().run_in_executor(self._threads, work)
+        try:
+            with anyio.fail_after(max(deadline.remaining_s, 0.0)):
+                return await future
+        except TimeoutError:
+            raise DeadlineExceededError from None
+
+
+def resources_of(request: Request) -> Resources:
+    """The resources of the application that received a request."""
+    resources: Resources = request.app.state.resources
+    return resources

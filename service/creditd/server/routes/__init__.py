@@ -1,0 +1,1 @@
+"""The routes: parse, call, convert, in at most fifteen lines each."""

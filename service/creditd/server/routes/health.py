@@ -1,0 +1,32 @@
+"""`/livez`, `/readyz` and `/metrics`: for the people, and the machines, that keep a cluster running."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request, Response
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from creditd.server.resources import resources_of
+
+router = APIRouter(tags=["health"])
+
+
+@router.get("/livez", operation_id="livez", responses={200: {"content": {"text/plain": {}}}})
+async def livez() -> Response:
+    """200 while the event loop turns. A process that fails this should be restarted."""
+    return Response("alive\n", media_type="text/plain")
+
+
+@router.get("/readyz", operation_id="readyz", responses={200: {"content": {"text/plain": {}}}, 503: {}})
+async def readyz(request: Request) -> Response:
+    """200 once warmed and until the shutdown begins. Load does not change it: that is answered per request by 503."""
+    resources = resources_of(request)
+    if resources.draining or not resources.warm:
+        reason = "draining" if resources.draining else "warming"
+        return Response(f"{reason}\n", status_code=503, media_type="text/plain")
+    return Response("ready\n", media_type="text/plain")
+
+
+@router.get("/metrics", operation_id="metrics", responses={200: {"content": {"text/plain": {}}}})
+async def metrics(request: Request) -> Response:
+    """Counters in Prometheus' text format."""
+    return Response(resources_of(request).metrics.exposition(), media_type=CONTENT_TYPE_LATEST)

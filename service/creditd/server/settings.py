@@ -1,0 +1,111 @@
+"""Every setting of the service, from a TOML file and from `CREDITD_…` variables, checked at boot."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from typing_extensions import Self
+
+
+class SettingsError(Exception):
+    """The settings cannot be used; the message names each wrong one."""
+
+
+class Settings(BaseSettings):
+    """Settings of one service process. Variables win over the file."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="CREDITD_", extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True
+    )
+
+    host: str = "127.0.0.1"
+    """Address to listen on."""
+    port: Annotated[int, Field(ge=0, le=65535)] = 8400
+    """Port to listen on; 0 takes a free one."""
+    api_keys: tuple[SecretStr, ...] = ()
+    """Keys that may call every route but the probes. None: everybody may."""
+    api_keys_file: Path | None = None
+    """File with one key per line, read at boot; adds to `api_keys`."""
+    max_body_bytes: Annotated[int, Field(ge=1024)] = 8 * 2**20
+    """Largest request body."""
+    max_requests_in_flight: Annotated[int, Field(ge=1)] = 256
+    """Requests worked on or waiting; more are refused with 503 and Retry-After."""
+    compute_threads: Annotated[int, Field(ge=1, le=64)] = min(4, os.cpu_count() or 1)
+    """Threads that do the arithmetic."""
+    request_timeout_s: Annotated[float, Field(gt=0)] = 300.0
+    """Deadline of a request that names none; longer ones are cut to it."""
+    drain_timeout_s: Annotated[float, Field(ge=0)] = 60.0
+    """How long SIGTERM waits for requests in flight."""
+    max_candidates: Annotated[int, Field(ge=1, le=1000)] = 256
+    """Candidates of one set with rewards."""
+    max_table_candidates: Annotated[int, Field(ge=1, le=16)] = 12
+    """Candidates of one set with a table of 2^K utilities."""
+    max_token_advantages: Annotated[int, Field(ge=1)] = 1 << 22
+    """Token advantages of one answer."""
+
+    @model_validator(mode="after")
+    def _keys_are_usable(self) -> Self:
+        if any(not key.get_secret_value().strip() for key in self.api_keys):
+            raise ValueError("api_keys holds an empty key")
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments over variables over the TOML file."""
+        del dotenv_settings, file_secret_settings
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+
+def load_settings(config: Path | None, **overrides: object) -> Settings:
+    """The settings of a process.
+
+    Args:
+        config: TOML file, or None.
+        overrides: Settings given on the command line; None means not given.
+
+    Returns:
+        Checked settings, with the keys of `api_keys_file` among `api_keys`.
+
+    Raises:
+        SettingsError: If a file cannot be read, or a setting is unknown or out of range.
+    """
+    if config is not None and not config.is_file():
+        raise SettingsError(f"there is no configuration file {config}")
+
+    class FileSettings(Settings):
+        model_config = SettingsConfigDict(toml_file=config)
+
+    given = {name: value for name, value in overrides.items() if value is not None}
+    try:
+        settings: Settings = FileSettings(**given)  # type: ignore[arg-type]
+        return _with_key_file(settings)
+    except ValidationError as error:
+        lines = [
+            f"{'.'.join(map(str, entry['loc'])) or 'settings'}: {entry['msg']}"
+            for entry in error.errors(include_url=False, include_input=False)
+        ]
+        raise SettingsError("; ".join(lines)) from None
+    except (OSError, ValueError) as error:
+        raise SettingsError(str(error)) from None
+
+
+def _with_key_file(settings: Settings) -> Settings:
+    """The settings with the keys of the file among the keys."""
+    if settings.api_keys_file is None:
+        return settings
+    lines = settings.api_keys_file.read_text(encoding="utf-8").splitlines()
+    keys = tuple(SecretStr(line.strip()) for line in lines if line.strip())
+    if not keys:
+        raise SettingsError(f"api_keys_file {settings.api_keys_file} holds no key")
+    return settings.model_copy(update={"api_keys": (*settings.api_keys, *keys)})

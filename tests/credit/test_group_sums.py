@@ -1,0 +1,60 @@
+import math
+from collections import defaultdict
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from credit import oracles
+from credit.batches import anything
+from creditd.credit.group_sums import group_maxima, group_means, group_standard_deviations, group_sums
+
+ROUNDING = 1e-12
+"""A few dozen additions of float64, as a share of the largest number."""
+
+grouped = st.lists(st.tuples(st.integers(0, 3), anything), min_size=1, max_size=24)
+
+
+def split(pairs):
+    """Values and group numbers as columns."""
+    return np.array([v for _, v in pairs]), np.array([g for g, _ in pairs], dtype=np.int64)
+
+
+@given(grouped)
+def test_each_group_has_its_own_sum_mean_and_spread(pairs):
+    """Sums, means, standard deviations and maxima of a group are those of its values alone."""
+    values, groups = split(pairs)
+    members = defaultdict(list)
+    for group, value in pairs:
+        members[group].append(value)
+    sums, means = group_sums(values, groups, 5), group_means(values, groups, 5)
+    maxima = group_maxima(values, groups, 5)
+    for group in range(5):
+        own = members[group]
+        scale = max(map(abs, own), default=1.0) or 1.0
+        assert abs(sums[group] - math.fsum(own)) <= ROUNDING * scale
+        assert abs(means[group] - (oracles.mean(own) if own else 0.0)) <= ROUNDING * scale
+        assert maxima[group] == max(own, default=-math.inf)
+        for ddof in (0, 1, 2):
+            spread = group_standard_deviations(values, groups, 5, ddof=ddof)[group]
+            assert abs(spread - (oracles.deviation(own, ddof) if own else 0.0)) <= ROUNDING * scale
+
+
+@given(grouped, st.randoms(use_true_random=False))
+def test_order_and_company_change_no_bit(pairs, random):
+    """A group's sum and spread are the same to the last bit in any order, and with the other groups taken away."""
+    values, groups = split(pairs)
+    shuffled = list(pairs)
+    random.shuffle(shuffled)
+    others, their_groups = split(shuffled)
+    assert group_sums(values, groups, 4).tobytes() == group_sums(others, their_groups, 4).tobytes()
+    spread = group_standard_deviations(values, groups, 4, ddof=1)
+    assert spread.tobytes() == group_standard_deviations(others, their_groups, 4, ddof=1).tobytes()
+    own = values[groups == groups[0]]
+    alone = group_standard_deviations(own, np.zeros(len(own), dtype=np.int64), 1, ddof=1)
+    assert alone[0].tobytes() == spread[groups[0]].tobytes()
+
+
+def test_too_few_values_have_no_spread():
+    """A standard deviation without degrees of freedom is exactly 0."""
+    assert group_standard_deviations(np.array([3.0]), np.array([0]), 2, ddof=1).tolist() == [0.0, 0.0]
