@@ -136,7 +136,9 @@ def prefix_gain(values: Sequence[float], n: int) -> list[float]:
     return [values[-1] - values[(1 << i) - 1] for i in range(n)]
 
 
-def credit_by_definition(values: Sequence[float], n: int, rule: tuple[Any, ...], nulls: Sequence[int] = ()) -> list[float]:
+def credit_by_definition(
+    values: Sequence[float], n: int, rule: tuple[Any, ...], nulls: Sequence[int] = ()
+) -> list[float]:
     """Credit by the name of its rule; nulls name players that change nothing (`set_reward` gives them nothing)."""
     values = game_with_null_players(values, n, nulls)
     name, *arguments = rule
@@ -179,9 +181,7 @@ def pkpo(rewards: Sequence[float], k: int) -> list[float]:
     result = [0.0] * size
     denominator = math.comb(size - 1, k - 1)
     for p, i in enumerate(order):
-        gains = (
-            math.comb(q, k - 2) / denominator * (rewards[i] - rewards[order[q]]) for q in range(k - 2, p)
-        )
+        gains = (math.comb(q, k - 2) / denominator * (rewards[i] - rewards[order[q]]) for q in range(k - 2, p))
         result[i] = k / size * math.fsum(gains)
     return result
 
@@ -191,9 +191,7 @@ def shapley_of_mean(rewards: Sequence[float], empty: float) -> list[float]:
     n = len(rewards)
     harmonic = math.fsum(1.0 / j for j in range(1, n + 1))
     everything = math.fsum(rewards)
-    return [
-        harmonic / n * a - (harmonic - 1.0) / (n * (n - 1)) * (everything - a) - empty / n for a in rewards
-    ]
+    return [harmonic / n * a - (harmonic - 1.0) / (n * (n - 1)) * (everything - a) - empty / n for a in rewards]
 
 
 def shapley_of_top_m(rewards: Sequence[float], m: int, empty: float) -> list[float]:
@@ -429,10 +427,28 @@ def broken(one: OneSet) -> bool:
 
 def solve_set(one: OneSet, question: Question) -> Answer:
     """Credits of one set, its copies being explicit null players."""
+    candidates, copies, flags = _parts_of(one, question)
+    if one.values is not None:
+        values = [
+            one.values[sum(1 << candidates[j] for j in members_of(mask, len(candidates)))]
+            for mask in range(1 << len(candidates))
+        ]
+    else:
+        values = game_of([one.rewards[i] for i in candidates], question.utility)
+    values = game_with_null_players(values, len(candidates), copies)
+    credit: list[float | None] = [None] * len(one.rewards)
+    if candidates:
+        shares = credit_by_definition(values, len(candidates), question.rule, copies)
+        for i, share in zip(candidates, shares, strict=True):
+            credit[i] = share
+    return Answer(credit, values[0], values[-1], scale_of(values), flags=flags)
+
+
+def _parts_of(one: OneSet, question: Question) -> tuple[list[int], list[int], set[str]]:
+    """The candidates that are not left out, which of these (by place) are copies, and what is unusual."""
     flags: set[str] = set()
-    listed = range(len(one.rewards))
     candidates = []
-    for i in listed:
+    for i in range(len(one.rewards)):
         if question.limit is not None and question.extra == "truncate" and i >= question.limit:
             flags.add("candidate_truncated")
         elif one.values is None and one.rewards[i] is None:
@@ -448,22 +464,9 @@ def solve_set(one: OneSet, question: Question) -> Answer:
                 flags.add("duplicates_collapsed")
             elif one.texts[i] >= 0:
                 known.add(one.texts[i])
-    if one.values is not None:
-        values = [
-            one.values[sum(1 << candidates[j] for j in members_of(mask, len(candidates)))]
-            for mask in range(1 << len(candidates))
-        ]
-    else:
-        values = game_of([one.rewards[i] for i in candidates], question.utility)
-    values = game_with_null_players(values, len(candidates), copies)
-    credit: list[float | None] = [None] * len(one.rewards)
-    if candidates:
-        shares = credit_by_definition(values, len(candidates), question.rule, copies)
-        for i, share in zip(candidates, shares, strict=True):
-            credit[i] = share
-    else:
+    if not candidates:
         flags.add("no_candidates")
-    return Answer(credit, values[0], values[-1], scale_of(values), flags=flags)
+    return candidates, copies, flags
 
 
 def _response_of(answer: Answer, question: Question) -> Response:
@@ -480,9 +483,9 @@ def solve_batch(sets: Sequence[OneSet], question: Question) -> list[Answer | Non
     groups = defaultdict(list)
     for row, one in enumerate(sets):
         groups[one.group].append(row)
-    alive = [answer for answer in answers if answer is not None]
     responses = {row: _response_of(answer, question) for row, answer in enumerate(answers) if answer is not None}
-    overall = deviation([d for response in responses.values() for d in response.scaled], question.ddof) if alive else 0.0
+    everything = [d for response in responses.values() for d in response.scaled]
+    overall = deviation(everything, question.ddof) if everything else 0.0
     has_set_rewards = any(one.set_reward is not None for one in sets)
     for rows in groups.values():
         sound = [row for row in rows if answers[row] is not None]

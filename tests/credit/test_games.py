@@ -20,14 +20,15 @@ from credit.batches import (
 from creditd.credit import Blend, LeaveOneOut, Max, MaxAtK, Mixture, OwnReward, PrefixGain, SetReward, Shapley
 from creditd.credit.games import OrderStatisticGames, TableGames, candidate_credits
 
+MAX = Max()
 RULES_OF_ANY_SIZE = st.sampled_from(sorted(RULES))
 UNBIASED = 1e-13
 """A mean over a few hundred equally likely outcomes of size 1."""
 
 
-def of_rewards(rewards, utility=None):
+def of_rewards(rewards, utility=MAX):
     """A batch of one game of sorted rewards."""
-    return OrderStatisticGames(rewards=np.array([rewards], dtype=np.float64), utility=Max() if utility is None else utility)
+    return OrderStatisticGames(rewards=np.array([rewards], dtype=np.float64), utility=utility)
 
 
 def of_table(values, ranks=None):

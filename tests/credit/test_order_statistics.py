@@ -110,7 +110,7 @@ def test_grand_utility_is_the_utility_of_everyone(rewards, name):
 
 @pytest.mark.parametrize("name", sorted(UTILITIES))
 def test_nobody_has_the_utility_of_the_empty_set(name):
-    """v of a set without candidates is v(∅)."""
+    """A set without candidates has utility v(∅)."""
     utility, definition = UTILITIES[name]
     assert grand_utilities(np.empty((3, 0)), utility).tolist() == [definition([])] * 3
     assert utility.empty_utility == definition([])

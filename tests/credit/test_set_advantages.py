@@ -12,7 +12,7 @@ from creditd.credit import Flag, Normalization
 from creditd.credit.set_advantages import SetCreditEntries, set_advantages
 
 AGREEMENT = 1e-10
-"""The oracle sums exactly, the library in order; rewards are multiples of 1/8, so that no spread is near its rounding."""
+"""The oracle sums exactly, the library in order; D and R are multiples of 1/8, so no spread is near rounding."""
 
 KINDS = ("pooled", "batch_scaled", "centered", "response_preserving", "per_slot", "none")
 CENTRED_KINDS = KINDS[:4]
@@ -111,10 +111,11 @@ def test_order_changes_no_bit(batch, kind, random):
     if kind != "per_slot":
         for places in inner:
             random.shuffle(places)
-    moved = [
-        (oracles.Response([batch[i][0].scaled[j] for j in inner[i]], batch[i][0].reward, batch[i][0].empty), batch[i][1])
-        for i in order
-    ]
+    moved = []
+    for i in order:
+        response, group = batch[i]
+        scaled = [response.scaled[j] for j in inner[i]]
+        moved.append((oracles.Response(scaled, response.reward, response.empty), group))
     candidates, sets, flags = solve(batch, kind)
     moved_candidates, moved_sets, moved_flags = solve(moved, kind)
     assert moved_sets.tobytes() == sets[order].tobytes()
@@ -193,7 +194,7 @@ def test_worked_group_response_preserving():
 
 
 def test_response_preserving_is_flagged_when_rewards_hardly_differ():
-    """Best rewards .9, .9, .9001, .9 make advantages of 18,000; `pooled` stays near one, and only the former is flagged."""
+    """Best rewards .9, .9, .9001, .9 make advantages of 18,000, flagged; `pooled` stays near one."""
     group = of_max([[0.9, 0.0], [0.9, 0.0], [0.9001, 0.0], [0.9, 0.0]])
     candidates, _, flags = solve(group, "response_preserving", epsilon=0.0)
     # σ_R is 5·10⁻⁵, and the third winner has D = 1.8002 against a mean of .900025.

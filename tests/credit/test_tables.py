@@ -3,7 +3,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from credit import oracles
@@ -153,7 +153,6 @@ def test_a_table_has_one_value_in_every_batch(n, size):
         assert table_semivalues(tables[row : row + 1], q)[0].tobytes() == together[row].tobytes()
 
 
-@settings(max_examples=30)
 @given(st.integers(1, 6), st.integers(1, 130), st.randoms(use_true_random=False))
 def test_the_order_of_tables_changes_no_bit(n, size, random):
     """Tables in another order have their results in that order, to the last bit."""

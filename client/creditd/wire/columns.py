@@ -71,19 +71,32 @@ class SetBatch:
         sets: The columns.
         rejected: Sets that lack something the request needs.
         ids: The callers' names of the sets, or None.
-        reward_rows: Whether pointers into columnar rewards name a row and a position instead of a flat index.
+        sizes_from: Pointer to the column that says how many candidates each set has.
+        by_rows: Whether that column is a list of rows instead of flat values with row splits.
         nested: Whether the request came as `sets`.
     """
 
     sets: CandidateSets
     rejected: tuple[SetError, ...]
     ids: Sequence[str | int | None] | None
-    reward_rows: bool
+    sizes_from: str
+    by_rows: bool
     nested: bool
 
     def pointer(self, error: SetError) -> str:
         """JSON pointer to what is wrong with a set, in the form in which the request came."""
-        return _nested_pointer(error) if self.nested else _column_pointer(error, self.sets, rows=self.reward_rows)
+        return _nested_pointer(error) if self.nested else self._column_pointer(error)
+
+    def _column_pointer(self, error: SetError) -> str:
+        if error.field == "candidates":
+            return f"{self.sizes_from}/{error.row}" if self.by_rows else f"{self.sizes_from}/row_splits/{error.row + 1}"
+        if error.candidate is None:
+            column = {"set_reward": "set_rewards", "group": "groups"}.get(error.field, error.field)
+            return f"/columns/{column}/{error.row}"
+        flat = int(self.sets.row_splits[error.row]) + error.candidate
+        if error.field == "span":
+            return f"/columns/spans/starts/{flat}"
+        return f"/columns/rewards/{error.row}/{error.candidate}" if self.by_rows else f"/columns/rewards/values/{flat}"
 
 
 def options_of(request: v1.ShapleyRequest, limits: RequestLimits) -> SetCreditOptions:
@@ -190,29 +203,28 @@ def numbered(names: Iterable[str | int]) -> tuple[Integers, int]:
 
 
 def _from_columns(request: v1.ShapleyRequest, columns: v1.SetColumns) -> SetBatch:
-    rows = not isinstance(columns.rewards, v1.Ragged)
-    values, splits = _flat(columns.rewards, "/columns/rewards")
-    rewards, missing = numbers_or_missing(values)
+    table = request.utility.type == "table"
+    tables, table_splits = _column_tables(columns) if table else (None, None)
+    if columns.rewards is not None:
+        values, splits = _flat(columns.rewards, "/columns/rewards")
+        rewards, missing = numbers_or_missing(values)
+    elif table_splits is not None:
+        splits = _splits([max(int(length).bit_length() - 1, 0) for length in np.diff(table_splits)])
+        rewards, missing = np.full(splits[-1], np.nan), None
+    else:
+        raise wire_error(ErrorCode.INVALID_REQUEST, "/columns/rewards", "the field is required")
     n_sets, n_candidates = len(splits) - 1, len(rewards)
     if n_sets < 1 or n_sets > v1.MAX_SETS:
         raise wire_error(
             ErrorCode.INVALID_REQUEST, "/columns/rewards", f"got {n_sets} sets; expected 1 to {v1.MAX_SETS}"
         )
     _check_lengths(request, columns, n_sets, n_candidates)
-    tables, table_splits = None, None
-    if request.utility.type == "table":
-        if columns.utilities is None:
-            raise wire_error(ErrorCode.INVALID_REQUEST, "/columns/utilities", "the table utility needs this column")
-        flat, table_splits = _flat(columns.utilities, "/columns/utilities")
-        tables, _ = numbers_or_missing(flat)
-        if len(table_splits) != len(splits):
-            raise wire_error(
-                ErrorCode.SHAPE_MISMATCH,
-                "/columns/utilities",
-                f"got {len(table_splits) - 1} tables; expected {n_sets}",
-            )
-    elif columns.utilities is not None:
+    if columns.utilities is not None and not table:
         raise wire_error(ErrorCode.INVALID_REQUEST, "/columns/utilities", "only the table utility takes this column")
+    if table_splits is not None and len(table_splits) != len(splits):
+        raise wire_error(
+            ErrorCode.SHAPE_MISMATCH, "/columns/utilities", f"got {len(table_splits) - 1} tables; expected {n_sets}"
+        )
     groups, n_groups = (np.arange(n_sets), n_sets) if columns.groups is None else numbered(columns.groups)
     set_rewards, set_missing = (None, None) if columns.set_rewards is None else numbers_or_missing(columns.set_rewards)
     spans = None
@@ -236,9 +248,18 @@ def _from_columns(request: v1.ShapleyRequest, columns: v1.SetColumns) -> SetBatc
         ),
         rejected=(),
         ids=columns.ids,
-        reward_rows=rows,
+        sizes_from="/columns/utilities" if columns.rewards is None else "/columns/rewards",
+        by_rows=not isinstance(columns.utilities if columns.rewards is None else columns.rewards, v1.Ragged),
         nested=False,
     )
+
+
+def _column_tables(columns: v1.SetColumns) -> tuple[Floats, Integers]:
+    """Utilities of all sets, and their row splits."""
+    if columns.utilities is None:
+        raise wire_error(ErrorCode.INVALID_REQUEST, "/columns/utilities", "the table utility needs this column")
+    values, splits = _flat(columns.utilities, "/columns/utilities")
+    return np.array(values, dtype=np.float64), splits
 
 
 def _check_lengths(request: v1.ShapleyRequest, columns: v1.SetColumns, n_sets: int, n_candidates: int) -> None:
@@ -302,7 +323,8 @@ def _from_sets(request: v1.ShapleyRequest) -> SetBatch:
         ),
         rejected=tuple(rejected),
         ids=[item.id for item in sets],
-        reward_rows=False,
+        sizes_from="/sets",
+        by_rows=True,
         nested=True,
     )
 
@@ -394,15 +416,3 @@ def _nested_pointer(error: SetError) -> str:
     if error.candidate is None:
         return f"{base}/{error.field}"
     return f"{base}/candidates/{error.candidate}/{error.field}"
-
-
-def _column_pointer(error: SetError, sets: CandidateSets, *, rows: bool) -> str:
-    if error.field == "candidates":
-        return f"/columns/rewards/{error.row}" if rows else f"/columns/rewards/row_splits/{error.row + 1}"
-    if error.candidate is None:
-        column = {"set_reward": "set_rewards", "group": "groups"}.get(error.field, error.field)
-        return f"/columns/{column}/{error.row}"
-    flat = int(sets.row_splits[error.row]) + error.candidate
-    if error.field == "span":
-        return f"/columns/spans/starts/{flat}"
-    return f"/columns/rewards/{error.row}/{error.candidate}" if rows else f"/columns/rewards/values/{flat}"

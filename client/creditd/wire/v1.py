@@ -254,7 +254,8 @@ class TokenSpans(WireModel):
 class SetColumns(WireModel):
     """The same as `sets`, column by column; about eight times cheaper."""
 
-    rewards: Ragged | Annotated[list[NumbersOrNull], Field(fail_fast=True, max_length=MAX_SETS)]
+    rewards: Ragged | Annotated[list[NumbersOrNull], Field(fail_fast=True, max_length=MAX_SETS)] | None = None
+    """Needed but for tables, whose lengths tell the number of candidates."""
     groups: Names | None = None
     ids: Names | None = None
     spans: TokenSpans | None = None

@@ -8,6 +8,9 @@ from pydantic_core import ErrorDetails
 from creditd.wire.errors import MAX_ERRORS, ErrorCode, ErrorItem
 
 _CHOICES = frozenset({"utility", "credit", "to", "from", "from_"})
+"""Fields whose value is one of several models: pydantic names the model after them."""
+_BRANCHES = frozenset({"Ragged", "constrained-str", "int"})
+"""How pydantic names the branches of the other unions."""
 _MAX_SEGMENT = 64
 
 
@@ -52,26 +55,24 @@ def from_validation_error(error: ValidationError) -> WireError:
         Proportional to pydantic's findings, which the schema bounds by stopping each list at its first failure.
     """
     found = error.errors(include_url=False, include_input=False)
-    depth = max(len(_segments(entry["loc"])) for entry in found)
-    # Of the branches of a union, the one that was followed deepest is the one that was meant.
-    deepest: dict[str, ErrorItem] = {}
-    for entry in sorted(found, key=lambda entry: -len(_segments(entry["loc"]))) if depth else found:
-        item = _item(entry)
-        if not any(other.startswith(item.pointer + "/") for other in deepest if item.pointer):
-            deepest.setdefault(item.pointer, item)
-    items = sorted(deepest.values(), key=lambda item: item.pointer)[:MAX_ERRORS]
-    return WireError(items[0].code, tuple(items))
+    # A union reports each of its branches. The one that was followed deepest was meant; equals are alternatives.
+    details: dict[str, list[ErrorDetails]] = {}
+    for entry in sorted(found, key=lambda entry: -len(_segments(entry))):
+        pointer = "".join(f"/{segment}" for segment in _segments(entry))
+        if not any(deeper.startswith(f"{pointer}/") for deeper in details if pointer):
+            details.setdefault(pointer, []).append(entry)
+    items = [_item(pointer, entries) for pointer, entries in sorted(details.items())]
+    return WireError(items[0].code, tuple(items[:MAX_ERRORS]))
 
 
-def _item(entry: ErrorDetails) -> ErrorItem:
-    pointer = "".join(f"/{segment}" for segment in _segments(entry["loc"]))
-    kind = entry["type"]
-    code = ErrorCode.UNKNOWN_FIELD if kind == "extra_forbidden" else ErrorCode.INVALID_REQUEST
-    return ErrorItem(pointer=pointer, code=code, detail=_detail(kind, entry))
+def _item(pointer: str, entries: list[ErrorDetails]) -> ErrorItem:
+    unknown = entries[0]["type"] == "extra_forbidden"
+    code = ErrorCode.UNKNOWN_FIELD if unknown else ErrorCode.INVALID_REQUEST
+    return ErrorItem(pointer=pointer, code=code, detail=", or ".join(dict.fromkeys(map(_detail, entries))))
 
 
-def _detail(kind: str, entry: ErrorDetails) -> str:
-    context = entry.get("ctx", {})
+def _detail(entry: ErrorDetails) -> str:
+    kind, context = entry["type"], entry.get("ctx", {})
     if kind == "extra_forbidden":
         return "there is no such field"
     if kind == "missing":
@@ -81,17 +82,20 @@ def _detail(kind: str, entry: ErrorDetails) -> str:
     if kind == "union_tag_not_found":
         return "the choice is an object with a `type`"
     if kind == "json_invalid":
-        return "the body is not valid JSON"
-    return str(entry["msg"]).removeprefix("Value error, ").replace("Input should be", "expected")
+        return f"the body is not valid JSON: {context['error']}"
+    message = entry["msg"].removeprefix("Value error, ").replace(" after validation", "")
+    return message.replace("Input should be", "expected")
 
 
-def _segments(loc: tuple[int | str, ...]) -> list[str]:
+def _segments(entry: ErrorDetails) -> list[str]:
     """The parts of a location that exist in the body: pydantic also names the branches of unions."""
     segments: list[str] = []
     after_choice = False
-    for part in loc:
-        if isinstance(part, str) and (after_choice or "[" in part or part in {"Ragged", "constrained-str", "int"}):
-            after_choice = False
+    loc = entry["loc"]
+    for place, part in enumerate(loc):
+        is_name = entry["type"] == "extra_forbidden" and place == len(loc) - 1
+        if isinstance(part, str) and not is_name and (after_choice or "[" in part or part in _BRANCHES):
+            after_choice = part.startswith("tagged-union[")
             continue
         after_choice = part in _CHOICES
         name = "from" if part == "from_" else str(part)

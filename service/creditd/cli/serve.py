@@ -10,7 +10,11 @@ from creditd.server.logs import configure_logging
 from creditd.server.serve import serve
 from creditd.server.settings import Settings, SettingsError, load_settings
 
-_EXAMPLE = '{"sets": [{"candidates": [{"reward": 0.9}, {"reward": 0.5}, {"reward": 0.5}, {"reward": 0.1}]}]}'
+_EXAMPLE = (
+    '{"sets": [{"group": "p1", "candidates": [{"reward": 0.9}, {"reward": 0.1}]},'
+    ' {"group": "p1", "candidates": [{"reward": 0.4}, {"reward": 0.4}]}]}'
+)
+"""Two responses to one prompt, of two candidates each; README.md shows the answer."""
 
 
 def run_service(config: Path | None, *, host: str | None, port: int | None) -> int:
@@ -30,15 +34,15 @@ def run_service(config: Path | None, *, host: str | None, port: int | None) -> i
         print(f"creditd: {error}", file=sys.stderr)
         return 2
     configure_logging()
-    return serve(create_app(settings), lambda bound: print(_greeting(settings, bound), flush=True))
+    return serve(create_app(settings), lambda bound: print(greeting(settings, bound), flush=True))
 
 
-def _greeting(settings: Settings, port: int) -> str:
+def greeting(settings: Settings, port: int) -> str:
     """Where the service is, and a line to paste that shows it answering."""
     host = "127.0.0.1" if settings.host in {"0.0.0.0", "::"} else settings.host  # noqa: S104  # recognised, not bound
     url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     key = " -H 'Authorization: Bearer YOUR_KEY'" if settings.api_keys else ""
     return (
-        f"creditd listens on {url} (utilities in process, no Redis). Try it:\n\n"
+        f"creditd listens on {url} (in-process, no Redis). Try it:\n\n"
         f"  curl -s {url}/v1/credit/shapley -H 'Content-Type: application/json'{key} -d '{_EXAMPLE}'\n"
     )

@@ -7,14 +7,13 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from creditd.wire.group_rows import solve_group
-
 from creditd.scoring.deadline import Deadline
 from creditd.server.convert import envelope, error_items, flag_counts, group_body, plain_body, shapley_body
 from creditd.server.errors import ServiceError
 from creditd.server.resources import CandidateScorer
 from creditd.wire.columns import RequestLimits, batch_of, options_of
-from creditd.wire.errors import ErrorCode, ErrorItem
+from creditd.wire.errors import ErrorItem
+from creditd.wire.group_rows import solve_group
 from creditd.wire.v1 import GroupRequest, ShapleyRequest
 from creditd.wire.validation import WireError
 
@@ -99,20 +98,22 @@ def answer_groups(asked: GroupRequest, *, request_id: str, received_s: float, de
         The body.
 
     Raises:
-        ServiceError: If no group could be answered.
+        ServiceError: If the choices contradict each other, or no group could be answered.
         DeadlineExceededError: If the caller has stopped waiting.
     """
     queue_s = time.perf_counter() - received_s
     deadline.check()
-    answer = solve_group(asked)
+    try:
+        answer = solve_group(asked)
+    except WireError as error:
+        raise ServiceError(error.code, error.detail, error.items) from None
     if len(answer.errors) == len(asked.rewards):
         items = tuple(
-            ErrorItem(pointer=error.pointer, code=ErrorCode(error.code), detail=error.detail)
-            for error in answer.errors[:10]
+            ErrorItem(pointer=error.pointer, code=error.code, detail=error.detail) for error in answer.errors[:10]
         )
         detail = f"no group could be answered; the first: {items[0].pointer}: {items[0].detail}"
         raise ServiceError(items[0].code, detail, items)
-    codes = Counter(str(error.code) for error in answer.errors)
+    codes = Counter(error.code.value for error in answer.errors)
     return Answer(
         group_body(answer, envelope(request_id, queue_s)), len(asked.rewards), codes, flag_counts(answer.flags)
     )

@@ -30,6 +30,7 @@ class DrainingServer(uvicorn.Server):
         super().__init__(config)
         self.resources = resources
         self.on_started = on_started
+        self.cut_off = False
         self._drain: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket] | None = None) -> None:
@@ -52,6 +53,7 @@ class DrainingServer(uvicorn.Server):
 
     def _begin_drain(self) -> None:
         if self.resources.draining:
+            self.cut_off = bool(self.resources.in_flight)
             self.force_exit = self.should_exit = True
             return
         self.resources.draining = True
@@ -60,8 +62,9 @@ class DrainingServer(uvicorn.Server):
 
     async def _finish(self) -> None:
         """Wait for the requests in flight, no longer than the setting, then end."""
-        with anyio.move_on_after(self.resources.settings.drain_timeout_s):
+        with anyio.move_on_after(self.resources.settings.drain_timeout_s) as limit:
             await self.resources.idle.wait()
+        self.cut_off = limit.cancelled_caught
         self.should_exit = True
 
 
@@ -95,4 +98,4 @@ def serve(app: FastAPI, on_started: Callable[[int], None]) -> int:
         return int(end.code or 0)
     if not server.started:
         return 3
-    return 1 if resources.in_flight else 0
+    return 1 if server.cut_off else 0

@@ -1,0 +1,57 @@
+"""Credit for candidate sets, from a service or in this process.
+
+from creditd.client import Client
+
+with Client("local:") as client:                      # or Client("http://127.0.0.1:8400")
+    result = client.shapley([[0.9, 0.5, 0.5, 0.1], [0.2, 0.2, 0.2, 0.2]], groups=["p1", "p1"])
+    print(result.credits[0])                          # Shapley credit of the first set's four candidates
+    print(result.advantages[0])                       # what a policy gradient multiplies their tokens with
+    print(client.group([[1.0, 0.5, 0.0]]).advantages[0])
+"""
+
+from creditd.client.aio import AsyncClient
+from creditd.client.exceptions import (
+    AuthenticationError,
+    CreditdError,
+    DeadlineExceededError,
+    InvalidRequestError,
+    NotFoundError,
+    NotReadyError,
+    OverloadedError,
+    PartialResultError,
+    ResponseError,
+    ServerError,
+    StatusError,
+    TransportError,
+)
+from creditd.client.results import GroupResult, ItemError, Ragged, ShapleyResult
+from creditd.client.sync import Client
+
+__all__ = [
+    "AsyncClient",
+    "AuthenticationError",
+    "Client",
+    "CreditdError",
+    "DeadlineExceededError",
+    "GroupResult",
+    "InvalidRequestError",
+    "ItemError",
+    "NotFoundError",
+    "NotReadyError",
+    "OverloadedError",
+    "PartialResultError",
+    "Ragged",
+    "ResponseError",
+    "ServerError",
+    "ShapleyResult",
+    "StatusError",
+    "TransportError",
+]
+
+
+def __getattr__(name: str) -> str:
+    if name == "__version__":
+        from creditd.wire.versions import package_version  # noqa: PLC0415 - reads metadata, which nobody else needs
+
+        return package_version()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,123 @@
+"""The client that awaits, on asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from types import TracebackType
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import httpx
+from typing_extensions import Self
+
+from creditd.client.base import DEFAULT_DEADLINE_S, Operations
+from creditd.client.steps import Outcome, Pause, Reply, Send, Steps, Timing, as_method
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+def _awaiting(
+    operation: Callable[Concatenate[Operations, _P], Steps[_T]],
+) -> Callable[Concatenate[AsyncClient, _P], Coroutine[Any, Any, _T]]:
+    """The method that leads an operation to its end."""
+
+    async def call(self: AsyncClient, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        return await self._run(operation(self._operations, *args, **kwargs))
+
+    return as_method(call, operation)
+
+
+class AsyncClient:
+    """Credit from a service, or in this process; for one event loop.
+
+    In local mode the arithmetic runs on the event loop: it takes milliseconds for a batch of training.
+
+    Args:
+        base_url: Address of the service, or `local:`. None: the environment variable CREDITD_URL, or this machine.
+        api_key: Key of the service. None: the environment variable CREDITD_API_KEY, if any.
+        deadline_s: Seconds allowed for one call, waits and retries included.
+        transport: How requests are sent; None for a network.
+        http_client: A client to send with, which is not closed with this one; instead of a transport.
+
+    Raises:
+        ValueError: If an argument makes no sense.
+    """
+
+    def __init__(
+        self,
+        base_url: str | None = None,
+        *,
+        api_key: str | None = None,
+        deadline_s: float = DEFAULT_DEADLINE_S,
+        transport: httpx.AsyncBaseTransport | None = None,
+        http_client: httpx.AsyncClient | None = None,
+        _timing: Timing | None = None,
+        _sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        if transport is not None and http_client is not None:
+            raise ValueError("got a transport and an http_client; expected one of them")
+        self._operations = Operations(base_url, api_key, deadline_s, _timing)
+        self._owned: httpx.AsyncClient | None = None
+        if http_client is None and not self._operations.is_local:
+            self._owned = httpx.AsyncClient(transport=transport, trust_env=not self._operations.is_loopback)
+        self._http = http_client or self._owned
+        self._sleep = _sleep
+        self._closed = False
+
+    shapley = _awaiting(Operations.shapley)
+    group = _awaiting(Operations.group)
+    info = _awaiting(Operations.info)
+    ready = _awaiting(Operations.ready)
+    wait_until_ready = _awaiting(Operations.wait_until_ready)
+
+    @property
+    def base_url(self) -> str:
+        """Address of the service, or `local:`."""
+        return self._operations.base_url
+
+    async def aclose(self) -> None:
+        """Give up all connections. A closed client stays closed."""
+        self._closed = True
+        if self._owned is not None:
+            await self._owned.aclose()
+
+    async def __aenter__(self) -> Self:
+        if self._closed:
+            raise RuntimeError("the client is closed")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def _run(self, steps: Steps[_T]) -> _T:
+        if self._closed:
+            raise RuntimeError("the client is closed")
+        outcome: Outcome = None
+        while True:
+            try:
+                step = steps.send(outcome)
+            except StopIteration as stop:
+                result: _T = stop.value
+                return result
+            outcome = None
+            if isinstance(step, Pause):
+                await self._sleep(step.seconds)
+            else:
+                outcome = await self._send(step)
+
+    async def _send(self, step: Send) -> Outcome:
+        if self._http is None:
+            raise RuntimeError("local mode sends nothing")
+        sending = self._http.request(
+            step.method, step.url, headers=step.headers, content=step.content, timeout=step.timeout
+        )
+        try:
+            response = await asyncio.wait_for(sending, step.timeout_s)
+        except httpx.RequestError as error:
+            return error
+        except asyncio.TimeoutError:
+            return httpx.ReadTimeout("the answer was still arriving")
+        return Reply(response.status_code, response.headers, response.content)

@@ -1,0 +1,168 @@
+"""The same answers without a service: requests are checked and solved in this process, by the same code."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import TypeAlias, TypeVar, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ValidationError
+
+from creditd.client.answers import FLAG_NAMES, item_error, refused
+from creditd.client.bodies import Body
+from creditd.client.results import GroupResult, ItemError, Ragged, ShapleyResult
+from creditd.credit.candidate_sets import MAX_TOKENS_PER_SET
+from creditd.credit.group_advantages import GroupRule
+from creditd.credit.set_advantages import NormalizationType
+from creditd.credit.set_credit import SetCreditOptions, set_credit
+from creditd.wire import v1
+from creditd.wire.columns import CREDIT_NAMES, UTILITY_NAMES, RequestLimits, SetBatch, batch_of, options_of
+from creditd.wire.errors import ErrorCode
+from creditd.wire.group_rows import GroupRows, solve_group
+from creditd.wire.validation import WireError, from_validation_error
+from creditd.wire.versions import METHODS_VERSION, package_version
+
+Integers: TypeAlias = NDArray[np.int64]
+_M = TypeVar("_M", bound=BaseModel)
+
+_USAGE = v1.Usage(evaluations=0, from_cache=0, tokens_computed=0, tokens_naive=0, engine_s=0.0, queue_s=0.0)
+_UNLIMITED = sys.maxsize
+
+
+def shapley_result(body: Body, request_id: str) -> ShapleyResult:
+    """The answer of `/v1/credit/shapley`.
+
+    Args:
+        body: A columnar request, as it would be sent.
+        request_id: Its identity.
+
+    Returns:
+        What the service would answer, with equal bits.
+
+    Raises:
+        InvalidRequestError: If the request is wrong, or none of its sets can be answered.
+    """
+    request = _parsed(v1.ShapleyRequest, body, request_id)
+    batch, options = _batch_and_options(request, body, request_id)
+    solved = set_credit(batch.sets, options, batch.rejected)
+    errors = tuple(
+        item_error(error.code, batch.pointer(error), error.detail, body, error.row) for error in solved.errors
+    )
+    if len(errors) == batch.sets.n_sets:
+        raise _nothing_answered("set", errors, request_id)
+    tokens = None
+    if solved.token_advantages is not None and solved.token_splits is not None:
+        tokens = Ragged(values=solved.token_advantages, row_splits=solved.token_splits)
+    return ShapleyResult(
+        credits=Ragged(values=solved.credits, row_splits=solved.row_splits),
+        advantages=Ragged(values=solved.advantages, row_splits=solved.row_splits),
+        token_advantages=tokens,
+        set_advantages=solved.set_advantages,
+        set_reward_advantages=solved.set_reward_advantages,
+        utility_empty=solved.utility_empty,
+        utility_grand=solved.utility_grand,
+        credit_sum=solved.credit_sums,
+        gap=solved.gaps,
+        exact=True,
+        method="table" if request.utility.type == "table" else "order_statistic",
+        ids=body.ids,
+        ok=solved.ok,
+        flag_masks=solved.flags,
+        flag_names=FLAG_NAMES,
+        errors=errors,
+        usage=_USAGE,
+        request_id=request_id,
+        service=_service(),
+    )
+
+
+def group_result(body: Body, request_id: str) -> GroupResult:
+    """The answer of `/v1/credit/group`.
+
+    Args:
+        body: A request, as it would be sent.
+        request_id: Its identity.
+
+    Returns:
+        What the service would answer, with equal bits.
+
+    Raises:
+        InvalidRequestError: If the request is wrong, or none of its rows can be answered.
+    """
+    solved = _solved_group(_parsed(v1.GroupRequest, body, request_id), body, request_id)
+    errors = tuple(item_error(error.code, error.pointer, error.detail, body, error.row) for error in solved.errors)
+    if len(errors) == len(solved.flags):
+        raise _nothing_answered("group", errors, request_id)
+    return GroupResult(
+        advantages=Ragged(values=solved.advantages, row_splits=solved.row_splits),
+        ok=solved.ok,
+        flag_masks=solved.flags,
+        flag_names=FLAG_NAMES,
+        errors=errors,
+        usage=_USAGE,
+        request_id=request_id,
+        service=_service(),
+    )
+
+
+def info() -> v1.Info:
+    """The answer of `/v1/info`; bodies and requests in flight have no limit here."""
+    limits = RequestLimits()
+    return v1.Info(
+        service=_service(),
+        utilities=list(UTILITY_NAMES),
+        credits=list(CREDIT_NAMES),
+        advantages=list(get_args(NormalizationType)),
+        group_advantages=list(get_args(GroupRule)),
+        limits=v1.Limits(
+            sets=v1.MAX_SETS,
+            candidates=limits.candidates,
+            table_candidates=limits.table_candidates,
+            token_advantages=limits.token_advantages,
+            tokens_per_set=MAX_TOKENS_PER_SET,
+            body_bytes=_UNLIMITED,
+            requests_in_flight=_UNLIMITED,
+        ),
+        models=[],
+    )
+
+
+def _service() -> v1.Service:
+    return v1.Service(version=package_version(), methods=METHODS_VERSION)
+
+
+def _parsed(model: type[_M], body: Body, request_id: str) -> _M:
+    """The request, read from the bytes that would be sent, so that nothing can differ."""
+    try:
+        return model.model_validate_json(body.content)
+    except ValidationError as error:
+        raise _refused(from_validation_error(error), body, request_id) from None
+
+
+def _batch_and_options(request: v1.ShapleyRequest, body: Body, request_id: str) -> tuple[SetBatch, SetCreditOptions]:
+    limits = RequestLimits()
+    try:
+        options, batch = options_of(request, limits), batch_of(request, limits)
+    except WireError as error:
+        raise _refused(error, body, request_id) from None
+    return batch, options
+
+
+def _solved_group(request: v1.GroupRequest, body: Body, request_id: str) -> GroupRows:
+    try:
+        return solve_group(request)
+    except WireError as error:
+        raise _refused(error, body, request_id) from None
+
+
+def _refused(error: WireError, body: Body, request_id: str) -> Exception:
+    items = tuple(item_error(item.code, item.pointer, item.detail, body) for item in error.items)
+    return refused(error.code, error.detail, items, request_id)
+
+
+def _nothing_answered(kind: str, errors: Sequence[ItemError], request_id: str) -> Exception:
+    first = errors[0]
+    detail = f"no {kind} could be answered; the first: {first.pointer}: {first.detail}"
+    return refused(ErrorCode(first.code), detail, tuple(errors), request_id)

@@ -1,0 +1,104 @@
+"""The words in which operations and clients speak: what to send, how long to pause, what came of it.
+
+An operation is a generator that yields `Send` and `Pause` and is sent back the outcome, so that the sync and the async
+client lead the same conversation.
+"""
+
+from __future__ import annotations
+
+import inspect
+import random
+import time
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass
+from functools import update_wrapper
+from typing import Any, TypeAlias, TypeVar
+
+import httpx
+
+CONNECT_TIMEOUT_S = 10.0
+"""Less than a deadline, so that an address that swallows packets is tried more than once."""
+
+_T = TypeVar("_T")
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Send:
+    """Send this and come back with the answer, or with what the transport raised.
+
+    Attributes:
+        method: HTTP method.
+        url: Absolute.
+        headers: All that this package sets.
+        content: Body, or None.
+        timeout_s: Seconds until nobody waits any more.
+    """
+
+    method: str
+    url: str
+    headers: dict[str, str]
+    content: bytes | None
+    timeout_s: float
+
+    @property
+    def timeout(self) -> httpx.Timeout:
+        """The time that is left for each part of the exchange; less for connecting."""
+        return httpx.Timeout(self.timeout_s, connect=min(self.timeout_s, CONNECT_TIMEOUT_S))
+
+
+@dataclass(frozen=True)
+class Pause:
+    """Wait.
+
+    Attributes:
+        seconds: How long.
+    """
+
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An answer as it came.
+
+    Attributes:
+        status: HTTP status.
+        headers: Found by lower-case names.
+        content: The body.
+    """
+
+    status: int
+    headers: Mapping[str, str]
+    content: bytes
+
+    def __str__(self) -> str:
+        return f"{self.status} {self.content[:100].decode(errors='replace').strip()}"
+
+
+Outcome: TypeAlias = Reply | httpx.RequestError | None
+Steps: TypeAlias = Generator[Send | Pause, Outcome, _T]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Clocks and chance, to be replaced in tests.
+
+    Attributes:
+        clock: Seconds that never run backwards.
+        wall: Seconds since the epoch.
+        chance: A number in [0, 1).
+    """
+
+    clock: Callable[[], float] = time.monotonic
+    wall: Callable[[], float] = time.time
+    chance: Callable[[], float] = random.random
+
+
+def as_method(call: _F, operation: Callable[..., Any]) -> _F:
+    """Give a client's method the name, the documentation and the parameters of its operation."""
+    update_wrapper(call, operation)
+    signature = inspect.signature(operation)
+    result = str(signature.return_annotation).removeprefix("Steps[").removesuffix("]")
+    call.__signature__ = signature.replace(return_annotation=result)  # type: ignore[attr-defined]
+    return call

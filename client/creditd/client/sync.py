@@ -1,0 +1,127 @@
+"""The client that waits."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Concatenate, ParamSpec, TypeVar
+
+import httpx
+from typing_extensions import Self
+
+from creditd.client.base import DEFAULT_DEADLINE_S, Operations
+from creditd.client.steps import Outcome, Pause, Reply, Send, Steps, Timing, as_method
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+def _blocking(operation: Callable[Concatenate[Operations, _P], Steps[_T]]) -> Callable[Concatenate[Client, _P], _T]:
+    """The method that leads an operation to its end."""
+
+    def call(self: Client, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        return self._run(operation(self._operations, *args, **kwargs))
+
+    return as_method(call, operation)
+
+
+class Client:
+    """Credit from a service, or in this process; may be shared by threads.
+
+        Client()                                the address in CREDITD_URL, or http://127.0.0.1:8400
+        Client("http://credit:8400")            a service
+        Client("local:")                        no service: the same numbers, computed here
+        Client(transport=…)                     another way to send, as in tests
+
+    Args:
+        base_url: Address of the service, or `local:`. None: the environment variable CREDITD_URL, or this machine.
+        api_key: Key of the service. None: the environment variable CREDITD_API_KEY, if any.
+        deadline_s: Seconds allowed for one call, waits and retries included.
+        transport: How requests are sent; None for a network.
+        http_client: A client to send with, which is not closed with this one; instead of a transport.
+
+    Raises:
+        ValueError: If an argument makes no sense.
+    """
+
+    def __init__(
+        self,
+        base_url: str | None = None,
+        *,
+        api_key: str | None = None,
+        deadline_s: float = DEFAULT_DEADLINE_S,
+        transport: httpx.BaseTransport | None = None,
+        http_client: httpx.Client | None = None,
+        _timing: Timing | None = None,
+        _sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        if transport is not None and http_client is not None:
+            raise ValueError("got a transport and an http_client; expected one of them")
+        self._operations = Operations(base_url, api_key, deadline_s, _timing)
+        self._owned: httpx.Client | None = None
+        if http_client is None and not self._operations.is_local:
+            self._owned = httpx.Client(transport=transport, trust_env=not self._operations.is_loopback)
+        self._http = http_client or self._owned
+        self._sleep = _sleep
+        self._closed = False
+
+    shapley = _blocking(Operations.shapley)
+    group = _blocking(Operations.group)
+    info = _blocking(Operations.info)
+    ready = _blocking(Operations.ready)
+    wait_until_ready = _blocking(Operations.wait_until_ready)
+
+    @property
+    def base_url(self) -> str:
+        """Address of the service, or `local:`."""
+        return self._operations.base_url
+
+    def close(self) -> None:
+        """Give up all connections. A closed client stays closed."""
+        self._closed = True
+        if self._owned is not None:
+            self._owned.close()
+
+    def __enter__(self) -> Self:
+        if self._closed:
+            raise RuntimeError("the client is closed")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _run(self, steps: Steps[_T]) -> _T:
+        if self._closed:
+            raise RuntimeError("the client is closed")
+        outcome: Outcome = None
+        while True:
+            try:
+                step = steps.send(outcome)
+            except StopIteration as stop:
+                result: _T = stop.value
+                return result
+            outcome = None
+            if isinstance(step, Pause):
+                self._sleep(step.seconds)
+            else:
+                outcome = self._send(step)
+
+    def _send(self, step: Send) -> Outcome:
+        if self._http is None:
+            raise RuntimeError("local mode sends nothing")
+        clock, chunks = self._operations.timing.clock, []
+        expires = clock() + step.timeout_s
+        try:
+            with self._http.stream(
+                step.method, step.url, headers=step.headers, content=step.content, timeout=step.timeout
+            ) as response:
+                for chunk in response.iter_bytes():
+                    if clock() > expires:
+                        return httpx.ReadTimeout("the answer was still arriving", request=response.request)
+                    chunks.append(chunk)
+        except httpx.RequestError as error:
+            return error
+        return Reply(response.status_code, response.headers, b"".join(chunks))

@@ -1,0 +1,32 @@
+"""Real service processes for tests: started on a free port, ended by their process id."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+START_LIMIT_S = 60.0
+"""Ten times what a start takes on a slow machine."""
+
+
+@contextmanager
+def running_service(*arguments: str, directory: Path, env: dict[str, str] | None = None) -> Iterator[str]:
+    """A service started by the command line; yields its base URL once it accepts requests."""
+    command = [sys.executable, "-m", "creditd.cli", "serve", "--port", "0", *arguments]
+    with (directory / "service.log").open("w") as log:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=env)
+        try:
+            assert process.stdout is not None
+            greeting = process.stdout.readline()
+            assert "listens on http://" in greeting, (directory / "service.log").read_text()
+            yield greeting.split("listens on ")[1].split()[0]
+        finally:
+            process.terminate()
+            try:
+                process.wait(START_LIMIT_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            if process.stdout is not None:
+                process.stdout.close()
