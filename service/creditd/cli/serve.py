@@ -11,8 +11,8 @@ from creditd.server.serve import serve
 from creditd.server.settings import Settings, SettingsError, load_settings
 
 _EXAMPLE = (
-    '{"sets": [{"group": "p1", "candidates": [{"reward": 0.9}, {"reward": 0.1}]},'
-    ' {"group": "p1", "candidates": [{"reward": 0.4}, {"reward": 0.4}]}]}'
+    '{"sets": [{"group": "p1", "candidates": [{"reward": 0.75}, {"reward": 0.25}]},'
+    ' {"group": "p1", "candidates": [{"reward": 0.5}, {"reward": 0.5}]}]}'
 )
 """Two responses to one prompt, of two candidates each; README.md shows the answer."""
 
