@@ -106,7 +106,9 @@ def test_batches_keep_groups_whole_and_change_no_number(tmp_path):
 
 def test_stdin_to_stdout(tmp_path):
     """`-` reads standard input; results go to standard output, the account to standard error."""
-    finished = run("shapley", "-", "--quiet", directory=tmp_path, stdin='{"candidates": [{"reward": 1}, {"reward": 0}]}\n\n')
+    finished = run(
+        "shapley", "-", "--quiet", directory=tmp_path, stdin='{"candidates": [{"reward": 1}, {"reward": 0}]}\n\n'
+    )
     record = json.loads(finished.stdout)
     assert record["credits"] == [1.0, 0.0]
     assert record["flags"] == ["single_response"]
@@ -143,6 +145,7 @@ def test_choices_are_names_or_json(tmp_path):
         (("-", "--utility", "{broken"), "expected a name or a JSON object"),
         (("-", "--utility", "median"), "/utility"),
         (("-", "--url", "http://127.0.0.1:9", "--credit", "nonsense"), "/credit"),
+        (("-", "--advantage", '{"type": "none", "baseline": "others"}'), "/advantage"),
     ],
 )
 def test_what_cannot_be_understood_is_said_in_one_line(tmp_path, arguments, sentence):
@@ -163,6 +166,39 @@ def test_a_file_through_a_running_service_gives_the_bits_of_the_local_computatio
     local = run("shapley", "sets.jsonl", "-o", "local.jsonl", "--quiet", directory=tmp_path)
     assert (remote.returncode, local.returncode) == (0, 0)
     assert (tmp_path / "remote.jsonl").read_bytes() == (tmp_path / "local.jsonl").read_bytes()
+
+
+def test_a_line_that_lacks_something_fails_alone_and_flags_its_group(tmp_path):
+    """A set without a needed reward is named with its place; the rest of its group is solved and flagged."""
+    lines = (
+        '{"group": 1, "candidates": [{"reward": 1.0}, {"reward": 0.0}]}\n'
+        '{"group": 1, "candidates": [{"reward": 1.0}, {"text": "no reward"}]}\n'
+        '{"group": 1, "candidates": [{"reward": 0.5}, {"reward": 0.0}]}\n'
+    )
+    finished = run("shapley", "-", "--quiet", directory=tmp_path, stdin=lines)
+    records = [json.loads(line) for line in finished.stdout.splitlines()]
+    assert [record["status"] for record in records] == ["ok", "error", "ok"]
+    assert "/candidates/1/reward" in records[1]["error"]["detail"]
+    assert records[0]["flags"] == records[2]["flags"] == ["group_incomplete"]
+
+
+def test_a_batch_in_which_nothing_can_be_answered_names_its_lines(tmp_path):
+    """When all lines are bad each of them still gets its error."""
+    lines = '{"candidates": [{"reward": NaN}]}\n' * 3
+    finished = run("shapley", "-", "--quiet", directory=tmp_path, stdin=lines)
+    records = [json.loads(line) for line in finished.stdout.splitlines()]
+    assert [record["error"]["code"] for record in records] == ["non_finite_value"] * 3
+    assert finished.returncode == 1
+
+
+@pytest.mark.slow
+def test_a_service_that_does_not_answer_is_said(tmp_path):
+    """A wrong address ends with one sentence after ten seconds, and status 1."""
+    finished = run(
+        "shapley", "-", "--quiet", "--url", "http://127.0.0.1:9", directory=tmp_path, stdin='{"candidates": []}\n'
+    )
+    assert finished.returncode == 1
+    assert "not ready within 10 s" in finished.stderr
 
 
 @pytest.mark.slow

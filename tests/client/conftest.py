@@ -4,6 +4,7 @@ import asyncio
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import httpx
 import pytest
@@ -15,7 +16,7 @@ from creditd.credit.flags import Flag
 from creditd.credit.set_credit import set_credit
 from creditd.wire import v1
 from creditd.wire.columns import RequestLimits, batch_of, options_of
-from creditd.wire.errors import ERROR_KINDS, ErrorCode, problem
+from creditd.wire.errors import ERROR_KINDS, ErrorCode, ErrorItem, problem
 from creditd.wire.group_rows import solve_group
 
 Handler = Callable[[httpx.Request], httpx.Response]
@@ -94,6 +95,7 @@ class Script:
         self._answers = iter(self.answers)
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
+        """Give the next prepared answer, or a real one."""
         self.seen.append(request)
         answer = next(self._answers, None)
         if isinstance(answer, Exception):
@@ -125,7 +127,7 @@ def failing() -> Callable[..., httpx.Response]:
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def service() -> Handler:
     return solved
 
@@ -141,6 +143,14 @@ def solved(request: httpx.Request) -> httpx.Response:
 
 
 def _json(document: dict) -> httpx.Response:
+    """Write the answer, or the refusal when every row failed."""
+    errors = document["errors"]
+    if len(errors) == len(document.get("columns", document)["status"]):
+        items = tuple(
+            ErrorItem.model_validate({name: error[name] for name in ErrorItem.model_fields}) for error in errors
+        )
+        found = problem(items[0].code, "nothing was answered", request_id=document["request_id"], errors=items)
+        return httpx.Response(found.status, content=found.model_dump_json())
     return httpx.Response(200, content=to_json(document, inf_nan_mode="null"))
 
 
@@ -179,7 +189,7 @@ def _group(request: v1.GroupRequest) -> dict:
     rows = solve_group(request)
     splits = rows.row_splits.tolist()
     return {
-        "advantages": [_nulls(rows.advantages[a:b]) for a, b in zip(splits[:-1], splits[1:], strict=True)],
+        "advantages": [_nulls(rows.advantages[a:b]) for a, b in pairwise(splits)],
         "status": [int(not ok) for ok in rows.ok.tolist()],
         "flags": [list(Flag(mask).wire_names) for mask in rows.flags.tolist()],
         "errors": [_row_error(*error) for error in rows.errors],

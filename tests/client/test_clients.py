@@ -150,6 +150,9 @@ def test_waiting_ends_when_time_is_up(runner, clock, script) -> None:
     assert caught.value.waited_s == clock.now - start <= 3
     with pytest.raises(ValueError, match="timeout_s"):
         runner.call(runner.client(service), "wait_until_ready", timeout_s=0)
+    silent = script([httpx.ConnectError("")] * 1000)
+    with pytest.raises(NotReadyError, match="last: ConnectError"):
+        runner.call(runner.client(silent), "wait_until_ready", timeout_s=1)
 
 
 @pytest.mark.parametrize("method", ["ready", "wait_until_ready"])

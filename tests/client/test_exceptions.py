@@ -11,7 +11,15 @@ from creditd.client.results import ItemError
 from creditd.wire.errors import ERROR_KINDS, ErrorCode, ErrorItem
 
 ITEM = ItemError(code="non_finite_value", pointer="/columns/rewards/values/3", detail="NaN", row=1, candidate=0)
-ANSWER = dict(status=422, code="shape_mismatch", request_id="r", retryable=True, items=(ITEM,), attempts=3, elapsed_s=1.5)
+ANSWER = {
+    "status": 422,
+    "code": "shape_mismatch",
+    "request_id": "r",
+    "retryable": True,
+    "items": (ITEM,),
+    "attempts": 3,
+    "elapsed_s": 1.5,
+}
 CLASSES = [kind for _, kind in inspect.getmembers(exceptions, inspect.isclass) if issubclass(kind, Exception)]
 
 
@@ -34,9 +42,9 @@ def example(kind: type[Exception]) -> Exception:
 @pytest.mark.parametrize("kind", CLASSES)
 @pytest.mark.parametrize("again", [lambda error: pickle.loads(pickle.dumps(error)), copy.deepcopy, copy.copy])  # noqa: S301 - own bytes
 def test_every_exception_survives_pickling_and_copying_with_its_attributes(kind, again) -> None:
-    """Ray pickles exceptions: class, message and attributes arrive whole, with notes."""
+    """Ray pickles exceptions: class, message and attributes arrive whole, also those set later."""
     error = example(kind)
-    error.add_note("seen by rank 3") if hasattr(error, "add_note") else None
+    error.rank = 3
     found = again(error)
     assert type(found) is kind
     assert str(found) == "what happened"
@@ -58,7 +66,11 @@ def test_every_code_of_the_wire_has_an_exception_class(code, runner, failing, sc
         runner.call(client, "shapley", [[1.0], [0.5, 0.2]], request_id="r")
     error = caught.value
     assert type(error) is not exceptions.StatusError
-    assert (error.status, error.code, error.retryable) == (ERROR_KINDS[code].status, code.value, ERROR_KINDS[code].retryable)
+    assert (error.status, error.code, error.retryable) == (
+        ERROR_KINDS[code].status,
+        code.value,
+        ERROR_KINDS[code].retryable,
+    )
     assert error.items == (ItemError(code=code.value, pointer=items[0].pointer, detail="got NaN", row=1, candidate=1),)
     assert error.request_id == "r"
     assert "of the test's own making" in str(error)
@@ -120,6 +132,52 @@ def test_an_answer_about_other_sets_is_refused(runner, service) -> None:
 
     with pytest.raises(exceptions.ResponseError, match="row_splits"):
         runner.call(runner.client(other), "shapley", Ragged.from_rows([[1.0], [0.5, 0.2]]))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ((b'"status":[0,0]', b'"status":[0]'), r"expected \(2,\)"),
+        ((b'"status":[0,0]', b'"status":[0,1]'), "expected one for each of the 1 rows without an answer"),
+        ((b'"token_advantages":{"values":[0.0,0.0,', b'"token_advantages":{"values":[0.0,'), "row_splits"),
+        ((b'"row_splits":[0,1,3]},"utility_empty"', b'"row_splits":[0,3]},"utility_empty"'), "got 1 rows; expected 2"),
+    ],
+)
+def test_an_answer_of_another_shape_is_refused(damage, message, runner, service) -> None:
+    """A column that is too short would be attributed to the wrong sets."""
+
+    def damaged(request: httpx.Request) -> httpx.Response:
+        content = service(request).content.replace(*damage)
+        assert content != service(request).content
+        return httpx.Response(200, content=content)
+
+    columns = {"spans": [[None], [None, None]], "n_tokens": [1, 2], "tokens": {"other": "zero"}}
+    with pytest.raises(exceptions.ResponseError, match=message):
+        runner.call(runner.client(damaged), "shapley", [[1.0], [0.5, 0.2]], **columns)
+
+
+@pytest.mark.parametrize(
+    ("pointer", "row", "candidate"),
+    [
+        ("/columns/rewards/values/2", 2, 1),
+        ("/columns/spans/starts/0", 0, 0),
+        ("/columns/rewards/row_splits/2", 1, None),
+        ("/columns/utilities/1", 1, None),
+        ("/columns/rewards/values/99", None, None),
+        ("/credit/weights/1", None, None),
+        ("/utility/empty", None, None),
+        ("X-Request-Timeout-Ms", None, None),
+        ("", None, None),
+    ],
+)
+def test_a_pointer_names_its_set_and_candidate(pointer, row, candidate, runner, script, failing) -> None:
+    """Positions in the flat columns that travelled are of no use to a caller; whole-request offences have none."""
+    items = (ErrorItem(pointer=pointer, code=ErrorCode.INVALID_REQUEST, detail="wrong"),)
+    client = runner.client(script([failing(ErrorCode.INVALID_REQUEST, errors=items)]))
+    with pytest.raises(exceptions.InvalidRequestError) as caught:
+        runner.call(client, "shapley", [[1.0], [], [0.5, 0.2]])
+    assert [(item.row, item.candidate) for item in caught.value.items] == [(row, candidate)]
+    assert pointer in str(caught.value.items[0])
 
 
 def test_a_redirect_is_not_followed_blindly(runner, script) -> None:

@@ -72,7 +72,12 @@ def test_a_request_that_fails_is_sent_again_as_it_was(runner, clock, script, fai
     assert len({request.content for request in service.seen}) == 1
     assert {request.headers["x-request-id"] for request in service.seen} == {result.request_id}
     assert [request.headers["x-retry-count"] for request in service.seen] == ["0", "1", "2", "3"]
-    assert [request.headers["x-request-timeout-ms"] for request in service.seen] == ["100000", "99750", "96500", "95500"]
+    assert [request.headers["x-request-timeout-ms"] for request in service.seen] == [
+        "100000",
+        "99750",
+        "96500",
+        "95500",
+    ]
     assert [request.extensions["timeout"]["read"] for request in service.seen] == [100, 99.75, 96.5, 95.5]
     assert json.loads(service.seen[0].content)["columns"]["rewards"] == {
         "values": [0.9, 0.5, 0.1, None],
@@ -100,7 +105,7 @@ def test_the_deadline_bounds_attempts_and_pauses_together(runner, clock, script,
     """When the next delay does not fit, the last error is raised at once, saying how hard was tried."""
     service = script([failing(ErrorCode.OVERLOADED)] * 1000)
     start = clock.now
-    with pytest.raises(exceptions.OverloadedError, match=r"\(7 attempts in 15.8 s\)") as caught:
+    with pytest.raises(exceptions.OverloadedError, match=r"\(8 attempts in 15.8 s\)") as caught:
         runner.call(runner.client(service, deadline_s=300), "shapley", SETS, deadline_s=16)
     assert clock.pauses == [0.25, 0.5, 1.0, 2.0, 4.0, 4.0, 4.0]
     assert clock.now - start <= 16
@@ -154,7 +159,9 @@ def test_an_overlong_pause_does_not_lead_to_another_attempt(runner, clock, scrip
 def test_no_connection_at_all_is_a_transport_error(runner, script) -> None:
     """The message names the address, the cause and the number of attempts."""
     service = script([REFUSED] * 1000)
-    with pytest.raises(exceptions.TransportError, match=r"http://credit.test: ConnectError: refused \(\d+ attempts") as caught:
+    with pytest.raises(
+        exceptions.TransportError, match=r"http://credit.test: ConnectError: refused \(\d+ attempts"
+    ) as caught:
         runner.call(runner.client(service, deadline_s=5), "shapley", SETS)
     assert caught.value.attempts == len(service.seen) > 1
     assert isinstance(caught.value.__cause__, httpx.ConnectError)

@@ -238,6 +238,8 @@ def test_one_text_with_two_rewards_is_an_error():
     assert error.detail == "reward is 0.6 for a text that has another reward earlier in the set"
     _, errors = played(sets, limit=4, duplicates="collapse")
     assert errors == ()
+    _, (error,) = played([OneSet([0.5, 0.1, 0.6, 0.2], texts=[9, 2, 9, 2])], duplicates="collapse")
+    assert error.candidate == 2
 
 
 def test_copies_in_a_table_need_no_reward():

@@ -245,3 +245,10 @@ def test_no_sets_have_no_credit():
     """An empty batch gives an empty answer of the right shape."""
     assert semivalues(np.empty((0, 3)), Max(), np.full(3, 1 / 3)).shape == (0, 3)
     assert grand_utilities(np.empty((0, 3)), Max()).shape == (0,)
+
+
+def test_tied_zeros_of_either_sign_get_equal_bits():
+    """−0.0 and 0.0 are equal rewards, so their credits are equal to the bit, under negative weights too."""
+    for weights in ([0.5, 0.5], [-0.5, 1.5]):
+        values = semivalues(np.array([[-0.0, 0.0], [0.0, -0.0]]), Max(), np.array(weights))
+        assert not np.signbit(values).any()

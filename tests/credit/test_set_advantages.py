@@ -39,7 +39,7 @@ batches = st.lists(responses, min_size=1, max_size=9)
 def entries_of(batch, n_groups=3):
     """Columns of (response, group) pairs."""
     return SetCreditEntries(
-        scaled=np.array([d for response, _ in batch for d in response.scaled]),
+        credits=np.array([d / len(response.scaled) for response, _ in batch for d in response.scaled]),
         owner=np.repeat(np.arange(len(batch)), [len(response.scaled) for response, _ in batch]),
         slot=np.array([slot for response, _ in batch for slot in range(len(response.scaled))], dtype=np.int64),
         set_rewards=np.array([response.reward for response, _ in batch]),
@@ -208,6 +208,16 @@ def test_response_preserving_is_flagged_when_rewards_hardly_differ():
     assert steady == [Flag(0)] * 4
 
 
+@pytest.mark.parametrize(("ratio", "unstable"), [(99.0, False), (101.0, True)])
+def test_a_hundredfold_spread_is_unstable(ratio, unstable):
+    """The flag stands where the credits spread more than a hundred times wider than the rewards and ε together."""
+    # D = ±1 twice has s_D = √(4/3); R = ±x has σ_R = x·√2.
+    x = math.sqrt(4 / 3) / ratio / math.sqrt(2.0)
+    group = [(oracles.Response([1.0, -1.0], sign * x, 0.0), 0) for sign in (1.0, -1.0)]
+    flags = solve(group, "response_preserving", epsilon=0.0)[2]
+    assert flags == [Flag.UNSTABLE_NORMALIZATION if unstable else Flag(0)] * 2
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_groups_without_contrast_give_exactly_zero(kind):
     """Equal credits of equal responses give 0.0 to the bit and a flag, whatever ε; `none` keeps the credit."""
@@ -307,7 +317,7 @@ def test_normalizations_without_meaning_are_refused(options, message):
 def test_no_responses_have_no_advantages(kind):
     """An empty batch gives an empty answer."""
     empty = SetCreditEntries(
-        scaled=np.empty(0),
+        credits=np.empty(0),
         owner=np.empty(0, dtype=np.int64),
         slot=np.empty(0, dtype=np.int64),
         set_rewards=np.empty(0),
@@ -317,3 +327,15 @@ def test_no_responses_have_no_advantages(kind):
     )
     result = set_advantages(empty, Normalization(type=kind))
     assert result.advantages.shape == result.set_advantages.shape == result.flags.shape == (0,)
+
+
+@pytest.mark.parametrize("kind", CENTRED_KINDS)
+@pytest.mark.parametrize(("offset", "spread"), [(1e3, 0.1), (1e6, 0.1), (1.0, 1e-8)])
+def test_a_large_offset_costs_no_digits_of_the_centre(kind, offset, spread):
+    """The mean over responses of the mean over candidates is 0 to 1e-12 far away from 0 too."""
+    draw = np.random.default_rng(5)
+    batch = [(oracles.Response((offset + spread * draw.random(k)).tolist(), offset, 0.0), 0) for k in (1, 2, 4, 3)]
+    batch = [(oracles.Response(r.scaled, offset + spread * place, 0.0), group) for place, (r, group) in enumerate(batch)]
+    candidates, _, flags = solve(batch, kind, epsilon=0.0)
+    assert not any(flag & Flag.DEGENERATE_GROUP for flag in flags)
+    assert abs(np.mean([np.mean(row) for row in candidates])) <= 1e-12

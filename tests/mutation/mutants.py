@@ -1,6 +1,6 @@
 """Every formula of the credit library, shifted by 10⁻⁶ with its sum kept: the first number up, the second one down.
 
-A mutant names the function that it wraps, says which output of which calls it shifts, and which test file has to notice.
+A mutant names the function that it wraps, says which output of which calls it shifts, and which file has to notice.
 """
 
 from __future__ import annotations

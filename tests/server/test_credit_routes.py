@@ -236,9 +236,7 @@ def test_one_bad_number_costs_one_set_of_512(form, literal, name):
         flags = [["group_incomplete"] if mask & incomplete else [] for mask in columns["flags"]]
         flags[BAD_ROW] = None
     detail = f"reward is {name}; expected a finite number or null"
-    assert errors == [
-        {"code": "non_finite_value", "pointer": POINTERS[form], "detail": detail, "retryable": False}
-    ]
+    assert errors == [{"code": "non_finite_value", "pointer": POINTERS[form], "detail": detail, "retryable": False}]
     neighbours = set(range(BAD_ROW - BAD_ROW % GROUP_SIZE, BAD_ROW - BAD_ROW % GROUP_SIZE + GROUP_SIZE)) - {BAD_ROW}
     assert {row for row, names in enumerate(flags) if names and "group_incomplete" in names} == neighbours
 
@@ -260,8 +258,9 @@ def test_a_request_without_one_sound_set_is_refused(form):
     document = refusal(in_all_forms(rewards)[form])
     assert document["code"] == "non_finite_value"
     assert len(document["errors"]) == 10
-    assert document["errors"][3]["pointer"] == (
-        ("/sets/3/candidates/0/reward", "/columns/rewards/values/6", "/columns/rewards/3/0")[form]
+    assert (
+        document["errors"][3]["pointer"]
+        == (("/sets/3/candidates/0/reward", "/columns/rewards/values/6", "/columns/rewards/3/0")[form])
     )
     assert document["detail"].startswith("no set could be answered; the first: ")
 
@@ -285,21 +284,57 @@ TABLE = {"utility": {"type": "table"}}
 NAN = float("nan")
 BAD_SETS = {
     "reward missing": (PAIR, {"candidates": [{"reward": 1.0}, {}]}, {}, "invalid_request", "candidates/1/reward"),
-    "span missing": (PAIR, {"n_tokens": 5, "candidates": [{"reward": 1.0}]}, TOKENS, "invalid_request", "candidates/0/span"),
-    "n_tokens missing": (PAIR, {"candidates": [{"reward": 1.0, "span": [0, 1]}]}, TOKENS, "invalid_request", "n_tokens"),
+    "span missing": (
+        PAIR,
+        {"n_tokens": 5, "candidates": [{"reward": 1.0}]},
+        TOKENS,
+        "invalid_request",
+        "candidates/0/span",
+    ),
+    "n_tokens missing": (
+        PAIR,
+        {"candidates": [{"reward": 1.0, "span": [0, 1]}]},
+        TOKENS,
+        "invalid_request",
+        "n_tokens",
+    ),
     "n_tokens negative": (PAIR, spanned(n_tokens=-1), TOKENS, "shape_mismatch", "n_tokens"),
     "n_tokens beyond the limit": (PAIR, spanned((0, 1), n_tokens=131_073), TOKENS, "shape_mismatch", "n_tokens"),
     "span beyond the end": (PAIR, spanned((0, 1), (9, 11)), TOKENS, "shape_mismatch", "candidates/1/span"),
     "span reversed": (PAIR, spanned((3, 2)), TOKENS, "shape_mismatch", "candidates/0/span"),
     "span negative": (PAIR, spanned((-1, 2)), TOKENS, "shape_mismatch", "candidates/0/span"),
     "spans overlap": (PAIR, spanned((0, 4), (3, 6)), TOKENS, "shape_mismatch", "candidates/1/span"),
-    "table too short": (TABLE_PAIR, {"utilities": [0.0, 1.0], "candidates": [{}, {}]}, TABLE, "shape_mismatch", "utilities"),
+    "table too short": (
+        TABLE_PAIR,
+        {"utilities": [0.0, 1.0], "candidates": [{}, {}]},
+        TABLE,
+        "shape_mismatch",
+        "utilities",
+    ),
     "table missing": (TABLE_PAIR, {"candidates": [{}, {}]}, TABLE, "invalid_request", "utilities"),
-    "table not finite": (TABLE_PAIR, {"utilities": [0.0, NAN], "candidates": [{}]}, TABLE, "non_finite_value", "utilities"),
+    "table not finite": (
+        TABLE_PAIR,
+        {"utilities": [0.0, NAN], "candidates": [{}]},
+        TABLE,
+        "non_finite_value",
+        "utilities",
+    ),
     "table not asked": (PAIR, {**of_reward(0.5), "utilities": [0.0, 1.0]}, {}, "invalid_request", "utilities"),
     "257 candidates": (PAIR, of_reward(*[0.5] * 257), {}, "too_many_players", "candidates"),
-    "table of 13": (TABLE_PAIR, {"utilities": [0.0] * 8192, "candidates": [{}] * 13}, TABLE, "too_many_players", "candidates"),
-    "mixture too long": (PAIR, of_reward(0.5), {"credit": {"type": "mixture", "weights": [1, 0.5]}}, "shape_mismatch", "candidates"),
+    "table of 13": (
+        TABLE_PAIR,
+        {"utilities": [0.0] * 8192, "candidates": [{}] * 13},
+        TABLE,
+        "too_many_players",
+        "candidates",
+    ),
+    "mixture too long": (
+        PAIR,
+        of_reward(0.5),
+        {"credit": {"type": "mixture", "weights": [1, 0.5]}},
+        "shape_mismatch",
+        "candidates",
+    ),
     "expected candidates": (PAIR, of_reward(0.5), {"expect": {"candidates": 2}}, "shape_mismatch", "candidates"),
     "set_reward not finite": (PAIR, of_reward(0.5, set_reward=NAN), {}, "non_finite_value", "set_reward"),
     "one text, two rewards": (
@@ -399,14 +434,20 @@ def test_a_group_of_another_size_fails():
     assert document["sets"][2]["error"]["pointer"] == "/sets/2/group"
     columns = {"rewards": [[0.5]] * 6, "groups": list("aabccc")}
     errors = answer({"columns": columns, "expect": {"group_size": 2}})["errors"]
-    assert [(error["row"], error["pointer"]) for error in errors] == [(row, f"/columns/groups/{row}") for row in (2, 3, 4, 5)]
+    assert [(error["row"], error["pointer"]) for error in errors] == [
+        (row, f"/columns/groups/{row}") for row in (2, 3, 4, 5)
+    ]
 
 
 def test_an_incomplete_group_can_be_an_error():
     """With `incomplete_group: error` a bad set takes its group with it and nothing else."""
     sets = [of_reward(NAN, group="a"), of_reward(0.5, group="a"), of_reward(0.5, group="b")]
     document = answer({"sets": sets, "incomplete_group": "error"})
-    assert [one.get("error", {}).get("code") for one in document["sets"]] == ["non_finite_value", "group_incomplete", None]
+    assert [one.get("error", {}).get("code") for one in document["sets"]] == [
+        "non_finite_value",
+        "group_incomplete",
+        None,
+    ]
     assert document["sets"][1]["error"]["pointer"] == "/sets/1/group"
 
 
@@ -518,7 +559,12 @@ def test_a_dry_run_computes_nothing(body):
     assert document.get("sets") is None
     assert document.get("columns") is None
     assert set(document["usage"]) == {
-        "evaluations", "from_cache", "tokens_computed", "tokens_naive", "engine_s", "queue_s",
+        "evaluations",
+        "from_cache",
+        "tokens_computed",
+        "tokens_naive",
+        "engine_s",
+        "queue_s",
     }
 
 
@@ -562,6 +608,7 @@ WRONG_COLUMNS = {
     "stops": ({**TWO, "spans": {"starts": [0, 1, 2], "stops": [1]}}, "shape_mismatch", "/columns/spans/stops"),
     "utilities not asked": ({**TWO, "utilities": [[0.0], [0.0]]}, "invalid_request", "/columns/utilities"),
     "no set": ({"rewards": []}, "invalid_request", "/columns/rewards"),
+    "no rewards": ({"groups": ["a"]}, "invalid_request", "/columns/rewards"),
     "no row": ({"rewards": {"values": [], "row_splits": [0]}}, "invalid_request", "/columns/rewards"),
 }
 
@@ -594,6 +641,38 @@ def test_a_table_for_each_set_is_needed():
     assert refusal({"columns": TWO, **TABLE})["errors"][0]["pointer"] == "/columns/utilities"
     document = refusal({"columns": {**TWO, "utilities": [[0.0, 1.0]]}, **TABLE})
     assert (document["code"], document["errors"][0]["pointer"]) == ("shape_mismatch", "/columns/utilities")
+
+
+@pytest.mark.parametrize("form", [ragged, list], ids=["values", "rows"])
+def test_tables_tell_how_many_candidates_there_are(form):
+    """A table of 2^K values needs no rewards beside it; its credits are those of the nested form, to the last bit."""
+    tables = [[0.0, 0.3, 0.5, 1.0], [0.25], [0.0, -1.0], [0.0, 1.0, 1.0, 1.0, 0.5, 1.0, 1.0, 2.0]]
+    sizes = [2, 0, 1, 3]
+    sets = [{"utilities": table, "candidates": [{}] * size} for table, size in zip(tables, sizes, strict=True)]
+    by_set = answer({"sets": sets, **TABLE})
+    by_column = answer({"columns": {"utilities": form(tables)}, **TABLE})
+    assert per_set(by_column) == per_set(by_set)
+    assert [len(row) for row in per_set(by_column)[0]] == sizes
+    assert by_column["columns"]["method"] == "table"
+
+
+@pytest.mark.parametrize("length", [0, 3, 5, 1000])
+@pytest.mark.parametrize("form", [ragged, list], ids=["values", "rows"])
+def test_a_table_that_is_no_power_of_two_fails_alone(form, length):
+    """Without rewards a table of another length than 2^K fails its row and no other."""
+    body = {"columns": {"utilities": form([[0.0, 1.0], [0.0] * length, [0.0, 2.0]])}, **TABLE}
+    document = answer(body)
+    assert document["columns"]["status"] == [0, 1, 0]
+    assert document["errors"][0]["code"] == "shape_mismatch"
+    assert [row for n, row in enumerate(per_set(document)[0]) if n != 1] == [[1.0], [2.0]]
+
+
+def test_a_table_of_too_many_candidates_is_named_where_it_stands():
+    """Without rewards the offence is pointed out in the tables."""
+    tables = [[0.0, 1.0], [0.0] * 8192]
+    for form, pointer in ((list, "/columns/utilities/1"), (ragged, "/columns/utilities/row_splits/2")):
+        (error,) = answer({"columns": {"utilities": form(tables)}, **TABLE})["errors"]
+        assert (error["code"], error["pointer"]) == ("too_many_players", pointer)
 
 
 @pytest.mark.parametrize("column", ["spans", "n_tokens"])

@@ -186,6 +186,7 @@ def _read(reply: Reply, parse: Callable[[dict[str, Any]], _T]) -> _T:
 def _shapley_result(answer: dict[str, Any], body: Body) -> ShapleyResult:
     columns = answer["columns"]
     n_sets = len(body.row_splits) - 1
+    ok = _answered(columns["status"], n_sets)
     credits_ = _ragged(columns["credits"], body.row_splits)
     advantages = _ragged(columns["advantages"], body.row_splits)
     tokens, whole = columns.get("token_advantages"), columns.get("set_reward_advantages")
@@ -202,10 +203,10 @@ def _shapley_result(answer: dict[str, Any], body: Body) -> ShapleyResult:
         exact=bool(columns["exact"]),
         method=str(columns["method"]),
         ids=body.ids,
-        ok=_answered(columns["status"], n_sets),
+        ok=ok,
         flag_masks=_integers(columns["flags"], n_sets),
         flag_names=tuple(map(str, columns["flag_names"])),
-        errors=_row_errors(answer.get("errors"), body),
+        errors=_row_errors(answer.get("errors"), body, ok),
         usage=_known(v1.Usage, answer["usage"]),
         request_id=str(answer["request_id"]),
         service=_known(v1.Service, answer["service"]),
@@ -217,12 +218,13 @@ def _group_result(answer: dict[str, Any], body: Body) -> GroupResult:
     splits = np.append(np.int64(0), np.cumsum([len(row) for row in rows], dtype=np.int64))
     flat = {"values": [value for row in rows for value in row], "row_splits": splits.tolist()}
     names, masks = _masks(answer["flags"])
+    ok = _answered(answer["status"], n_rows)
     return GroupResult(
         advantages=_ragged(flat, body.row_splits),
-        ok=_answered(answer["status"], n_rows),
+        ok=ok,
         flag_masks=_integers(masks, n_rows),
         flag_names=names,
-        errors=_row_errors(answer["errors"], body),
+        errors=_row_errors(answer["errors"], body, ok),
         usage=_known(v1.Usage, answer["usage"]),
         request_id=str(answer["request_id"]),
         service=_known(v1.Service, answer["service"]),
@@ -265,11 +267,15 @@ def _masks(flags: list[list[str]]) -> tuple[tuple[str, ...], list[int]]:
     return names, [sum(bits[name] for name in row) for row in flags]
 
 
-def _row_errors(errors: list[dict[str, Any]] | None, body: Body) -> tuple[ItemError, ...]:
-    return tuple(
+def _row_errors(errors: list[dict[str, Any]] | None, body: Body, ok: Booleans) -> tuple[ItemError, ...]:
+    """One error for each row without an answer."""
+    found = tuple(
         item_error(str(error["code"]), str(error["pointer"]), str(error["detail"]), body, int(error["row"]))
         for error in errors or ()
     )
+    if sorted(error.row or 0 for error in found) != np.flatnonzero(~ok).tolist():
+        raise ValueError(f"errors: expected one for each of the {int((~ok).sum())} rows without an answer")
+    return found
 
 
 def _known(model: type[_M], answer: dict[str, Any]) -> _M:

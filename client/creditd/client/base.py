@@ -270,7 +270,7 @@ class Operations:
         if isinstance(outcome, Reply) and outcome.status == 200:
             return None
         if is_retried(outcome.status if isinstance(outcome, Reply) else outcome):
-            return str(outcome)
+            return str(outcome) if isinstance(outcome, Reply) else f"{type(outcome).__name__}: {outcome}"
         raise answers.failure(
             outcome,
             None,

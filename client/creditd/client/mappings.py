@@ -19,10 +19,10 @@ _SET_FIELDS = frozenset(v1.CandidateSet.model_fields)
 _CANDIDATE_FIELDS = frozenset(v1.Candidate.model_fields)
 _REASONS = {
     "candidates": "candidates is missing; expected a list of mappings",
-    "n_tokens": "n_tokens is missing; token advantages need it",
+    "n_tokens": "n_tokens is missing; expected a number of tokens, because token advantages are asked for",
     "reward": "reward is missing; expected a number, or None for a candidate that was not scored",
     "span": "span is missing; expected [start, stop], or None for a candidate without tokens",
-    "utilities": "utilities is missing; the table utility needs 2**K values",
+    "utilities": "utilities is missing; expected 2**K values for the table utility",
 }
 _MAY_BE_NONE = {"reward", "span"}
 
@@ -87,7 +87,10 @@ def gathered(sets: Mappings, *, table: bool, tokens: bool) -> SetColumns:
         return lambda flat: f"/sets/{places[flat][0]}/candidates/{places[flat][1]}/{field}"
 
     rewards = numbers([candidate.get("reward") for candidate in candidates], pointer_to("reward"))
-    columns: dict[str, Any] = {"rewards": {"values": rewards, "row_splits": splits.tolist()}, "groups": _groups(sets)}
+    columns: dict[str, Any] = {"rewards": {"values": rewards, "row_splits": splits.tolist()}}
+    groups = _groups(sets)
+    if groups:
+        columns["groups"] = groups
     if _any_has(sets, "set_reward"):
         whole = [item.get("set_reward") for item in sets]
         columns["set_rewards"] = numbers(whole, lambda row: f"/sets/{row}/set_reward")
@@ -113,7 +116,7 @@ def _checked_members(sets: Mappings, *, table: bool, tokens: bool) -> list[Mappi
     for row, item in enumerate(sets):
         _check_fields(item, f"/sets/{row}", _SET_FIELDS, of_set)
         if not table and item.get("utilities") is not None:
-            raise refusal(f"/sets/{row}/utilities", "only the table utility takes utilities")
+            raise refusal(f"/sets/{row}/utilities", "got utilities; expected them for the table utility only")
         found = sequence(item["candidates"], f"sets/{row}/candidates")
         for place, candidate in enumerate(found):
             _check_fields(candidate, f"/sets/{row}/candidates/{place}", _CANDIDATE_FIELDS, of_candidate)
@@ -137,14 +140,14 @@ def _any_has(items: Mappings, field: str) -> bool:
     return any(item.get(field) is not None for item in items)
 
 
-def _groups(sets: Mappings) -> list[Name] | None:
-    """Names of the prompts, given for all sets or for none."""
+def _groups(sets: Mappings) -> list[Name]:
+    """Names of the prompts, given for all sets or for none; then there are none."""
     groups = [item.get("group") for item in sets]
     known = [group for group in groups if group is not None]
     if known and len(known) < len(groups):
         detail = "group is missing, but other sets have one; expected it on all sets or on none"
         raise refusal(f"/sets/{groups.index(None)}/group", detail)
-    return known or None
+    return known
 
 
 def _names_in_order(candidates: Mappings, splits: Integers) -> list[Name]:

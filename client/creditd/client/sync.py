@@ -112,14 +112,15 @@ class Client:
     def _send(self, step: Send) -> Outcome:
         if self._http is None:
             raise RuntimeError("local mode sends nothing")
-        clock, chunks = self._operations.timing.clock, []
+        clock = self._operations.timing.clock
+        chunks: list[bytes] = []
         expires = clock() + step.timeout_s
         try:
             with self._http.stream(
                 step.method, step.url, headers=step.headers, content=step.content, timeout=step.timeout
             ) as response:
                 for chunk in response.iter_bytes():
-                    if clock() > expires:
+                    if chunks and clock() > expires:
                         return httpx.ReadTimeout("the answer was still arriving", request=response.request)
                     chunks.append(chunk)
         except httpx.RequestError as error:

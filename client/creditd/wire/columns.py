@@ -289,7 +289,7 @@ def _from_sets(request: v1.ShapleyRequest) -> SetBatch:
     candidates = [candidate for item in sets for candidate in item.candidates]
     rewards, missing = numbers_or_missing([candidate.reward for candidate in candidates])
     splits = _splits([len(item.candidates) for item in sets])
-    rejected = [error for row, item in enumerate(sets) if (error := _lacking(row, item, table=table, tokens=tokens))]
+    rejected = [error for row, item in enumerate(sets) if (error := lacking(row, item, table=table, tokens=tokens))]
     groups, n_groups = _nested_groups(sets)
     set_rewards, set_missing = None, None
     if any(item.set_reward is not None for item in sets):
@@ -329,8 +329,18 @@ def _from_sets(request: v1.ShapleyRequest) -> SetBatch:
     )
 
 
-def _lacking(row: int, item: v1.CandidateSet, *, table: bool, tokens: bool) -> SetError | None:
-    """What a nested set lacks for this request, or None."""
+def lacking(row: int, item: v1.CandidateSet, *, table: bool, tokens: bool) -> SetError | None:
+    """What a nested set lacks for a request, or None.
+
+    Args:
+        row: Its place among the sets.
+        item: The set.
+        table: Whether the utility is a table.
+        tokens: Whether token advantages are asked for.
+
+    Returns:
+        The first thing that is missing, or that has no use.
+    """
     if table and item.utilities is None:
         return SetError(
             row, "invalid_request", "utilities", None, "utilities is missing; the table utility needs 2**K values"

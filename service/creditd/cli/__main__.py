@@ -54,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     shapley.add_argument(
         "--batch-size", type=_positive, default=512, help="sets per request; groups stay whole (default 512)"
     )
+    shapley.add_argument("--timeout-s", type=float, default=300.0, help="seconds for one batch, retries included")
     shapley.add_argument("--quiet", action="store_true", help="no progress bar")
     shapley.set_defaults(run=_shapley)
 

@@ -88,7 +88,9 @@ def group_advantages(
     counts = np.bincount(owner, minlength=n_groups)
     constant = group_maxima(members, owner, n_groups) == -group_maxima(-members, owner, n_groups)
     degenerate = (counts <= 1) | constant
-    centred = members - group_means(members, owner, n_groups)[owner]
+    # Measured from the lowest reward of the group, so that a large offset costs no digits of the contrast.
+    above = members + group_maxima(-members, owner, n_groups)[owner]
+    centred = above - group_means(above, owner, n_groups)[owner]
     if rule == "grpo":
         deviations = group_standard_deviations(members, owner, n_groups, ddof=ddof)
         degenerate |= counts <= ddof

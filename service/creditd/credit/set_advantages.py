@@ -58,8 +58,9 @@ class SetCreditEntries:
     """The credits of S responses, flat, as the normalisation needs them.
 
     Attributes:
-        scaled: D, shape (E,), float64, reward units: K_g · credit.
-        owner: Shape (E,), int64: the response of each entry, in [0, S). Every response has at least one entry.
+        credits: Shape (E,), float64, reward units.
+        owner: Shape (E,), int64: the response of each entry, in [0, S). Every response has at least one entry, and
+            K_g of a response is the number of its entries.
         slot: Shape (E,), int64: position of the entry within its response.
         set_rewards: R, shape (S,), float64, reward units: v(N), or the failure reward.
         empty_utilities: v(∅), shape (S,), float64, reward units.
@@ -67,7 +68,7 @@ class SetCreditEntries:
         n_groups: Number of groups.
     """
 
-    scaled: Floats
+    credits: Floats
     owner: Integers
     slot: Integers
     set_rewards: Floats
@@ -118,73 +119,68 @@ def set_advantages(entries: SetCreditEntries, normalization: Normalization) -> S
         The paper's normalisation is not known to us; `pooled` is our default. Of `per_slot`, A^set is the GRPO
         advantage.
     """
-    counts = np.bincount(entries.owner, minlength=len(entries.groups))
-    flags = np.zeros(len(entries.groups), dtype=np.int64)
-    n_responses = np.bincount(entries.groups, minlength=entries.n_groups)
-    single = n_responses == 1
-    flags[single[entries.groups]] |= Flag.SINGLE_RESPONSE
+    n_sets, n_groups, groups = len(entries.groups), entries.n_groups, entries.groups
+    counts = np.bincount(entries.owner, minlength=n_sets)
+    single = np.bincount(groups, minlength=n_groups) == 1
+    flags = np.where(single[groups], int(Flag.SINGLE_RESPONSE), 0).astype(np.int64)
     if normalization.type == "none":
-        credits_ = entries.scaled / counts[entries.owner]
-        return SetAdvantages(credits_, entries.set_rewards - entries.empty_utilities, flags)
-    entry_groups = entries.groups[entries.owner]
-    spread = group_standard_deviations(entries.scaled, entry_groups, entries.n_groups, ddof=normalization.ddof)
-    reward_spread = group_standard_deviations(
-        entries.set_rewards, entries.groups, entries.n_groups, ddof=normalization.ddof
-    )
-    degenerate = spread <= DEGENERATE_SPREAD * group_maxima(np.abs(entries.scaled), entry_groups, entries.n_groups)
-    denominators = _denominators(entries, normalization, spread, reward_spread)
+        return SetAdvantages(entries.credits, entries.set_rewards - entries.empty_utilities, flags)
+    entry_groups = groups[entries.owner]
+    scaled = counts[entries.owner] * entries.credits
+    spread = group_standard_deviations(scaled, entry_groups, n_groups, ddof=normalization.ddof)
+    reward_spread = group_standard_deviations(entries.set_rewards, groups, n_groups, ddof=normalization.ddof)
+    degenerate = _negligible(spread, scaled, entry_groups, n_groups)
+    rewards_flat = _negligible(reward_spread, entries.set_rewards, groups, n_groups)
+    denominators = _denominators(normalization, scaled, spread, reward_spread)
     if normalization.type == "response_preserving":
-        degenerate |= _negligible(reward_spread, entries.set_rewards, entries.groups, entries.n_groups)
+        degenerate |= rewards_flat
         unstable = ~degenerate & (spread > UNSTABLE_RATIO * denominators)
-        flags[unstable[entries.groups]] |= Flag.UNSTABLE_NORMALIZATION
+        flags[unstable[groups]] |= Flag.UNSTABLE_NORMALIZATION
     if normalization.type not in {"pooled", "centered"} or normalization.baseline == "others":
         degenerate |= single
     denominators = np.where(degenerate | (denominators == 0.0), 1.0, denominators)
-    set_contrasts = _contrasts(entries.set_rewards, entries.groups, entries.n_groups, normalization.baseline)
-    whole = set_contrasts.centred / denominators[entries.groups]
+    whole = _contrasts(entries.set_rewards, groups, n_groups, normalization.baseline)[0] / denominators[groups]
     if normalization.type == "per_slot":
-        parts, flat = _per_slot(entries, normalization)
-        flags[flat[entries.groups]] |= Flag.DEGENERATE_GROUP
-        rewards_flat = _negligible(reward_spread, entries.set_rewards, entries.groups, entries.n_groups)
-        whole = np.where(rewards_flat[entries.groups], 0.0, whole)
+        parts, flat = _per_slot(entries, scaled, normalization)
+        flags[flat[groups]] |= Flag.DEGENERATE_GROUP
+        whole = np.where(rewards_flat[groups], 0.0, whole)
     else:
-        means = group_sums(entries.scaled, entries.owner, len(counts)) / counts
-        baselines = _contrasts(means, entries.groups, entries.n_groups, normalization.baseline).baselines
-        parts = (entries.scaled - baselines[entries.owner]) / denominators[entry_groups]
-    flags[degenerate[entries.groups]] |= Flag.DEGENERATE_GROUP
+        # Measured from the lowest D of the group, so that a large offset costs no digits of the contrast.
+        lowest = -group_maxima(-scaled, entry_groups, n_groups)
+        above = scaled - lowest[entry_groups]
+        means = group_sums(above, entries.owner, n_sets) / counts
+        baselines = _contrasts(means, groups, n_groups, normalization.baseline)[1]
+        parts = (above - baselines[entries.owner]) / denominators[entry_groups]
+    flags[degenerate[groups]] |= Flag.DEGENERATE_GROUP
     return SetAdvantages(
         advantages=np.where(degenerate[entry_groups], 0.0, parts),
-        set_advantages=np.where(degenerate[entries.groups], 0.0, whole),
+        set_advantages=np.where(degenerate[groups], 0.0, whole),
         flags=flags,
     )
 
 
-@dataclass(frozen=True)
-class _Contrasts:
-    centred: Floats
-    baselines: Floats
-
-
-def _contrasts(values: Floats, groups: Integers, n_groups: int, baseline: Literal["group", "others"]) -> _Contrasts:
+def _contrasts(
+    values: Floats, groups: Integers, n_groups: int, baseline: Literal["group", "others"]
+) -> tuple[Floats, Floats]:
     """Each response's value less its baseline, and that baseline."""
-    sums = group_sums(values, groups, n_groups)[groups]
+    lowest = -group_maxima(-values, groups, n_groups)
+    above = values - lowest[groups]
+    sums = group_sums(above, groups, n_groups)[groups]
     counts = np.bincount(groups, minlength=n_groups)[groups]
-    baselines = sums / counts if baseline == "group" else (sums - values) / np.maximum(counts - 1, 1)
-    return _Contrasts(centred=values - baselines, baselines=baselines)
+    baselines = sums / counts if baseline == "group" else (sums - above) / np.maximum(counts - 1, 1)
+    return above - baselines, baselines + lowest[groups]
 
 
-def _denominators(
-    entries: SetCreditEntries, normalization: Normalization, spread: Floats, reward_spread: Floats
-) -> Floats:
+def _denominators(normalization: Normalization, scaled: Floats, spread: Floats, reward_spread: Floats) -> Floats:
     """Denominator of each group."""
     if normalization.type == "centered":
-        return np.ones(entries.n_groups)
+        return np.ones_like(spread)
     if normalization.type == "pooled":
         return spread + normalization.epsilon
     if normalization.type == "batch_scaled":
-        one_group = np.zeros(len(entries.scaled), dtype=np.int64)
-        overall = group_standard_deviations(entries.scaled, one_group, 1, ddof=normalization.ddof)
-        return np.full(entries.n_groups, overall[0] + normalization.epsilon) if entries.n_groups else np.empty(0)
+        one_group = np.zeros(len(scaled), dtype=np.int64)
+        overall = group_standard_deviations(scaled, one_group, 1, ddof=normalization.ddof)[0]
+        return np.full_like(spread, overall + normalization.epsilon)
     return reward_spread + normalization.epsilon
 
 
@@ -193,15 +189,15 @@ def _negligible(spread: Floats, values: Floats, groups: Integers, n_groups: int)
     return spread <= DEGENERATE_SPREAD * group_maxima(np.abs(values), groups, n_groups)
 
 
-def _per_slot(entries: SetCreditEntries, normalization: Normalization) -> tuple[Floats, Booleans]:
+def _per_slot(entries: SetCreditEntries, scaled: Floats, normalization: Normalization) -> tuple[Floats, Booleans]:
     """D standardised over the responses at each position, and the groups in which a position has no contrast."""
     n_slots = int(entries.slot.max(initial=0)) + 1
     entry_groups = entries.groups[entries.owner]
     names, cells = np.unique(entry_groups * n_slots + entries.slot, return_inverse=True)
     n_cells = len(names)
-    spread = group_standard_deviations(entries.scaled, cells, n_cells, ddof=normalization.ddof)
-    flat = _negligible(spread, entries.scaled, cells, n_cells)
-    centred = entries.scaled - group_means(entries.scaled, cells, n_cells)[cells]
+    spread = group_standard_deviations(scaled, cells, n_cells, ddof=normalization.ddof)
+    flat = _negligible(spread, scaled, cells, n_cells)
+    centred = scaled - group_means(scaled, cells, n_cells)[cells]
     denominators = np.where(flat, 1.0, spread + normalization.epsilon)
     flat_groups = np.zeros(entries.n_groups, dtype=np.bool_)
     flat_groups[entry_groups[flat[cells]]] = True

@@ -335,7 +335,7 @@ def _advantages(
     slots = np.concatenate([_running_count(owner[index]), np.zeros(len(bare), dtype=np.int64)])
     result = set_advantages(
         SetCreditEntries(
-            scaled=np.concatenate([n_candidates[owner[index]] * solved.credits[index], failure - solved.empty[bare]]),
+            credits=np.concatenate([solved.credits[index], failure - solved.empty[bare]]),
             owner=compact[entry_sets],
             slot=slots,
             set_rewards=np.where(n_candidates == 0, failure, solved.grand)[sets],

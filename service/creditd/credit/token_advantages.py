@@ -51,7 +51,7 @@ class CandidateSpans:
 
 
 def overlapping_candidates(owner: Integers, start: Integers, stop: Integers) -> Integers:
-    """Candidates that begin before an earlier one of their response has ended.
+    """Candidates that begin before the one ahead of them in their response has ended.
 
     Args:
         owner: Shape (C,), int64, the response of each candidate.

@@ -1,0 +1,150 @@
+"""The client against the real application, in memory: what is promised of both is checked on both."""
+
+import asyncio
+from dataclasses import fields
+
+import httpx
+import numpy as np
+import pytest
+
+from creditd.client import AsyncClient, AuthenticationError, Client, InvalidRequestError, OverloadedError, Ragged
+from creditd.server.app import create_app
+from creditd.server.resources import Resources
+from creditd.server.settings import Settings
+
+RNG = np.random.default_rng(20)
+NAN_AND_NONE = [[0.5, None, 0.25], [float("nan"), 1.0], [], [0.1, 0.2, 0.3], [None, None], [-0.0, 0.0]]
+TABLES = {"utilities": RNG.normal(size=(6, 8)), "utility": "table", "candidate_ids": [["c", "a", "b"]] * 6}
+MAPPINGS = [
+    {
+        "id": f"set {row}",
+        "group": row // 4,
+        "n_tokens": 20,
+        "set_reward": None if row == 5 else float(RNG.normal()),
+        "candidates": [
+            {"reward": float(RNG.normal()), "span": [4 * place, 4 * place + 3], "text": f"text {place % 3}"}
+            for place in range(4)
+        ],
+    }
+    for row in range(16)
+]
+CALLS = {
+    "array": ((RNG.normal(size=(64, 4)),), {"groups": np.repeat(np.arange(8), 8), "advantage": "response_preserving"}),
+    "ragged": ((Ragged.from_rows([RNG.normal(size=size) for size in (1, 5, 0, 3)]),), {"credit": "prefix_gain"}),
+    "nan and none": ((NAN_AND_NONE,), {"groups": [0, 0, 0, 1, 1, 1], "set_rewards": [1.0, 2.0, None, 0.5, 0.5, 0.1]}),
+    "mappings": (
+        (MAPPINGS,),
+        {
+            "tokens": {"other": "next", "length_norm": True},
+            "credit": {"type": "blend", "from": "shapley", "to": "leave_one_out", "position": 0.3},
+            "expect": {"group_size": 4},
+        },
+    ),
+    "table": ((), TABLES),
+    "top m": ((RNG.normal(size=(8, 6)).tolist(),), {"utility": {"type": "top_m", "m": 2}, "advantage": "centered"}),
+    "incomplete": ((NAN_AND_NONE,), {"groups": [0, 0, 0, 1, 1, 1], "incomplete_group": "error"}),
+}
+GROUPS = {
+    "plain": (([[1.0, 0.5, 0.0], [0.3, None, 0.1], [], [0.7]],), {}),
+    "nan": (([[1.0, float("nan")], [0.3, None, 0.1]],), {"convention": "verl", "advantage": "rloo"}),
+    "array": ((RNG.normal(size=(32, 8)),), {"advantage": {"type": "grpo", "ddof": 0}, "expect": {"group_size": 8}}),
+    "sizes": (([[1.0, 2.0], [3.0]],), {"expect": {"group_size": 2}}),
+}
+WRONG = {
+    "a choice": ("shapley", ([[1.0]],), {"utility": "median"}),
+    "a field": ("shapley", ([[1.0]],), {"expect": {"candidate": 3}}),
+    "a column": ("shapley", ([[1.0]],), {"groups": ["a", "b"]}),
+    "every set": ("shapley", ([[float("nan")], [float("inf")]],), {}),
+    "every row": ("group", ([[float("nan")]],), {}),
+    "an expectation": ("group", ([[1.0]],), {"expect": {"candidates": 4}}),
+}
+
+
+def asked(method: str, *arguments, settings: Settings | None = None, drained: bool = False, **options):
+    """Start the service, call it, stop it."""
+
+    async def call():
+        resources = Resources(settings or Settings())
+        app = create_app(resources.settings, resources)
+        async with (
+            app.router.lifespan_context(app),
+            AsyncClient("http://credit.test", transport=httpx.ASGITransport(app), deadline_s=20) as client,
+        ):
+            await client.wait_until_ready(timeout_s=10)
+            resources.draining = drained
+            assert await client.ready() is not drained
+            return await getattr(client, method)(*arguments, **options)
+
+    return asyncio.run(call())
+
+
+def asked_here(method: str, *arguments, **options):
+    """Compute in this process."""
+    with Client("local:") as client:
+        return getattr(client, method)(*arguments, **options)
+
+
+def bits(value):
+    """Give bytes for numbers, so that the sign of zero counts."""
+    if isinstance(value, Ragged):
+        return bits(value.values), bits(value.row_splits)
+    return (value.dtype, value.shape, value.tobytes()) if isinstance(value, np.ndarray) else value
+
+
+def assert_same(theirs, ours) -> None:
+    """Compare every field but those that say who answered, and when."""
+    for field in fields(ours):
+        if field.name not in {"request_id", "usage"}:
+            assert bits(getattr(theirs, field.name)) == bits(getattr(ours, field.name)), field.name
+    assert theirs.flags == ours.flags
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_the_service_and_local_mode_answer_with_equal_bits(name) -> None:
+    """Every column, every error and every flag."""
+    arguments, options = CALLS[name]
+    options = {**options, "on_item_error": "return"}
+    assert_same(asked("shapley", *arguments, **options), asked_here("shapley", *arguments, **options))
+
+
+@pytest.mark.parametrize("name", GROUPS)
+def test_groups_are_answered_with_equal_bits(name) -> None:
+    """The same for whole responses."""
+    arguments, options = GROUPS[name]
+    options = {**options, "on_item_error": "return"}
+    assert_same(asked("group", *arguments, **options), asked_here("group", *arguments, **options))
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_is_wrong_is_wrong_in_the_same_words(name) -> None:
+    """Message, status, code and offences of a refusal do not depend on where it was made."""
+    method, arguments, options = WRONG[name]
+    with pytest.raises(InvalidRequestError) as theirs:
+        asked(method, *arguments, request_id="same", **options)
+    with pytest.raises(InvalidRequestError) as ours:
+        asked_here(method, *arguments, request_id="same", **options)
+    assert str(theirs.value) == str(ours.value)
+    for attribute in ("status", "code", "retryable", "items", "request_id"):
+        assert getattr(theirs.value, attribute) == getattr(ours.value, attribute)
+
+
+def test_info_names_the_same_choices_and_limits() -> None:
+    """Local mode differs from the service's defaults in what a process in between would limit, and in nothing else."""
+    ignored = {"body_bytes", "requests_in_flight"}
+    theirs, ours = asked("info").model_dump(), asked_here("info").model_dump()
+    for info in (theirs, ours):
+        info["limits"] = {name: limit for name, limit in info["limits"].items() if name not in ignored}
+    assert theirs == ours
+
+
+def test_the_key_is_shown() -> None:
+    """Without the key there is AuthenticationError; the probes need none."""
+    with pytest.raises(AuthenticationError, match="expected the header"):
+        asked("shapley", [[1.0]], settings=Settings(api_keys=("secret",)))
+
+
+def test_a_draining_service_is_overloaded() -> None:
+    """It is not ready, and its refusals are retried until the deadline."""
+    with pytest.raises(OverloadedError) as caught:
+        asked("shapley", [[1.0]], drained=True, deadline_s=0.2)
+    assert caught.value.code == "draining"

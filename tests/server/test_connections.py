@@ -1,0 +1,110 @@
+import json
+import socket
+from contextlib import closing
+
+import httpx
+import pytest
+
+from server.processes import PATIENCE_S, slow_service, wait_until
+from server.running import SHAPLEY, nested
+
+pytestmark = pytest.mark.slow
+
+BODY = json.dumps(nested()).encode()
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory):
+    """A service that computes without waiting."""
+    with slow_service(tmp_path_factory.mktemp("service")) as running:
+        running.let_pass()
+        yield running
+
+
+def head(length, *more):
+    """The lines of a request for credit before its body."""
+    lines = (f"POST {SHAPLEY} HTTP/1.1", "Host: service", "Content-Type: application/json", f"Content-Length: {length}")
+    return "\r\n".join((*lines, *more, "", "")).encode()
+
+
+def connect(service):
+    """A bare connection."""
+    return closing(socket.create_connection(("127.0.0.1", service.port), PATIENCE_S))
+
+
+def answered(service):
+    """Whether another caller is answered meanwhile."""
+    return (
+        httpx.post(
+            f"{service.url}{SHAPLEY}", content=BODY, headers={"Content-Type": "application/json"}, timeout=PATIENCE_S
+        ).status_code
+        == 200
+    )
+
+
+def received(raw):
+    """All bytes up to the end of the connection."""
+    parts = []
+    while part := raw.recv(65536):
+        parts.append(part)
+    return b"".join(parts)
+
+
+def test_a_slow_body_holds_nobody_up(service):
+    """While one body trickles in others are answered, and it is answered in the end."""
+    with connect(service) as raw:
+        raw.sendall(head(len(BODY), "Connection: close"))
+        for start in range(0, 40, 10):
+            raw.sendall(BODY[start : start + 10])
+            assert answered(service)
+        raw.sendall(BODY[40:])
+        assert received(raw).startswith(b"HTTP/1.1 200")
+
+
+def test_a_body_that_stops_meets_its_deadline(service):
+    """A body that never ends is 504 at the deadline of its request, and others are answered meanwhile."""
+    with connect(service) as raw:
+        raw.sendall(head(len(BODY), "X-Request-Timeout-Ms: 200", "Connection: close") + BODY[:10])
+        assert answered(service)
+        assert raw.recv(65536).startswith(b"HTTP/1.1 504")
+
+
+def test_half_closed_and_broken_connections_cost_nobody_else(service):
+    """Connections closed in the middle of a head, of a body, or half-way leave the service answering and idle."""
+    for part in (b"POST ", head(len(BODY)), head(len(BODY)) + BODY[:20]):
+        for half in (True, False):
+            with connect(service) as raw:
+                raw.sendall(part)
+                if half:
+                    raw.shutdown(socket.SHUT_WR)
+                assert answered(service)
+    wait_until(lambda: service.in_flight() == 0, "every broken request has given its place back")
+
+
+def test_a_caller_that_has_no_more_to_say_is_answered_or_closed(service):
+    """A caller that half-closes after a whole request ends, with an answer or without, and holds nothing."""
+    with connect(service) as raw:
+        raw.sendall(head(len(BODY)) + BODY)
+        raw.shutdown(socket.SHUT_WR)
+        assert answered(service)
+        assert received(raw)[:12] in {b"", b"HTTP/1.1 200"}
+    wait_until(lambda: service.in_flight() == 0, "nothing is in flight")
+
+
+@pytest.mark.parametrize("rubbish", [b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"GET\r\n\r\n", b"\x00" * 100])
+def test_what_is_not_http_is_turned_away(service, rubbish):
+    """A caller that speaks something else is turned away; the service goes on."""
+    with connect(service) as raw:
+        raw.sendall(rubbish)
+        raw.shutdown(socket.SHUT_WR)
+        assert received(raw)[:12] in {b"", b"HTTP/1.1 400"}
+    assert answered(service)
+
+
+def test_two_lengths_are_refused(service):
+    """Content-Length beside chunked encoding, the lever of request smuggling, gets no answer of 200."""
+    with connect(service) as raw:
+        raw.sendall(head(len(BODY), "Transfer-Encoding: chunked", "Connection: close") + BODY)
+        raw.shutdown(socket.SHUT_WR)
+        assert not received(raw).startswith(b"HTTP/1.1 200")
+    assert answered(service)

@@ -1,0 +1,147 @@
+import sys
+import threading
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from creditd.credit.set_credit import set_credit
+from creditd.scoring.candidate_credit import score_candidate_sets
+from creditd.scoring.deadline import Deadline
+from creditd.server.convert import envelope, shapley_body
+from creditd.server.resources import Resources
+from creditd.server.settings import Settings
+from creditd.wire.columns import RequestLimits, batch_of, options_of
+from creditd.wire.v1 import ShapleyRequest
+from server.running import columnar, nested, on_service, ragged
+
+FEW, MANY = 256, 8192
+SLACK_BLOCKS = 512
+"""Blocks that one run may hold more than another for reasons of its own: far below one per set."""
+REPEATS = 3
+"""The least of some runs: caches that fill on the way count once."""
+LIMITS = RequestLimits()
+
+
+def parsed(n_sets, **options):
+    """A columnar request of so many sets of four candidates, eight of each prompt."""
+    rewards = np.random.default_rng(7).normal(size=(n_sets, 4)).round(3).tolist()
+    columns = {"rewards": ragged(rewards)}
+    if "tokens" in options:
+        columns["n_tokens"] = [12] * n_sets
+        columns["spans"] = {"starts": [0, 3, 6, 9] * n_sets, "stops": [2, 5, 8, 11] * n_sets}
+    if options.get("utility") == {"type": "table"}:
+        columns["utilities"] = ragged([[0.0] * 16] * n_sets)
+    columns["groups"] = [row // 8 for row in range(n_sets)]
+    return ShapleyRequest.model_validate({"columns": columns, **options})
+
+
+def watched(work):
+    """How often Python enters or leaves a function while `work` runs, and the most blocks alive above the start."""
+    events, peak, start = 0, 0, 0
+
+    def watch(*_):
+        nonlocal events, peak
+        events += 1
+        peak = max(peak, sys.getallocatedblocks())
+
+    before = sys.getprofile()
+    start = sys.getallocatedblocks()
+    sys.setprofile(watch)
+    try:
+        result = work()
+    finally:
+        sys.setprofile(before)
+    return result, events, peak - start
+
+
+def answering(n_sets, **options):
+    """The work between the arrays of a request and the bytes of its answer."""
+    request = parsed(n_sets, **options)
+    choices, batch = options_of(request, LIMITS), batch_of(request, LIMITS)
+    head = envelope("r", 0.0)
+
+    def work():
+        answer = score_candidate_sets(batch.sets, choices, batch.rejected, Deadline.after(60.0))
+        return shapley_body(answer, batch, request.utility.type, head)
+
+    work()  # what is computed once per process is there after the first time
+    runs = [watched(work) for _ in range(REPEATS)]
+    return runs[0][0], min(calls for _, calls, _ in runs), min(blocks for *_, blocks in runs)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"tokens": {"other": "next", "length_norm": True}},
+        {"credit": {"type": "prefix_gain"}, "advantage": {"type": "per_slot"}},
+        {"utility": {"type": "mean", "empty": 0.0}, "advantage": {"type": "batch_scaled", "baseline": "others"}},
+    ],
+    ids=["plain", "tokens", "per slot", "batch scaled"],
+)
+def test_the_columnar_path_makes_no_object_per_set(options):
+    """From arrays to bytes, 32 times the sets take the same Python calls and the same Python objects."""
+    body, calls, blocks = answering(FEW, **options)
+    larger, more_calls, more_blocks = answering(MANY, **options)
+    assert len(larger) > 16 * len(body)
+    assert more_calls == calls
+    assert more_blocks - blocks < SLACK_BLOCKS
+
+
+def test_arrays_are_made_without_a_call_per_set():
+    """From a parsed columnar request without names to arrays, the calls do not grow with the sets, either."""
+    counts = []
+    for n_sets in (FEW, MANY):
+        columns = {"rewards": ragged([[0.5, 0.25]] * n_sets), "n_tokens": [1] * n_sets, "set_rewards": [0.5] * n_sets}
+        request = ShapleyRequest.model_validate({"columns": columns})
+        batch_of(request, LIMITS)
+        counts.append(watched(lambda request=request: batch_of(request, LIMITS))[1])
+    assert counts[0] == counts[1]
+
+
+def test_the_watch_sees_an_object_per_set():
+    """The nested form makes objects per set, and the two counters above do see it."""
+    counts, sizes = [], (64, 1088)
+    for n_sets in sizes:
+        sets = [{"candidates": [{"reward": 0.5}, {"reward": 0.25}]}] * n_sets
+        request = ShapleyRequest.model_validate({"sets": sets})
+        choices, batch = options_of(request, LIMITS), batch_of(request, LIMITS)
+        answer = set_credit(batch.sets, choices, batch.rejected)
+        _, calls, blocks = watched(lambda: shapley_body(answer, batch, "max", envelope("r", 0.0)))  # noqa: B023  # used at once
+        counts.append((calls, blocks))
+    assert counts[1][0] > counts[0][0] + 1024
+    assert counts[1][1] > counts[0][1] + 1024 > counts[0][1] + SLACK_BLOCKS
+
+
+@pytest.mark.parametrize("form", [nested, columnar])
+def test_a_request_is_one_call_of_the_arithmetic(form):
+    """However many sets, groups and sizes a request has, it is one call into `creditd.credit`."""
+    scored = []
+
+    def score(*arguments):
+        scored.append(threading.get_ident())
+        return score_candidate_sets(*arguments)
+
+    entered = Counter()
+
+    def watch(frame, event, _):
+        if event == "call":
+            entered[frame.f_code] += 1
+
+    body = form([[0.5] * (1 + row % 5) for row in range(300)])
+
+    async def ask(service):
+        scored.clear()
+        return await service.post(body)
+
+    before = threading.getprofile()
+    threading.setprofile(watch)
+    try:
+        response = on_service(ask, Resources(Settings(compute_threads=1), score_sets=score))
+    finally:
+        threading.setprofile(before)
+    assert response.status_code == 200
+    assert len(scored) == 1
+    assert scored[0] != threading.get_ident()
+    assert entered[set_credit.__code__] == 2, "one call for the warm-up, one for the request"
