@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from contextlib import asynccontextmanager
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import anyio
@@ -42,7 +43,7 @@ class Service(NamedTuple):
     async def in_flight(self, expected: int) -> None:
         """Wait until so many requests are admitted."""
         with anyio.fail_after(PATIENCE_S):
-            while self.resources.in_flight != expected:
+            while self.resources.in_flight != expected:  # noqa: ASYNC110  # the service has no event for a number
                 await anyio.sleep(0.001)
 
 
@@ -102,7 +103,7 @@ def ragged(rows) -> dict[str, Any]:
 def rows_of(ragged_result: dict[str, Any]) -> list[list[float | None]]:
     """Values and row splits as rows."""
     values, splits = ragged_result["values"], ragged_result["row_splits"]
-    return [values[start:stop] for start, stop in zip(splits, splits[1:], strict=False)]
+    return [values[start:stop] for start, stop in pairwise(splits)]
 
 
 class Gate:

@@ -1,6 +1,8 @@
+import anyio
 import httpx
 import pytest
 
+from creditd.scoring.deadline import Deadline
 from creditd.server.app import create_app
 from creditd.server.resources import Resources
 from creditd.server.settings import Settings
@@ -42,10 +44,6 @@ def test_the_lifespan_warms_and_closes():
 
 def on_closed(resources):
     """Ask resources whose lifespan is over to compute."""
-    import anyio
-
-    from creditd.scoring.deadline import Deadline
-
     anyio.run(resources.compute, dict, Deadline.after(1.0))
 
 
@@ -116,9 +114,9 @@ def test_everything_in_info_can_be_asked():
         ]
         bodies += [{"sets": sets, "credit": {"type": name, **more.get(name, {})}} for name in info["credits"]]
         bodies += [{"sets": sets, "advantage": {"type": name}} for name in info["advantages"]]
+        groups = [{"rewards": [[1.0, 0.0]], "advantage": {"type": name}} for name in info["group_advantages"]]
         responses = [await service.post(body) for body in bodies]
-        for name in info["group_advantages"]:
-            responses.append(await service.post({"rewards": [[1.0, 0.0]], "advantage": {"type": name}}, GROUP))
+        responses += [await service.post(body, GROUP) for body in groups]
         return [response.status_code for response in responses]
 
     assert set(on_service(ask)) == {httpx.codes.OK}

@@ -49,8 +49,8 @@ def test_each_key_opens(key, scheme):
 
 @pytest.mark.parametrize(
     "value",
-    ["", "Bearer", "Bearer ", "first-key", "Basic first-key", "Bearer first-ke", "Bearer first-keyy", "Bearer FIRST-KEY",
-     "Bearer first-key,second-key", "Bearerfirst-key"],
+    ["", "Bearer", "Bearer ", "first-key", "Basic first-key", "Bearer first-ke", "Bearer first-keyy",
+     "Bearer FIRST-KEY", "Bearer first-key,second-key", "Bearerfirst-key"],
 )  # fmt: skip
 def test_anything_else_is_refused_without_an_echo(value, log):
     """A wrong key is refused; neither the response nor the log repeats it."""

@@ -14,7 +14,15 @@ from creditd.credit.set_advantages import NormalizationType
 from creditd.credit.set_credit import SetCreditOptions
 from creditd.credit.token_advantages import TokenPolicy
 from creditd.wire import v1
-from creditd.wire.columns import CREDIT_NAMES, UTILITY_NAMES, RequestLimits, batch_of, numbered, numbers_or_missing, options_of
+from creditd.wire.columns import (
+    CREDIT_NAMES,
+    UTILITY_NAMES,
+    RequestLimits,
+    batch_of,
+    numbered,
+    numbers_or_missing,
+    options_of,
+)
 from creditd.wire.errors import ErrorCode
 from creditd.wire.validation import WireError
 
@@ -126,6 +134,9 @@ def test_contradicting_choices_are_refused():
     with pytest.raises(WireError) as caught:
         choices(utility={"type": "max", "empty": 0.5, "floor": 0.25})
     assert (caught.value.code, caught.value.items[0].pointer) == (ErrorCode.INVALID_REQUEST, "/utility")
+    with pytest.raises(WireError) as caught:
+        choices(advantage={"type": "none", "baseline": "others"})
+    assert (caught.value.code, caught.value.items[0].pointer) == (ErrorCode.INVALID_REQUEST, "/advantage")
 
 
 # Columns

@@ -1,6 +1,7 @@
 """When to ask again: pure policy, no clock and no sleep.
 
-Answers are pure functions of the request, so every request may be sent again. The only limit is the total deadline.
+Answers are pure functions of the request, so every request may be sent again. The limit is the total deadline, and for
+a 500 a number of attempts.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from email.utils import parsedate_to_datetime
 import httpx
 
 RETRIED_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
+MOST_SERVER_ERRORS = 4
+"""Attempts that a 500 is worth: a defect that a request meets every time must not hold its caller to the deadline."""
 FIRST_DELAY_S = 0.5
 LONGEST_DELAY_S = 8.0
 OUT_OF_TIME_S = 0.01
@@ -49,7 +52,7 @@ def retry_delay(
 
     `Retry-After` is obeyed when it fits into the time that is left, and up to half a second is added so that clients
     who were turned away together do not come back together. Otherwise the delay is uniform below 0.5, 1, 2, 4, 8, 8, …
-    seconds.
+    seconds. A 500 is tried four times.
 
     Args:
         attempt: Attempts made, from 1.
@@ -63,7 +66,7 @@ def retry_delay(
     Returns:
         A delay in [0, deadline_s − elapsed_s), or None.
     """
-    if not is_retried(failure):
+    if not is_retried(failure) or (failure == 500 and attempt >= MOST_SERVER_ERRORS):
         return None
     remaining_s = deadline_s - elapsed_s
     asked_s = retry_after(headers, wall_s)

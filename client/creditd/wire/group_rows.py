@@ -8,6 +8,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from creditd.credit.candidate_sets import USABLE, number_name, unusable_numbers
 from creditd.credit.group_advantages import GRPO_EPSILONS, group_advantages
 from creditd.wire import v1
 from creditd.wire.columns import numbers_or_missing
@@ -82,7 +83,7 @@ def solve_group(request: v1.GroupRequest) -> GroupRows:
     absent = np.zeros(len(rewards), dtype=np.bool_) if missing is None else missing
     errors = {
         **_wrong_sizes(lengths, request.expect.group_size),
-        **_not_finite(rewards, ~absent & ~np.isfinite(rewards), groups, splits),
+        **_unusable(rewards, absent, groups, splits),
     }
     failed = np.zeros(len(lengths), dtype=np.bool_)
     failed[list(errors)] = True
@@ -119,21 +120,13 @@ def _wrong_sizes(lengths: Integers, expected: int | None) -> dict[int, RowFailur
     }
 
 
-def _not_finite(rewards: Floats, wrong: Booleans, groups: Integers, splits: Integers) -> dict[int, RowFailure]:
-    """Rows with a NaN or an infinity; the first of a row gives the error."""
-    index = np.flatnonzero(wrong)
-    rows, first = np.unique(groups[index], return_index=True)
-    return {
-        row: RowFailure(
-            row,
-            ErrorCode.NON_FINITE_VALUE,
-            f"/rewards/{row}/{flat - int(splits[row])}",
-            f"reward is {_name(rewards[flat])}; expected a finite number or null",
-        )
-        for row, flat in zip(rows.tolist(), index[first].tolist(), strict=True)
-    }
-
-
-def _name(value: float) -> str:
-    """How a number that is not finite is called in a message."""
-    return "NaN" if np.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
+def _unusable(rewards: Floats, missing: Booleans, groups: Integers, splits: Integers) -> dict[int, RowFailure]:
+    """Rows with a number that the arithmetic cannot take; the first of a row gives the error."""
+    failures: dict[int, RowFailure] = {}
+    for code, wrong in reversed(unusable_numbers(rewards, missing)):
+        index = np.flatnonzero(wrong)
+        rows, first = np.unique(groups[index], return_index=True)
+        for row, flat in zip(rows.tolist(), index[first].tolist(), strict=True):
+            detail = f"reward is {number_name(rewards[flat])}; expected {USABLE} or null"
+            failures[row] = RowFailure(row, ErrorCode(code), f"/rewards/{row}/{flat - int(splits[row])}", detail)
+    return failures

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.config import JsonDict
 from typing_extensions import Self
 
@@ -17,6 +17,10 @@ from creditd.wire.errors import ErrorCode
 
 MAX_SETS = 65_536
 MAX_NAME_LENGTH = 256
+MAX_MAGNITUDE = 1e100
+"""Largest magnitude of a number in reward units: sums of squares of larger ones leave float64."""
+MAX_WEIGHT = 1e6
+"""Largest magnitude of a weight."""
 
 SetStatus: TypeAlias = Literal["ok", "error"]
 FlagName: TypeAlias = Literal[
@@ -30,6 +34,8 @@ FlagName: TypeAlias = Literal[
     "unstable_normalization",
 ]
 Name: TypeAlias = Annotated[str, Field(max_length=MAX_NAME_LENGTH)] | int
+Amount: TypeAlias = Annotated[float, Field(ge=-MAX_MAGNITUDE, le=MAX_MAGNITUDE, allow_inf_nan=False)]
+Weight: TypeAlias = Annotated[float, Field(ge=-MAX_WEIGHT, le=MAX_WEIGHT, allow_inf_nan=False)]
 Count: TypeAlias = Annotated[int, Field(ge=0)]
 Positive: TypeAlias = Annotated[int, Field(ge=1, le=1_000_000)]
 Index: TypeAlias = Annotated[int, Field(ge=-(2**62), le=2**62)]
@@ -60,15 +66,15 @@ class MaxUtility(WireModel):
     """v(S) = max r, v(∅) = empty; with floor b, v(S) = max(b, max r), v(∅) = b."""
 
     type: Literal["max"] = "max"
-    empty: FiniteFloat = 0.0
-    floor: FiniteFloat | None = None
+    empty: Amount = 0.0
+    floor: Amount | None = None
 
 
 class MinUtility(WireModel):
     """v(S) = min r."""
 
     type: Literal["min"]
-    empty: FiniteFloat
+    empty: Amount
     """v(∅), explicit: no set of rewards defines it."""
 
 
@@ -76,14 +82,14 @@ class SumUtility(WireModel):
     """v(S) = Σ r."""
 
     type: Literal["sum"]
-    empty: FiniteFloat = 0.0
+    empty: Amount = 0.0
 
 
 class MeanUtility(WireModel):
     """v(S) = Σ r/|S|."""
 
     type: Literal["mean"]
-    empty: FiniteFloat
+    empty: Amount
     """v(∅), explicit: no set of rewards defines it."""
 
 
@@ -92,7 +98,7 @@ class TopMUtility(WireModel):
 
     type: Literal["top_m"]
     m: Positive
-    empty: FiniteFloat = 0.0
+    empty: Amount = 0.0
 
 
 class RthBestUtility(WireModel):
@@ -100,8 +106,8 @@ class RthBestUtility(WireModel):
 
     type: Literal["rth_best"]
     r: Positive
-    default: FiniteFloat = 0.0
-    empty: FiniteFloat | None = None
+    default: Amount = 0.0
+    empty: Amount | None = None
     """v(∅); null means `default`."""
 
 
@@ -109,9 +115,9 @@ class ThresholdUtility(WireModel):
     """v(S) = 1 when at least `count` rewards reach the threshold, else 0."""
 
     type: Literal["threshold"]
-    threshold: FiniteFloat
+    threshold: Amount
     count: Positive = 1
-    empty: FiniteFloat = 0.0
+    empty: Amount = 0.0
 
 
 class TableUtility(WireModel):
@@ -145,7 +151,7 @@ class MixtureCredit(WireModel):
     """Weights w_1 … w_K, for sets of K candidates."""
 
     type: Literal["mixture"]
-    weights: Annotated[list[FiniteFloat], Field(fail_fast=True, min_length=1, max_length=1000)]
+    weights: Annotated[list[Weight], Field(fail_fast=True, min_length=1, max_length=1000)]
 
 
 EndChoice: TypeAlias = PlainRule | Annotated[PlainCredit | MaxAtKCredit | MixtureCredit, Field(discriminator="type")]
@@ -157,7 +163,7 @@ class BlendCredit(WireModel):
     type: Literal["blend"]
     from_: EndChoice = Field(alias="from")
     to: EndChoice
-    position: Annotated[FiniteFloat, Field(ge=0, le=1)]
+    position: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 
 CreditChoice: TypeAlias = Annotated[
@@ -172,7 +178,7 @@ class EstimatorChoice(WireModel):
     budget: Annotated[int, Field(ge=1, le=2**31)] = 1024
     """Allowed utility evaluations per set."""
     seed: Count = 0
-    target_standard_error: Annotated[FiniteFloat, Field(gt=0)] | None = None
+    target_standard_error: Annotated[float, Field(gt=0, le=MAX_MAGNITUDE, allow_inf_nan=False)] | None = None
     """Stop early at this standard error, reward units."""
 
 
@@ -181,7 +187,7 @@ class AdvantageChoice(WireModel):
 
     type: Literal["pooled", "batch_scaled", "centered", "response_preserving", "per_slot", "none"] = "pooled"
     ddof: Annotated[int, Field(ge=0, le=1)] = 1
-    epsilon: Annotated[FiniteFloat, Field(ge=0)] = 1e-4
+    epsilon: Annotated[float, Field(ge=0, le=MAX_MAGNITUDE, allow_inf_nan=False)] = 1e-4
     """Added to every standard deviation, reward units."""
     baseline: Literal["group", "others"] = "group"
 
@@ -193,14 +199,14 @@ class TokensChoice(WireModel):
     """Tokens outside every candidate."""
     length_norm: bool = False
     """Give every candidate the same mass, whatever its length."""
-    set_reward_weight: FiniteFloat = 1.0
+    set_reward_weight: Weight = 1.0
     """Weight of the advantage of `set_reward`, which all tokens of the response receive on top."""
 
 
 class MalformedChoice(WireModel):
     """What happens to sets that are not as the prompt asked."""
 
-    failure_reward: FiniteFloat = 0.0
+    failure_reward: Amount = 0.0
     """Reward of a response in which nothing was parsed or scored."""
     extra: Literal["truncate", "score_all"] = "truncate"
     duplicates: Literal["keep", "collapse"] = "keep"
@@ -439,7 +445,7 @@ class GroupAdvantageChoice(WireModel):
 
     type: Literal["grpo", "dr_grpo", "rloo"] = "grpo"
     ddof: Annotated[int, Field(ge=0, le=1)] = 1
-    epsilon: Annotated[FiniteFloat, Field(ge=0)] | None = None
+    epsilon: Annotated[float, Field(ge=0, le=MAX_MAGNITUDE, allow_inf_nan=False)] | None = None
     """Added to the standard deviation, reward units; absent, the convention's."""
 
 

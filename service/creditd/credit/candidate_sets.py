@@ -14,6 +14,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from creditd.credit.group_sums import MAX_MAGNITUDE
 from creditd.credit.token_advantages import overlapping_candidates
 
 Floats: TypeAlias = NDArray[np.float64]
@@ -31,6 +32,7 @@ ErrorCode: TypeAlias = Literal[
 ErrorField: TypeAlias = Literal["reward", "span", "utilities", "set_reward", "n_tokens", "candidates", "group"]
 
 MAX_TOKENS_PER_SET = 131_072
+USABLE = f"a finite number of magnitude at most {MAX_MAGNITUDE:g}"
 
 
 @dataclass(frozen=True)
@@ -218,29 +220,25 @@ def check_candidate_sets(
         lambda row: f"the set holds {batch.sizes[row]} candidates; expected at most {limit}",
     )
     if batch.tables is None:
-        wrong = ~np.isfinite(batch.rewards)
-        if batch.missing is not None:
-            wrong &= ~batch.missing
-        errors.add_candidates(
-            batch,
-            np.flatnonzero(wrong),
-            "non_finite_value",
-            "reward",
-            lambda flat: f"reward is {_name(batch.rewards[flat])}; expected a finite number or null",
-        )
+        for code, wrong in unusable_numbers(batch.rewards, batch.missing):
+            errors.add_candidates(
+                batch,
+                np.flatnonzero(wrong),
+                code,
+                "reward",
+                lambda flat: f"reward is {number_name(batch.rewards[flat])}; expected {USABLE} or null",
+            )
     else:
         _check_tables(batch, errors)
     if batch.set_rewards is not None:
         values = batch.set_rewards
-        wrong = ~np.isfinite(values)
-        if batch.set_rewards_missing is not None:
-            wrong &= ~batch.set_rewards_missing
-        errors.add_sets(
-            np.flatnonzero(wrong),
-            "non_finite_value",
-            "set_reward",
-            lambda row: f"set_reward is {_name(values[row])}; expected a finite number or null",
-        )
+        for code, wrong in unusable_numbers(values, batch.set_rewards_missing):
+            errors.add_sets(
+                np.flatnonzero(wrong),
+                code,
+                "set_reward",
+                lambda row: f"set_reward is {number_name(values[row])}; expected {USABLE} or null",
+            )
     if tokens_asked:
         _check_tokens(batch, errors)
 
@@ -300,10 +298,9 @@ def _check_tables(batch: CandidateSets, errors: SetErrors) -> None:
         "utilities",
         lambda row: f"utilities holds {lengths[row]} values; expected 2**{sizes[row]} for {sizes[row]} candidates",
     )
-    rows = np.searchsorted(splits, np.flatnonzero(~np.isfinite(tables)), side="right") - 1
-    errors.add_sets(
-        np.unique(rows), "non_finite_value", "utilities", lambda _: "a utility is not finite; expected finite numbers"
-    )
+    for code, wrong in unusable_numbers(tables, None):
+        rows = np.unique(np.searchsorted(splits, np.flatnonzero(wrong), side="right") - 1)
+        errors.add_sets(rows, code, "utilities", lambda row: f"a utility of set {row} is not {USABLE}")
 
 
 def _check_tokens(batch: CandidateSets, errors: SetErrors) -> None:
@@ -337,6 +334,28 @@ def _check_tokens(batch: CandidateSets, errors: SetErrors) -> None:
     )
 
 
-def _name(value: float) -> str:
-    """How a number that is not finite is called in a message."""
-    return "NaN" if np.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
+def unusable_numbers(values: Floats, missing: Booleans | None) -> tuple[tuple[ErrorCode, Booleans], ...]:
+    """Which numbers the arithmetic cannot take, by the code of their error.
+
+    Args:
+        values: Shape (N,), float64.
+        missing: Shape (N,), bool; True where there is no number to judge. None: there is one everywhere.
+
+    Returns:
+        Masks of shape (N,): numbers that are not finite, and finite ones of a magnitude above 1e100.
+    """
+    present = np.ones(values.shape, dtype=np.bool_) if missing is None else ~missing
+    finite = np.isfinite(values)
+    return (
+        ("non_finite_value", present & ~finite),
+        ("invalid_request", present & finite & (np.abs(values) > MAX_MAGNITUDE)),
+    )
+
+
+def number_name(value: float) -> str:
+    """How an unusable number is called in a message."""
+    if np.isnan(value):
+        return "NaN"
+    if np.isinf(value):
+        return "Infinity" if value > 0 else "-Infinity"
+    return f"{value:.3g}"

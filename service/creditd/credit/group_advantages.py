@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from creditd.credit.flags import Flag
-from creditd.credit.group_sums import group_maxima, group_means, group_standard_deviations
+from creditd.credit.group_sums import MAX_MAGNITUDE, group_maxima, group_means, group_standard_deviations
 
 Floats: TypeAlias = NDArray[np.float64]
 Integers: TypeAlias = NDArray[np.int64]
@@ -69,7 +69,7 @@ def group_advantages(
         group flagged.
 
     Raises:
-        ValueError: If a reward that is not missing is not finite.
+        ValueError: If a reward that is not missing is not finite, or larger than 1e100 in magnitude.
 
     Cost:
         O(N log N).
@@ -81,8 +81,8 @@ def group_advantages(
         verl passes a singleton's raw reward through; here a response without a contrast has advantage 0.
     """
     absent = np.zeros(rewards.shape, dtype=np.bool_) if missing is None else missing
-    if not np.isfinite(rewards[~absent]).all():
-        raise ValueError("rewards must be finite where they are not missing")
+    if not (np.abs(rewards[~absent]) <= MAX_MAGNITUDE).all():
+        raise ValueError(f"rewards must be finite, of magnitude at most {MAX_MAGNITUDE:g}, where they are not missing")
     present = np.flatnonzero(~absent)
     members, owner = rewards[present], groups[present]
     counts = np.bincount(owner, minlength=n_groups)

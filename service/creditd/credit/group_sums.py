@@ -10,6 +10,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+MAX_MAGNITUDE = 1e100
+"""Largest magnitude of a reward or a utility: sums of squares of larger ones leave float64."""
+
 
 def group_sums(values: NDArray[np.float64], groups: NDArray[np.int64], n_groups: int) -> NDArray[np.float64]:
     """Sum of the values of each group, added one by one in ascending order.

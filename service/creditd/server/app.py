@@ -54,6 +54,7 @@ def create_app(settings: Settings, resources: Resources | None = None) -> FastAP
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,
         middleware=[
             Middleware(RequestRecord, resources=held),
             Middleware(KeyCheck, resources=held),
