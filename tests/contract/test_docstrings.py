@@ -35,7 +35,7 @@ def of_one_line(node):
     return len(node.body) <= 2 and len((ast.get_docstring(node) or "").splitlines()) == 1
 
 
-@pytest.mark.parametrize(("node", "docstring"), public_functions("binomials"))
+@pytest.mark.parametrize(("node", "docstring"), public_functions("binomials", "unusable_numbers", "number_name"))
 def test_a_function_says_what_goes_in_and_out_and_what_it_costs(node, docstring):
     """A public function of the library has Args, Returns and Cost; a formula of one line may be its own account."""
     if of_one_line(node):

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from credit.batches import columns
 from credit.oracles import OneSet
-from creditd.credit import CandidateSets, MalformedPolicy, SetError
+from creditd.credit import CandidateSets, MalformedPolicy, SetCreditOptions, SetError, set_credit
 from creditd.credit.candidate_sets import MAX_TOKENS_PER_SET, SetErrors, check_candidate_sets, find_players
 
 INF = float("inf")
@@ -54,7 +54,7 @@ def test_a_reward_that_is_not_finite_names_its_candidate(value, name):
     sets = [OneSet([0.5]), OneSet([]), OneSet([0.5, None, value, NAN]), OneSet([0.5])]
     (error,) = checked(sets)
     assert place(error) == (2, "non_finite_value", "reward", 2)
-    assert error.detail == f"reward is {name}; expected a finite number or null"
+    assert error.detail == f"reward is {name}; expected a finite number of magnitude at most 1e+100 or null"
 
 
 def test_without_a_column_of_nulls_every_reward_has_to_be_finite():
@@ -103,7 +103,7 @@ def test_a_set_reward_that_is_not_finite_fails_its_set():
     sets = [OneSet([0.0], set_reward=1.0), OneSet([0.0], set_reward=INF), OneSet([0.0])]
     (error,) = checked(sets)
     assert place(error) == (1, "non_finite_value", "set_reward", None)
-    assert error.detail == "set_reward is Infinity; expected a finite number or null"
+    assert error.detail == "set_reward is Infinity; expected a finite number of magnitude at most 1e+100 or null"
 
 
 @pytest.mark.parametrize("span", [(-1, 2), (3, 2), (2, 7), (7, 7)])
@@ -262,3 +262,18 @@ def test_every_candidate_has_one_part(rows, limit, extra, duplicates):
     players, _ = played(sets, limit=limit, extra=extra, duplicates=duplicates)
     parts = np.stack([players.playing, players.copies, players.truncated, players.unscored])
     assert (parts.sum(axis=0) == 1).all()
+
+
+@pytest.mark.parametrize("value", [1.01e100, -1e308])
+def test_a_reward_too_large_to_square_fails_its_set(value):
+    """Finite numbers whose squares leave float64 are errors, so that no infinity ever comes of a reward."""
+    (error,) = checked([OneSet([1.0, value]), OneSet([1e100, -1e100])])
+    assert place(error) == (0, "invalid_request", "reward", 1)
+
+
+def test_the_largest_rewards_give_finite_numbers():
+    """Numbers at the limit come through the whole computation."""
+    result = set_credit(columns([OneSet([1e100, -1e100]), OneSet([-1e100, 3.0])]), SetCreditOptions())
+    assert not result.errors
+    assert np.isfinite(result.credits).all()
+    assert np.isfinite(result.advantages).all()

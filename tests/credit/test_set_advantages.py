@@ -335,7 +335,9 @@ def test_a_large_offset_costs_no_digits_of_the_centre(kind, offset, spread):
     """The mean over responses of the mean over candidates is 0 to 1e-12 far away from 0 too."""
     draw = np.random.default_rng(5)
     batch = [(oracles.Response((offset + spread * draw.random(k)).tolist(), offset, 0.0), 0) for k in (1, 2, 4, 3)]
-    batch = [(oracles.Response(r.scaled, offset + spread * place, 0.0), group) for place, (r, group) in enumerate(batch)]
+    batch = [
+        (oracles.Response(r.scaled, offset + spread * place, 0.0), group) for place, (r, group) in enumerate(batch)
+    ]
     candidates, _, flags = solve(batch, kind, epsilon=0.0)
     assert not any(flag & Flag.DEGENERATE_GROUP for flag in flags)
     assert abs(np.mean([np.mean(row) for row in candidates])) <= 1e-12
