@@ -1,6 +1,7 @@
 """The `creditd` command, run as a user runs it."""
 
 import json
+import math
 import os
 import random
 import subprocess
@@ -37,7 +38,7 @@ def written(path):
 
 def candidate_sets(n_sets, *, seed):
     """Sets as a training run writes them: eight responses to a prompt, 2 to 6 candidates with text and rewards."""
-    draw = random.Random(seed)
+    draw = random.Random(seed)  # noqa: S311 - test data
     return [
         {
             "id": f"rollout-{number}",
@@ -57,7 +58,7 @@ def test_version_is_printed(tmp_path):
     assert (finished.returncode, finished.stdout) == (0, f"{package_version()}\n")
 
 
-def test_a_missing_web_framework_is_said_with_the_line_that_installs_it(tmp_path, monkeypatch, capsys):
+def test_a_missing_web_framework_is_said_with_the_line_that_installs_it(monkeypatch, capsys):
     """Without the extra, `creditd serve` names what is missing and the pip line."""
     monkeypatch.setitem(sys.modules, "fastapi", None)
     for name in [name for name in sys.modules if name.startswith(("creditd.server", "creditd.cli.serve"))]:
@@ -68,7 +69,7 @@ def test_a_missing_web_framework_is_said_with_the_line_that_installs_it(tmp_path
 
 @pytest.mark.slow
 def test_ten_thousand_sets_go_through_and_rubbish_lines_do_not_stop_them(tmp_path):
-    """10,000 sets and three bad lines: 10,000 answers in the order of the lines, three errors by number, a progress bar."""
+    """10,000 sets and three bad lines: 10,000 answers in order, three errors by number, a progress bar."""
     sets = candidate_sets(10_000, seed=7)
     lines = [json.dumps(item) for item in sets]
     lines.insert(4_000, "this is not JSON")
@@ -92,7 +93,7 @@ def test_ten_thousand_sets_go_through_and_rubbish_lines_do_not_stop_them(tmp_pat
 def test_batches_keep_groups_whole_and_change_no_number(tmp_path):
     """Groups whose lines are scattered over the file get the numbers of one single call."""
     sets = candidate_sets(64, seed=3)
-    random.Random(1).shuffle(sets)
+    random.Random(1).shuffle(sets)  # noqa: S311 - test data
     (tmp_path / "sets.jsonl").write_text("".join(json.dumps(item) + "\n" for item in sets))
     finished = run("shapley", "sets.jsonl", "-o", "out.jsonl", "--batch-size", "10", "--quiet", directory=tmp_path)
     assert finished.returncode == 0, finished.stderr
@@ -100,7 +101,7 @@ def test_batches_keep_groups_whole_and_change_no_number(tmp_path):
         whole = client.shapley(sets)
     for row, record in enumerate(written(tmp_path / "out.jsonl")):
         expected = whole.advantages[row].tolist()
-        assert record["advantages"] == [None if value != value else value for value in expected]
+        assert record["advantages"] == [None if math.isnan(value) else value for value in expected]
         assert record["flags"] == list(whole.flags[row])
 
 

@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,7 +46,7 @@ def pairs(language: str, output: str, *, containing: str = "") -> list[tuple[str
     everything = blocks()
     return [
         (block.text, below.text)
-        for block, below in zip(everything, everything[1:], strict=False)
+        for block, below in pairwise(everything)
         if block.language == language and below.language == output and containing in block.text
     ]
 

@@ -52,7 +52,6 @@ def test_every_request_is_one_line(request_of, status, code, log):
     assert (line["status"], line.get("code")) == (status, code)
 
 
-@pytest.mark.xfail(reason="refusals of the middleware do not write their code into the record")
 @pytest.mark.parametrize("case", ["unauthorized", "draining"])
 def test_a_refusal_is_one_line_with_its_code(case, log):
     """What the middleware refuses is told by code, as everything else."""

@@ -12,7 +12,13 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from creditd.credit.candidate_sets import CandidateSets, Expectation, MalformedPolicy, SetError
+from creditd.credit.candidate_sets import (
+    MAX_TOKENS_PER_SET,
+    CandidateSets,
+    Expectation,
+    MalformedPolicy,
+    SetError,
+)
 from creditd.credit.credit_rules import (
     Blend,
     CreditRule,
@@ -73,6 +79,7 @@ class SetBatch:
         ids: The callers' names of the sets, or None.
         sizes_from: Pointer to the column that says how many candidates each set has.
         by_rows: Whether that column is a list of rows instead of flat values with row splits.
+        tables_by_rows: The same of the column of tables.
         nested: Whether the request came as `sets`.
     """
 
@@ -81,6 +88,7 @@ class SetBatch:
     ids: Sequence[str | int | None] | None
     sizes_from: str
     by_rows: bool
+    tables_by_rows: bool
     nested: bool
 
     def pointer(self, error: SetError) -> str:
@@ -91,6 +99,8 @@ class SetBatch:
         if error.field == "candidates":
             return f"{self.sizes_from}/{error.row}" if self.by_rows else f"{self.sizes_from}/row_splits/{error.row + 1}"
         if error.candidate is None:
+            if error.field == "utilities" and not self.tables_by_rows:
+                return f"/columns/utilities/row_splits/{error.row + 1}"
             column = {"set_reward": "set_rewards", "group": "groups"}.get(error.field, error.field)
             return f"/columns/{column}/{error.row}"
         flat = int(self.sets.row_splits[error.row]) + error.candidate
@@ -150,7 +160,8 @@ def batch_of(request: v1.ShapleyRequest, limits: RequestLimits) -> SetBatch:
     """
     batch = _from_columns(request, request.columns) if request.columns is not None else _from_sets(request)
     if request.tokens is not None and batch.sets.n_tokens is not None:
-        total = int(np.clip(batch.sets.n_tokens, 0, limits.token_advantages + 1).sum())
+        counts = batch.sets.n_tokens
+        total = int(np.where((counts < 0) | (counts > MAX_TOKENS_PER_SET), 0, counts).sum())
         if total > limits.token_advantages:
             raise wire_error(
                 ErrorCode.BUDGET_EXCEEDED,
@@ -250,6 +261,7 @@ def _from_columns(request: v1.ShapleyRequest, columns: v1.SetColumns) -> SetBatc
         ids=columns.ids,
         sizes_from="/columns/utilities" if columns.rewards is None else "/columns/rewards",
         by_rows=not isinstance(columns.utilities if columns.rewards is None else columns.rewards, v1.Ragged),
+        tables_by_rows=not isinstance(columns.utilities, v1.Ragged),
         nested=False,
     )
 
@@ -325,6 +337,7 @@ def _from_sets(request: v1.ShapleyRequest) -> SetBatch:
         ids=[item.id for item in sets],
         sizes_from="/sets",
         by_rows=True,
+        tables_by_rows=True,
         nested=True,
     )
 

@@ -33,7 +33,7 @@ FlagName: TypeAlias = Literal[
     "duplicates_collapsed",
     "unstable_normalization",
 ]
-Name: TypeAlias = Annotated[str, Field(max_length=MAX_NAME_LENGTH)] | int
+Name: TypeAlias = Annotated[str, Field(max_length=MAX_NAME_LENGTH)] | Annotated[int, Field(ge=-(2**63), lt=2**63)]
 Amount: TypeAlias = Annotated[float, Field(ge=-MAX_MAGNITUDE, le=MAX_MAGNITUDE, allow_inf_nan=False)]
 Weight: TypeAlias = Annotated[float, Field(ge=-MAX_WEIGHT, le=MAX_WEIGHT, allow_inf_nan=False)]
 Count: TypeAlias = Annotated[int, Field(ge=0)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
+
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
@@ -9,9 +11,10 @@ from creditd.wire.errors import MAX_ERRORS, ErrorCode, ErrorItem
 
 _CHOICES = frozenset({"utility", "credit", "to", "from", "from_"})
 """Fields whose value is one of several models: pydantic names the model after them."""
-_BRANCHES = frozenset({"Ragged", "constrained-str", "int"})
+_BRANCHES = frozenset({"Ragged", "constrained-str", "constrained-int"})
 """How pydantic names the branches of the other unions."""
 _MAX_SEGMENT = 64
+_MAX_FINDINGS = 10_000
 
 
 class WireError(Exception):
@@ -52,15 +55,19 @@ def from_validation_error(error: ValidationError) -> WireError:
         unknown names to 64 characters.
 
     Cost:
-        Proportional to pydantic's findings, which the schema bounds by stopping each list at its first failure.
+        Bounded: the schema stops each list at its first failure, and more than 10,000 findings are not looked at.
     """
-    found = error.errors(include_url=False, include_input=False)
+    if error.error_count() > _MAX_FINDINGS:
+        return wire_error(ErrorCode.INVALID_REQUEST, "", f"more than {_MAX_FINDINGS} fields do not fit the schema")
+    found = [(_segments(entry), entry) for entry in error.errors(include_url=False, include_input=False)]
     # A union reports each of its branches. The one that was followed deepest was meant; equals are alternatives.
     details: dict[str, list[ErrorDetails]] = {}
-    for entry in sorted(found, key=lambda entry: -len(_segments(entry))):
-        pointer = "".join(f"/{segment}" for segment in _segments(entry))
-        if not any(deeper.startswith(f"{pointer}/") for deeper in details if pointer):
-            details.setdefault(pointer, []).append(entry)
+    above: set[str] = set()
+    for segments, entry in sorted(found, key=lambda pair: -len(pair[0])):
+        pointers = list(accumulate((f"/{segment}" for segment in segments), initial=""))
+        if pointers[-1] not in above:
+            details.setdefault(pointers[-1], []).append(entry)
+            above.update(pointers[1:-1])
     items = [_item(pointer, entries) for pointer, entries in sorted(details.items())]
     return WireError(items[0].code, tuple(items[:MAX_ERRORS]))
 

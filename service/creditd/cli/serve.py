@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -34,14 +35,18 @@ def run_service(config: Path | None, *, host: str | None, port: int | None) -> i
         print(f"creditd: {error}", file=sys.stderr)
         return 2
     configure_logging()
-    return serve(create_app(settings), lambda bound: print(greeting(settings, bound), flush=True))
+    app = create_app(settings)
+    status = serve(app, lambda bound: print(greeting(settings, bound), flush=True))
+    if app.state.resources.abandoned:
+        os._exit(status)  # an orderly end would wait for computations that nobody waits for
+    return status
 
 
 def greeting(settings: Settings, port: int) -> str:
     """Where the service is, and a line to paste that shows it answering."""
     host = "127.0.0.1" if settings.host in {"0.0.0.0", "::"} else settings.host  # noqa: S104  # recognised, not bound
     url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-    key = " -H 'Authorization: Bearer YOUR_KEY'" if settings.api_keys else ""
+    key = " -H 'Authorization: Bearer YOUR_KEY'" if settings.keys else ""
     return (
         f"creditd listens on {url} (in-process, no Redis). Try it:\n\n"
         f"  curl -s {url}/v1/credit/shapley -H 'Content-Type: application/json'{key} -d '{_EXAMPLE}'\n"

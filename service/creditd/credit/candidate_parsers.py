@@ -4,7 +4,7 @@ A completion holds K candidates in some written form: a numbered list, bullets, 
 expression says. A parser gives the text of each and the characters it stands on; `creditd.credit.segments` turns
 characters into tokens. The set of parsers is closed and named, so that a request can choose one without code.
 
-Reference: ShapE-GRPO, arXiv:2603.29871, which gives credit to the candidates of one response.
+Reference: ShapE-GRPO, arXiv:2603.29871v1, which gives credit to the candidates of one response.
 Differs from the paper: how the paper finds the candidates in a response is not known to us; these rules are ours.
 """
 
@@ -214,7 +214,10 @@ def parse_candidates(
         O(len(completion)) for every parser but `Regex`, which costs what its pattern does. No recursion.
 
     Reference:
-        ShapE-GRPO, arXiv:2603.29871. Differs from the paper: how the paper parses is not known to us.
+        ShapE-GRPO, arXiv:2603.29871v1.
+
+    Differs from the paper:
+        How the paper parses is not known to us.
     """
     begin = 0
     if after_thinking:

@@ -343,6 +343,9 @@ def unusable_numbers(values: Floats, missing: Booleans | None) -> tuple[tuple[Er
 
     Returns:
         Masks of shape (N,): numbers that are not finite, and finite ones of a magnitude above 1e100.
+
+    Cost:
+        O(N).
     """
     present = np.ones(values.shape, dtype=np.bool_) if missing is None else ~missing
     finite = np.isfinite(values)
@@ -353,7 +356,17 @@ def unusable_numbers(values: Floats, missing: Booleans | None) -> tuple[tuple[Er
 
 
 def number_name(value: float) -> str:
-    """How an unusable number is called in a message."""
+    """How an unusable number is called in a message.
+
+    Args:
+        value: The number.
+
+    Returns:
+        `NaN`, `Infinity`, `-Infinity`, or three digits of it.
+
+    Cost:
+        O(1).
+    """
     if np.isnan(value):
         return "NaN"
     if np.isinf(value):

@@ -143,7 +143,7 @@ def size_weights(rule: Semivalue, n_candidates: int) -> Floats:
         O(K).
 
     Reference:
-        PKPO, arXiv:2505.15201v2; ShapE-GRPO, arXiv:2603.29871v1, is `Shapley`.
+        PKPO, arXiv:2505.15201; ShapE-GRPO, arXiv:2603.29871v1, is `Shapley`.
 
     Differs from the paper:
         PKPO fixes one k; the family and its mixtures are creditd's. `MaxAtK` uses min(k, K), so that a set with fewer

@@ -156,7 +156,7 @@ def candidate_credits(games: SetGames, rule: CreditRule, n_candidates: int) -> F
         That of the utility's kernel, once per end of a blend; prefix_gain evaluates n prefixes.
 
     Reference:
-        ShapE-GRPO, arXiv:2603.29871v1 (Shapley); PKPO, arXiv:2505.15201v2 (max@k).
+        ShapE-GRPO, arXiv:2603.29871v1 (Shapley); PKPO, arXiv:2505.15201 (max@k).
 
     Differs from the paper:
         The family, the blend and prefix_gain are creditd's.

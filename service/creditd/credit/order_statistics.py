@@ -405,7 +405,18 @@ def _expected_gain(gain: Floats, sizes: NDArray[np.intp], *, n_others: int, n_ab
 
 @lru_cache(maxsize=12)
 def binomials(n: int) -> Floats:
-    """C(a, b) for 0 ≤ a, b ≤ n, by Pascal's triangle in float64: exact to n = 56, relative error < n·2⁻⁵³ above."""
+    """Binomial coefficients C(a, b) by Pascal's triangle.
+
+    Args:
+        n: Largest a and b.
+
+    Returns:
+        Shape (n + 1, n + 1), float64, read-only: entry [a, b] is C(a, b), 0 where b > a. Exact up to a = 56,
+        relative error below a·2⁻⁵³ above.
+
+    Cost:
+        O(n²), remembered.
+    """
     table = np.zeros((n + 1, n + 1))
     table[:, 0] = 1.0
     for a in range(1, n + 1):

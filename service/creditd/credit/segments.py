@@ -2,7 +2,7 @@
 
 Parsers find candidates as characters; advantages are written on tokens. Both sides are half-open ranges.
 
-Reference: ShapE-GRPO, arXiv:2603.29871, where each candidate's credit goes to its tokens.
+Reference: ShapE-GRPO, arXiv:2603.29871v1, where each candidate's credit goes to its tokens.
 Differs from the paper: what it does with a token that lies on two candidates is not known to us; this rule is ours.
 """
 
@@ -60,7 +60,10 @@ def token_spans(character_spans: npt.ArrayLike, token_offsets: npt.ArrayLike) ->
         share none. Time and memory.
 
     Reference:
-        ShapE-GRPO, arXiv:2603.29871. Differs from the paper: its rule for tokens on two candidates is not known to us.
+        ShapE-GRPO, arXiv:2603.29871v1.
+
+    Differs from the paper:
+        Its rule for tokens on two candidates is not known to us.
     """
     spans = _ranges(character_spans, "character_spans")
     offsets = _ranges(token_offsets, "token_offsets")

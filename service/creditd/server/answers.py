@@ -23,16 +23,18 @@ class Answer:
     """A response body, and what the log and the counters say of it.
 
     Attributes:
-        body: JSON.
+        body: JSON; empty when there is a refusal.
         n_items: Sets or groups that were asked about.
         error_codes: How many failed, by code.
         flags: How many carry each flag.
+        refusal: Why there is no body: nothing could be answered.
     """
 
     body: bytes
     n_items: int
     error_codes: Mapping[str, int]
     flags: Mapping[str, int]
+    refusal: ServiceError | None = None
 
     @property
     def n_failed(self) -> int:
@@ -60,10 +62,10 @@ def answer_sets(
         deadline: When the caller stops waiting.
 
     Returns:
-        The body, in the form of the request.
+        The body, in the form of the request, or a refusal when no set could be answered.
 
     Raises:
-        ServiceError: If the columns do not fit each other, or no set could be answered.
+        ServiceError: If the columns do not fit each other.
         DeadlineExceededError: If the caller has stopped waiting.
     """
     queue_s = time.perf_counter() - received_s
@@ -75,11 +77,9 @@ def answer_sets(
     if asked.dry_run:
         return Answer(plain_body(head), batch.sets.n_sets, {}, {})
     answer = score(batch.sets, options, batch.rejected, deadline)
-    if len(answer.errors) == batch.sets.n_sets:
-        items = error_items(answer, batch)
-        detail = f"no set could be answered; the first: {items[0].pointer}: {items[0].detail}"
-        raise ServiceError(items[0].code, detail, items)
     codes = Counter(str(error.code) for error in answer.errors)
+    if len(answer.errors) == batch.sets.n_sets:
+        return _nothing_answered("set", batch.sets.n_sets, codes, error_items(answer, batch))
     return Answer(
         shapley_body(answer, batch, asked.utility.type, head), batch.sets.n_sets, codes, flag_counts(answer.flags)
     )
@@ -95,10 +95,10 @@ def answer_groups(asked: GroupRequest, *, request_id: str, received_s: float, de
         deadline: When the caller stops waiting.
 
     Returns:
-        The body.
+        The body, or a refusal when no group could be answered.
 
     Raises:
-        ServiceError: If the choices contradict each other, or no group could be answered.
+        ServiceError: If the choices contradict each other.
         DeadlineExceededError: If the caller has stopped waiting.
     """
     queue_s = time.perf_counter() - received_s
@@ -107,13 +107,18 @@ def answer_groups(asked: GroupRequest, *, request_id: str, received_s: float, de
         answer = solve_group(asked)
     except WireError as error:
         raise ServiceError(error.code, error.detail, error.items) from None
+    codes = Counter(error.code.value for error in answer.errors)
     if len(answer.errors) == len(asked.rewards):
         items = tuple(
             ErrorItem(pointer=error.pointer, code=error.code, detail=error.detail) for error in answer.errors[:10]
         )
-        detail = f"no group could be answered; the first: {items[0].pointer}: {items[0].detail}"
-        raise ServiceError(items[0].code, detail, items)
-    codes = Counter(error.code.value for error in answer.errors)
+        return _nothing_answered("group", len(asked.rewards), codes, items)
     return Answer(
         group_body(answer, envelope(request_id, queue_s)), len(asked.rewards), codes, flag_counts(answer.flags)
     )
+
+
+def _nothing_answered(kind: str, n_items: int, codes: Mapping[str, int], items: tuple[ErrorItem, ...]) -> Answer:
+    """The account of a request that fails because all of its items do."""
+    detail = f"no {kind} could be answered; the first: {items[0].pointer}: {items[0].detail}"
+    return Answer(b"", n_items, codes, {}, refusal=ServiceError(items[0].code, detail, items))

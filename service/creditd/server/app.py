@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import anyio.to_thread
-from creditd.wire.versions import package_version
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -21,8 +20,10 @@ from creditd.server.routes import credit, health, info
 from creditd.server.settings import Settings
 from creditd.server.warmup import warm_up
 from creditd.wire.errors import ErrorCode
+from creditd.wire.versions import package_version
 
 DESCRIPTION = "Credit assignment for RL post-training: Shapley credit for candidate sets, ready for GRPO."
+OPENAPI_PATH = "/openapi.json"
 _STATUS_CODES = {404: ErrorCode.NOT_FOUND, 405: ErrorCode.METHOD_NOT_ALLOWED}
 
 
@@ -47,16 +48,19 @@ def create_app(settings: Settings, resources: Resources | None = None) -> FastAP
         finally:
             held.close()
 
+    routers = (credit.router, info.router, health.router)
+    paths = frozenset(str(getattr(route, "path", "")) for router in routers for route in router.routes)
     app = FastAPI(
         title="creditd",
         version=package_version(),
         description=DESCRIPTION,
         lifespan=lifespan,
+        openapi_url=OPENAPI_PATH,
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
         middleware=[
-            Middleware(RequestRecord, resources=held),
+            Middleware(RequestRecord, resources=held, paths=paths | {OPENAPI_PATH}),
             Middleware(KeyCheck, resources=held),
             Middleware(Admission, resources=held),
         ],
@@ -68,7 +72,7 @@ def create_app(settings: Settings, resources: Resources | None = None) -> FastAP
         },
     )
     app.state.resources = held
-    for router in (credit.router, info.router, health.router):
+    for router in routers:
         app.include_router(router)
     app.openapi = lambda: openapi_document(app)  # type: ignore[method-assign]
     return app
@@ -95,7 +99,8 @@ async def _http_error(request: Request, error: Exception) -> Response:
         raise error
     code = _STATUS_CODES[error.status_code]
     known = "GET /v1/info names what this service does, GET /openapi.json its routes"
-    return await _service_error(request, ServiceError(code, f"{request.method} is not answered at this path; {known}"))
+    detail = f"{request.method} is not answered at this path; {known}"
+    return await _service_error(request, ServiceError(code, detail, headers=error.headers))
 
 
 async def _client_gone(request: Request, _: Exception) -> Response:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import orjson
-from creditd.wire.group_rows import GroupRows
-from creditd.wire.versions import METHODS_VERSION, package_version
 
-from creditd.credit.candidate_sets import SetError
+from creditd.credit.candidate_sets import MAX_TOKENS_PER_SET, SetError
 from creditd.credit.flags import Flag
+from creditd.credit.group_advantages import GroupRule
+from creditd.credit.set_advantages import NormalizationType
 from creditd.credit.set_credit import SetCredits
-from creditd.wire.columns import SetBatch
+from creditd.server.settings import Settings
+from creditd.wire.columns import CREDIT_NAMES, UTILITY_NAMES, SetBatch
 from creditd.wire.errors import ERROR_KINDS, ErrorCode, ErrorItem
-from creditd.wire.v1 import FlagName, Service
+from creditd.wire.group_rows import GroupRows
+from creditd.wire.v1 import MAX_SETS, FlagName, Info, Limits, Service
+from creditd.wire.versions import METHODS_VERSION, package_version
 
 FLAG_NAMES: tuple[FlagName, ...] = Flag(sum(Flag)).wire_names  # type: ignore[assignment]
 
@@ -88,6 +91,28 @@ def group_body(answer: GroupRows, head: Mapping[str, Any]) -> bytes:
         ],
     }
     return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def info_body(settings: Settings) -> bytes:
+    """The answer to `/v1/info` as JSON that fits `Info`."""
+    document = Info(
+        service=service(),
+        utilities=list(UTILITY_NAMES),
+        credits=list(CREDIT_NAMES),
+        advantages=list(get_args(NormalizationType)),
+        group_advantages=list(get_args(GroupRule)),
+        limits=Limits(
+            sets=MAX_SETS,
+            candidates=settings.max_candidates,
+            table_candidates=settings.max_table_candidates,
+            token_advantages=settings.max_token_advantages,
+            tokens_per_set=MAX_TOKENS_PER_SET,
+            body_bytes=settings.max_body_bytes,
+            requests_in_flight=settings.max_requests_in_flight,
+        ),
+        models=[],
+    )
+    return document.model_dump_json().encode()
 
 
 def error_items(answer: SetCredits, batch: SetBatch) -> tuple[ErrorItem, ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from fastapi import Response
 
 from creditd.wire.errors import ErrorCode, ErrorItem, problem
@@ -16,13 +18,21 @@ class ServiceError(Exception):
         code: What went wrong.
         detail: One sentence; never the caller's data.
         items: Offences, at most 10 travel.
+        headers: What the response says beside its body.
     """
 
-    def __init__(self, code: ErrorCode, detail: str, items: tuple[ErrorItem, ...] = ()) -> None:
+    def __init__(
+        self,
+        code: ErrorCode,
+        detail: str,
+        items: tuple[ErrorItem, ...] = (),
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__(code, detail, items)
         self.code = code
         self.detail = detail
         self.items = items
+        self.headers = dict(headers or {})
 
 
 def problem_response(error: ServiceError, request_id: str) -> Response:
@@ -36,7 +46,7 @@ def problem_response(error: ServiceError, request_id: str) -> Response:
         `application/problem+json` with the status of the code; retryable refusals carry Retry-After, 401 its challenge.
     """
     document = problem(error.code, error.detail, request_id=request_id, errors=error.items)
-    headers: dict[str, str] = {}
+    headers = dict(error.headers)
     if document.status == 503:
         headers["Retry-After"] = str(RETRY_AFTER_S)
     if document.status == 401:

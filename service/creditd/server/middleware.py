@@ -36,15 +36,22 @@ def header(scope: Scope, name: bytes) -> str | None:
     return None
 
 
+async def refuse(error: ServiceError, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer with a problem document, and say so in the record of the request."""
+    scope["state"]["record"]["code"] = error.code.value
+    await problem_response(error, scope["state"]["request_id"])(scope, receive, send)
+
+
 class RequestRecord:
     """Gives each request an identity, one log line without any text of its body, and its place in the counters.
 
     It also turns an exception that nothing else has answered into a problem document without a word of the exception.
     """
 
-    def __init__(self, app: ASGIApp, resources: Resources) -> None:
+    def __init__(self, app: ASGIApp, resources: Resources, paths: frozenset[str]) -> None:
         self.app = app
         self.resources = resources
+        self.paths = paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one ASGI connection."""
@@ -53,58 +60,62 @@ class RequestRecord:
             return
         given = header(scope, b"x-request-id")
         request_id = given if given and _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
-        record: dict[str, object] = {}
+        record: dict[str, object] = {"request_id": request_id, "method": scope["method"]}
+        record["route"] = scope["path"] if scope["path"] in self.paths else "unmatched"
         scope.setdefault("state", {}).update(request_id=request_id, record=record)
         started = time.perf_counter()
-        status, sent_bytes, received_bytes = 0, 0, 0
-
-        async def count_sent(message: Message) -> None:
-            nonlocal status, sent_bytes
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                message = {**message, "headers": [*message["headers"], (b"x-request-id", request_id.encode())]}
-            elif message["type"] == "http.response.body":
-                sent_bytes += len(message.get("body", b""))
-            await send(message)
-
-        async def count_received() -> Message:
-            nonlocal received_bytes
-            message = await receive()
-            received_bytes += len(message.get("body", b""))
-            return message
-
-        failure: str | None = None
+        traffic = _Traffic(receive, send, request_id)
         try:
-            await self.app(scope, count_received, count_sent)
+            await self.app(scope, traffic.receive, traffic.send)
         except Exception as error:  # the outermost boundary: whatever is left becomes a 500, and its type a log field
-            failure = type(error).__name__
+            record["failure"] = type(error).__name__
             logging.getLogger("creditd").exception("request %s failed", request_id)
-            if not status:
-                response = problem_response(
-                    ServiceError(ErrorCode.INTERNAL, "the service failed; the request id finds the cause in its log"),
-                    request_id,
-                )
-                await response(scope, receive, count_sent)
+            if not traffic.status:
+                detail = "the service failed; the request id finds the cause in its log"
+                await refuse(ServiceError(ErrorCode.INTERNAL, detail), scope, receive, traffic.send)
         finally:
-            seconds = time.perf_counter() - started
-            route = getattr(scope.get("route"), "path", "unmatched")
-            metrics = self.resources.metrics
-            metrics.requests.labels(route, str(status or 499)).inc()
-            metrics.request_seconds.labels(route).observe(seconds)
-            fields: dict[str, object] = {
-                "request_id": request_id,
-                "method": scope["method"],
-                "route": route,
-                "status": status or 499,
-                "duration_ms": round(seconds * 1e3, 3),
-                "bytes_in": received_bytes,
-                "bytes_out": sent_bytes,
-                **record,
-            }
-            if failure:
-                fields["failure"] = failure
-            quiet = route in PROBES and status == 200
-            log.log(logging.DEBUG if quiet else logging.INFO, "request", extra={"fields": fields})
+            self._close(record, traffic, time.perf_counter() - started)
+
+    def _close(self, record: dict[str, object], traffic: _Traffic, seconds: float) -> None:
+        """Write the line and move the counters; 499 stands for a caller that left before there was a status."""
+        status, route = traffic.status or 499, str(record["route"])
+        self.resources.metrics.requests.labels(route, str(status)).inc()
+        self.resources.metrics.request_seconds.labels(route).observe(seconds)
+        record.update(
+            status=status,
+            duration_ms=round(seconds * 1e3, 3),
+            bytes_in=traffic.received_bytes,
+            bytes_out=traffic.sent_bytes,
+        )
+        quiet = route in PROBES and status == 200
+        log.log(logging.DEBUG if quiet else logging.INFO, "request", extra={"fields": record})
+
+
+class _Traffic:
+    """What a request receives and sends, counted; each response is given the identity of its request."""
+
+    def __init__(self, receive: Receive, send: Send, request_id: str) -> None:
+        self._receive = receive
+        self._send = send
+        self._identity = (b"x-request-id", request_id.encode())
+        self.status = 0
+        self.sent_bytes = 0
+        self.received_bytes = 0
+
+    async def receive(self) -> Message:
+        """The next message of the caller."""
+        message = await self._receive()
+        self.received_bytes += len(message.get("body", b""))
+        return message
+
+    async def send(self, message: Message) -> None:
+        """A message to the caller."""
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            message = {**message, "headers": [*message["headers"], self._identity]}
+        elif message["type"] == "http.response.body":
+            self.sent_bytes += len(message.get("body", b""))
+        await self._send(message)
 
 
 class KeyCheck:
@@ -115,7 +126,7 @@ class KeyCheck:
 
     def __init__(self, app: ASGIApp, resources: Resources) -> None:
         self.app = app
-        self.digests = [_digest(key.get_secret_value()) for key in resources.settings.api_keys]
+        self.digests = [_digest(key.get_secret_value().encode()) for key in resources.settings.keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one ASGI connection."""
@@ -123,13 +134,13 @@ class KeyCheck:
             error = ServiceError(
                 ErrorCode.UNAUTHORIZED, "got no valid API key; expected the header `Authorization: Bearer KEY`"
             )
-            await problem_response(error, scope["state"]["request_id"])(scope, receive, send)
+            await refuse(error, scope, receive, send)
             return
         await self.app(scope, receive, send)
 
     def _allowed(self, scope: Scope) -> bool:
         scheme, _, key = (header(scope, b"authorization") or "").partition(" ")
-        given = _digest(key.strip())
+        given = _digest(key.strip().encode("latin-1"))
         matches = [hmac.compare_digest(given, digest) for digest in self.digests]
         return scheme.lower() == "bearer" and any(matches)
 
@@ -157,7 +168,7 @@ class Admission:
             limit = resources.settings.max_requests_in_flight
             refusal = ServiceError(ErrorCode.OVERLOADED, f"{limit} requests are in flight, the limit; try again later")
         if refusal is not None:
-            await problem_response(refusal, scope["state"]["request_id"])(scope, receive, send)
+            await refuse(refusal, scope, receive, send)
             return
         resources.enter()
         try:
@@ -166,5 +177,5 @@ class Admission:
             resources.leave()
 
 
-def _digest(key: str) -> bytes:
-    return hashlib.sha256(key.encode()).digest()
+def _digest(key: bytes) -> bytes:
+    return hashlib.sha256(key).digest()

@@ -44,6 +44,7 @@ class Resources:
             tables.
         in_flight: Requests being worked on.
         idle: Set while there is none.
+        abandoned: Whether requests were cut off, so that nobody waits for what the threads still compute.
     """
 
     settings: Settings
@@ -53,6 +54,7 @@ class Resources:
     warm: bool = False
     in_flight: int = 0
     idle: asyncio.Event = field(default_factory=asyncio.Event)
+    abandoned: bool = False
     _threads: ThreadPoolExecutor | None = None
 
     @property
@@ -83,9 +85,9 @@ class Resources:
         self._threads = ThreadPoolExecutor(self.settings.compute_threads, thread_name_prefix="creditd-compute")
 
     def close(self) -> None:
-        """Finish what the threads have begun, drop what they have not, and stop them."""
+        """Finish what the threads have begun, unless it is abandoned, drop what they have not, and stop them."""
         if self._threads is not None:
-            self._threads.shutdown(wait=True, cancel_futures=True)
+            self._threads.shutdown(wait=not self.abandoned, cancel_futures=True)
             self._threads = None
 
     async def compute(self, work: Callable[[], T], deadline: Deadline) -> T:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from socket import socket
@@ -53,7 +52,7 @@ class DrainingServer(uvicorn.Server):
 
     def _begin_drain(self) -> None:
         if self.resources.draining:
-            self.cut_off = bool(self.resources.in_flight)
+            self.cut_off = self.resources.abandoned = bool(self.resources.in_flight)
             self.force_exit = self.should_exit = True
             return
         self.resources.draining = True
@@ -64,7 +63,7 @@ class DrainingServer(uvicorn.Server):
         """Wait for the requests in flight, no longer than the setting, then end."""
         with anyio.move_on_after(self.resources.settings.drain_timeout_s) as limit:
             await self.resources.idle.wait()
-        self.cut_off = limit.cancelled_caught
+        self.cut_off = self.resources.abandoned = limit.cancelled_caught
         self.should_exit = True
 
 
@@ -76,19 +75,20 @@ def serve(app: FastAPI, on_started: Callable[[int], None]) -> int:
         on_started: Called with the port once requests are accepted.
 
     Returns:
-        Exit status: 0 after an orderly end, 3 when start-up failed, 1 when requests were cut off at the drain limit.
+        Exit status: 0 after an orderly end, 3 when start-up failed, 1 when requests were cut off. Threads may then
+        still compute what nobody waits for: a caller that ends the process should not wait for them.
     """
     resources: Resources = app.state.resources
     config = uvicorn.Config(
         app,
         host=resources.settings.host,
         port=resources.settings.port,
-        loop="uvloop" if sys.platform != "win32" else "asyncio",
+        loop="uvloop",
         http="httptools",
         log_config=None,
         access_log=False,
         timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=5,
+        timeout_graceful_shutdown=1,
         server_header=False,
     )
     server = DrainingServer(config, resources, on_started)

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic import Field, PrivateAttr, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 from typing_extensions import Self
 
@@ -47,10 +47,25 @@ class Settings(BaseSettings):
     max_token_advantages: Annotated[int, Field(ge=1)] = 1 << 22
     """Token advantages of one answer."""
 
+    _file_keys: tuple[SecretStr, ...] = PrivateAttr(default=())
+
+    @property
+    def keys(self) -> tuple[SecretStr, ...]:
+        """All keys that are let in: those of `api_keys` and those of the file."""
+        return self.api_keys + self._file_keys
+
     @model_validator(mode="after")
     def _keys_are_usable(self) -> Self:
         if any(not key.get_secret_value().strip() for key in self.api_keys):
             raise ValueError("api_keys holds an empty key")
+        if self.api_keys_file is not None:
+            try:
+                lines = self.api_keys_file.read_text(encoding="utf-8").splitlines()
+            except (OSError, UnicodeDecodeError) as error:
+                raise ValueError(f"api_keys_file cannot be read: {error}") from None
+            self._file_keys = tuple(SecretStr(line.strip()) for line in lines if line.strip())
+            if not self._file_keys:
+                raise ValueError(f"api_keys_file {self.api_keys_file} holds no key")
         return self
 
     @classmethod
@@ -75,10 +90,10 @@ def load_settings(config: Path | None, **overrides: object) -> Settings:
         overrides: Settings given on the command line; None means not given.
 
     Returns:
-        Checked settings, with the keys of `api_keys_file` among `api_keys`.
+        Checked settings.
 
     Raises:
-        SettingsError: If a file cannot be read, or a setting is unknown or out of range.
+        SettingsError: If a file cannot be read, or a setting or a variable is unknown or out of range.
     """
     if config is not None and not config.is_file():
         raise SettingsError(f"there is no configuration file {config}")
@@ -89,7 +104,6 @@ def load_settings(config: Path | None, **overrides: object) -> Settings:
     given = {name: value for name, value in overrides.items() if value is not None}
     try:
         settings: Settings = FileSettings(**given)  # type: ignore[arg-type]
-        return _with_key_file(settings)
     except ValidationError as error:
         lines = [
             f"{'.'.join(map(str, entry['loc'])) or 'settings'}: {entry['msg']}"
@@ -98,14 +112,18 @@ def load_settings(config: Path | None, **overrides: object) -> Settings:
         raise SettingsError("; ".join(lines)) from None
     except (OSError, ValueError) as error:
         raise SettingsError(str(error)) from None
+    _refuse_unknown_variables(settings)
+    return settings
 
 
-def _with_key_file(settings: Settings) -> Settings:
-    """The settings with the keys of the file among the keys."""
-    if settings.api_keys_file is None:
-        return settings
-    lines = settings.api_keys_file.read_text(encoding="utf-8").splitlines()
-    keys = tuple(SecretStr(line.strip()) for line in lines if line.strip())
-    if not keys:
-        raise SettingsError(f"api_keys_file {settings.api_keys_file} holds no key")
-    return settings.model_copy(update={"api_keys": (*settings.api_keys, *keys)})
+def _refuse_unknown_variables(settings: Settings) -> None:
+    """A misspelt variable is an error: a service that was meant to have a key must not run without one."""
+    known = {f"CREDITD_{name.upper()}" for name in Settings.model_fields} | {"CREDITD_URL"}
+    if settings.keys:
+        known.add("CREDITD_API_KEY")
+    unknown = sorted(name for name in os.environ if name.upper().startswith("CREDITD_") and name.upper() not in known)
+    if unknown:
+        raise SettingsError(
+            f"unknown variables: {', '.join(unknown)} (the service's key is CREDITD_API_KEYS or CREDITD_API_KEYS_FILE; "
+            "in Kubernetes, enableServiceLinks: false keeps a Service of this name from setting them)"
+        )

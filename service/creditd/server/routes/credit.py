@@ -58,4 +58,6 @@ def _respond(request: Request, answer: Answer) -> Response:
         metrics.item_errors.labels(code).inc(count)
     for flag, count in answer.flags.items():
         metrics.flags.labels(flag).inc(count)
+    if answer.refusal is not None:
+        raise answer.refusal
     return Response(answer.body, media_type="application/json")
