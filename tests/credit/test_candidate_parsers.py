@@ -50,7 +50,7 @@ FRAGMENTS = [
     "🎉",
     "\x00",
 ]
-FRAGMENTS += ["[", "]", "{", "}", '"', "\\", ",", ":", "1", "-", "fals", "null", "\\u00e9", "```json\n", "idea: "]
+FRAGMENTS += ["[", "]", "{", "}", '"', "\\", ",", ":", "1", "-", "nul", "null", "\\u00e9", "```json\n", "idea: "]
 FRAGMENTS += ["<candidate>", "</candidate>", "<candidate id='1'>", "<candidate/>", "<idea>", "</idea>", "<", ">"]
 FRAGMENTS += ["<think>", "</think>"]
 HOSTILE_TEXT = st.one_of(st.text(), st.lists(st.sampled_from(FRAGMENTS), max_size=40).map("".join))
