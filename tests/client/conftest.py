@@ -186,7 +186,7 @@ def _shapley(request: v1.ShapleyRequest) -> dict:
 
 
 def _group(request: v1.GroupRequest) -> dict:
-    rows = solve_group(request)
+    rows = solve_group(request, RequestLimits())
     splits = rows.row_splits.tolist()
     return {
         "advantages": [_nulls(rows.advantages[a:b]) for a, b in pairwise(splits)],

@@ -8,18 +8,19 @@ from hypothesis import strategies as st
 from credit.batches import columns
 from credit.oracles import OneSet
 from creditd.credit import CandidateSets, MalformedPolicy, SetCreditOptions, SetError, set_credit
-from creditd.credit.candidate_sets import MAX_TOKENS_PER_SET, SetErrors, check_candidate_sets, find_players
+from creditd.credit.candidate_sets import SetErrors, check_candidate_sets, find_players
 
 INF = float("inf")
 NAN = float("nan")
+MOST_TOKENS = 131_072
 
 
-def checked(sets, *, tokens_asked=False, max_players=4, max_table_players=3):
+def checked(sets, *, max_tokens=None, max_players=4, max_table_players=3):
     """Errors of a batch, by row."""
     batch = columns(sets)
     errors = SetErrors(batch.n_sets)
     check_candidate_sets(
-        batch, errors, max_players=max_players, max_table_players=max_table_players, tokens_asked=tokens_asked
+        batch, errors, max_players=max_players, max_table_players=max_table_players, max_tokens=max_tokens
     )
     found = errors.sorted()
     assert [error.row for error in found] == np.flatnonzero(errors.failed).tolist()
@@ -44,7 +45,7 @@ def test_sound_sets_have_no_errors():
         OneSet([0.5, None, -1.0], spans=[(4, 6), (0, 0), (0, 4)], n_tokens=6, set_reward=1.0),
         OneSet([], spans=[], n_tokens=0),
     ]
-    assert checked(sets, tokens_asked=True) == ()
+    assert checked(sets, max_tokens=MOST_TOKENS) == ()
     assert checked([OneSet([0.0], values=[0.0, 1.0]), OneSet([], values=[0.5])]) == ()
 
 
@@ -61,7 +62,7 @@ def test_without_a_column_of_nulls_every_reward_has_to_be_finite():
     """A batch that says nothing about nulls has none, so NaN is an error."""
     batch = dataclasses.replace(columns([OneSet([0.5, NAN]), OneSet([0.5])]), missing=None)
     errors = SetErrors(batch.n_sets)
-    check_candidate_sets(batch, errors, max_players=4, max_table_players=3, tokens_asked=False)
+    check_candidate_sets(batch, errors, max_players=4, max_table_players=3, max_tokens=None)
     assert [place(error) for error in errors.sorted()] == [(0, "non_finite_value", "reward", 1)]
     assert find_players(batch, MalformedPolicy(), None, errors).playing.all()
 
@@ -110,24 +111,24 @@ def test_a_set_reward_that_is_not_finite_fails_its_set():
 def test_a_span_outside_its_completion_names_its_candidate(span):
     """Spans stand inside their completion, start before stop."""
     sets = [OneSet([0.0], spans=[(0, 1)], n_tokens=1), OneSet([0.0, 0.0], spans=[(0, 2), span], n_tokens=6)]
-    (error,) = checked(sets, tokens_asked=True)
+    (error,) = checked(sets, max_tokens=MOST_TOKENS)
     assert place(error) == (1, "shape_mismatch", "span", 1)
     assert error.detail == f"span is [{span[0]}, {span[1]}]; expected 0 ≤ start ≤ stop ≤ n_tokens = 6"
-    assert checked(sets, tokens_asked=False) == ()
+    assert checked(sets, max_tokens=None) == ()
 
 
 def test_overlapping_spans_name_the_later_candidate():
     """Two candidates never own one token; the lowest place in the set that begins inside another is named."""
     sets = [OneSet([0.0] * 3, spans=[(4, 9), (0, 3), (2, 5)], n_tokens=9), OneSet([0.0], spans=[(0, 9)], n_tokens=9)]
-    (error,) = checked(sets, tokens_asked=True)
+    (error,) = checked(sets, max_tokens=MOST_TOKENS)
     assert place(error) == (0, "shape_mismatch", "span", 0)
     assert error.detail == "span [4, 9] overlaps an earlier candidate; expected disjoint spans"
 
 
-@pytest.mark.parametrize("n_tokens", [-1, MAX_TOKENS_PER_SET + 1])
+@pytest.mark.parametrize("n_tokens", [-1, MOST_TOKENS + 1])
 def test_token_counts_are_in_range(n_tokens):
     """A completion has from 0 to the largest number of tokens."""
-    (error,) = checked([OneSet([], spans=[], n_tokens=n_tokens)], tokens_asked=True)
+    (error,) = checked([OneSet([], spans=[], n_tokens=n_tokens)], max_tokens=MOST_TOKENS)
     assert place(error) == (0, "shape_mismatch", "n_tokens", None)
     assert str(n_tokens) in error.detail
 
@@ -141,7 +142,7 @@ def test_the_first_error_of_a_set_wins():
         OneSet([0.0, 0.0], spans=[(0, 9)] * 2, n_tokens=4, set_reward=0.0),
         OneSet([0.0, 0.0], spans=[(0, 3)] * 2, n_tokens=4, set_reward=0.0),
     ]
-    assert [place(error) for error in checked(sets, tokens_asked=True)] == [
+    assert [place(error) for error in checked(sets, max_tokens=MOST_TOKENS)] == [
         (0, "too_many_players", "candidates", None),
         (1, "non_finite_value", "reward", 1),
         (2, "non_finite_value", "set_reward", None),
@@ -156,7 +157,7 @@ def test_columns_that_the_checks_need_are_asked_for():
         rewards=np.zeros(1), row_splits=np.array([0, 1]), groups=np.zeros(1, dtype=np.int64), n_groups=1
     )
     with pytest.raises(ValueError, match="spans and n_tokens"):
-        check_candidate_sets(bare, SetErrors(1), max_players=4, max_table_players=4, tokens_asked=True)
+        check_candidate_sets(bare, SetErrors(1), max_players=4, max_table_players=4, max_tokens=MOST_TOKENS)
     table = CandidateSets(
         rewards=np.zeros(1),
         row_splits=np.array([0, 1]),
@@ -165,7 +166,7 @@ def test_columns_that_the_checks_need_are_asked_for():
         tables=np.zeros(2),
     )
     with pytest.raises(ValueError, match="table_splits"):
-        check_candidate_sets(table, SetErrors(1), max_players=4, max_table_players=4, tokens_asked=False)
+        check_candidate_sets(table, SetErrors(1), max_players=4, max_table_players=4, max_tokens=None)
 
 
 @pytest.mark.parametrize("row_splits", [[1, 2], [0, 1], [0, 3], [0, 2, 1, 2]])

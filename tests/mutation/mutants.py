@@ -102,7 +102,8 @@ def _tokens(**wanted):
 
 def _others(result, _values, _groups, _n_groups, baseline):
     """Shift the baselines that leave the response out."""
-    return _field(result, "baselines") if baseline == "others" else None
+    values = shifted(result[1]) if baseline == "others" else None
+    return None if values is None else (result[0], values)
 
 
 def _slots(result, *_args):
@@ -111,7 +112,7 @@ def _slots(result, *_args):
     return None if values is None else (values, result[1])
 
 
-def _set_reward_tokens(result, _batch, policy, _advantages, _of_sets, whole, _failed):
+def _set_reward_tokens(result, _batch, policy, _max_tokens, _advantages, _of_sets, whole, _failed):
     """Shift the tokens that carry the advantage of a set reward."""
     values = shifted(result[0]) if whole is not None and policy.set_reward_weight else None
     return None if values is None else (values, result[1])

@@ -14,7 +14,7 @@ from creditd.wire.v1 import (
     GroupResponse,
     ShapleyResponse,
 )
-from server.running import GROUP, WORKED_REWARDS, columnar, nested, on_service, post, ragged, rows_of
+from server.running import GROUP, SHAPLEY, WORKED_REWARDS, columnar, nested, on_service, post, ragged, rows_of
 
 WORKED = 1e-9
 """Worked values are written with ten digits after the point."""
@@ -843,3 +843,16 @@ def test_the_same_request_has_the_same_answer():
 def test_codes_of_sets_are_codes_of_the_wire():
     """Every code that a set can fail with here is an `ErrorCode`."""
     assert {code for *_, code, _ in BAD_SETS.values()} <= {code.value for code in ErrorCode}
+
+
+def test_the_limits_on_sets_and_on_tokens_of_a_set_are_settings():
+    """More sets than the setting refuse the request, more tokens than the setting fail their set."""
+    few = {"max_sets": 2, "max_tokens_per_set": 3}
+    for path, body in ((SHAPLEY, {"columns": {"rewards": [[1.0]] * 3}}), (GROUP, {"rewards": [[1.0]] * 3})):
+        refused = post(body, path=path, **few)
+        assert (refused.status_code, refused.json()["code"]) == (422, "budget_exceeded")
+    long = {"n_tokens": 4, "candidates": [{"reward": 1.0, "span": None}]}
+    short = {"n_tokens": 3, "candidates": [{"reward": 1.0, "span": None}]}
+    answer = post({"sets": [long, short], "tokens": {}}, **few).json()
+    assert [item["status"] for item in answer["sets"]] == ["error", "ok"]
+    assert answer["sets"][0]["error"]["pointer"] == "/sets/0/n_tokens"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from creditd.credit import candidate_sets
-from creditd.credit.candidate_sets import MAX_TOKENS_PER_SET, Expectation, MalformedPolicy, SetError
+from creditd.credit.candidate_sets import Expectation, MalformedPolicy, SetError
 from creditd.credit.credit_rules import Blend, LeaveOneOut, MaxAtK, Mixture, Shapley
 from creditd.credit.flags import Flag
 from creditd.credit.games import Table
@@ -241,10 +241,10 @@ def test_a_pointer_is_in_the_form_of_the_request(error, nested, flat, rows):
 
 def test_the_token_budget_is_checked_before_anything_is_allocated():
     """Too many tokens are refused by arithmetic on the counts; a count that fails its own set is none of them."""
-    n_sets = RequestLimits().token_advantages // MAX_TOKENS_PER_SET + 1
+    n_sets = RequestLimits().token_advantages // LIMITS.tokens_per_set + 1
     columns = {"rewards": [[1.0]] * n_sets, "spans": {"starts": [0] * n_sets, "stops": [0] * n_sets}}
     with pytest.raises(WireError) as caught:
-        batch(columns={**columns, "n_tokens": [MAX_TOKENS_PER_SET] * n_sets}, tokens={})
+        batch(columns={**columns, "n_tokens": [LIMITS.tokens_per_set] * n_sets}, tokens={})
     assert caught.value.code is ErrorCode.BUDGET_EXCEEDED
     impossible = batch(columns={**columns, "n_tokens": [2**62] * n_sets}, tokens={})
     assert impossible.sets.n_tokens.tolist() == [2**62] * n_sets

@@ -13,7 +13,6 @@ from pydantic import BaseModel, ValidationError
 from creditd.client.answers import FLAG_NAMES, item_error, refused
 from creditd.client.bodies import Body
 from creditd.client.results import GroupResult, ItemError, Ragged, ShapleyResult
-from creditd.credit.candidate_sets import MAX_TOKENS_PER_SET
 from creditd.credit.group_advantages import GroupRule
 from creditd.credit.set_advantages import NormalizationType
 from creditd.credit.set_credit import SetCreditOptions, set_credit
@@ -117,11 +116,11 @@ def info() -> v1.Info:
         advantages=list(get_args(NormalizationType)),
         group_advantages=list(get_args(GroupRule)),
         limits=v1.Limits(
-            sets=v1.MAX_SETS,
+            sets=limits.sets,
             candidates=limits.candidates,
             table_candidates=limits.table_candidates,
             token_advantages=limits.token_advantages,
-            tokens_per_set=MAX_TOKENS_PER_SET,
+            tokens_per_set=limits.tokens_per_set,
             body_bytes=_UNLIMITED,
             requests_in_flight=_UNLIMITED,
         ),
@@ -152,7 +151,7 @@ def _batch_and_options(request: v1.ShapleyRequest, body: Body, request_id: str) 
 
 def _solved_group(request: v1.GroupRequest, body: Body, request_id: str) -> GroupRows:
     try:
-        return solve_group(request)
+        return solve_group(request, RequestLimits())
     except WireError as error:
         raise _refused(error, body, request_id) from None
 

@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from creditd.credit.candidate_sets import (
-    MAX_TOKENS_PER_SET,
     CandidateSets,
     Expectation,
     MalformedPolicy,
@@ -59,14 +58,18 @@ class RequestLimits:
     """What one request may ask for.
 
     Attributes:
+        sets: Sets, or rows of responses.
         candidates: Candidates of one set with rewards.
         table_candidates: Candidates of one set with a table.
         token_advantages: Token advantages of all sets together.
+        tokens_per_set: Completion tokens of one set.
     """
 
+    sets: int = v1.MAX_SETS
     candidates: int = 256
     table_candidates: int = 12
     token_advantages: int = 1 << 22
+    tokens_per_set: int = 131_072
 
 
 @dataclass(frozen=True)
@@ -141,6 +144,7 @@ def options_of(request: v1.ShapleyRequest, limits: RequestLimits) -> SetCreditOp
         fail_incomplete_groups=request.incomplete_group == "error",
         max_players=limits.candidates,
         max_table_players=limits.table_candidates,
+        max_tokens_per_set=limits.tokens_per_set,
     )
 
 
@@ -159,9 +163,10 @@ def batch_of(request: v1.ShapleyRequest, limits: RequestLimits) -> SetBatch:
             their group.
     """
     batch = _from_columns(request, request.columns) if request.columns is not None else _from_sets(request)
+    check_rows(batch.sets.n_sets, limits)
     if request.tokens is not None and batch.sets.n_tokens is not None:
         counts = batch.sets.n_tokens
-        total = int(np.where((counts < 0) | (counts > MAX_TOKENS_PER_SET), 0, counts).sum())
+        total = int(np.where((counts < 0) | (counts > limits.tokens_per_set), 0, counts).sum())
         if total > limits.token_advantages:
             raise wire_error(
                 ErrorCode.BUDGET_EXCEEDED,
@@ -169,6 +174,22 @@ def batch_of(request: v1.ShapleyRequest, limits: RequestLimits) -> SetBatch:
                 f"more than {limits.token_advantages} token advantages are asked for; expected fewer per request",
             )
     return batch
+
+
+def check_rows(n_rows: int, limits: RequestLimits) -> None:
+    """Refuse a request of too many rows.
+
+    Args:
+        n_rows: Sets, or rows of responses.
+        limits: Bounds.
+
+    Raises:
+        WireError: If there are more than the limit.
+    """
+    if n_rows > limits.sets:
+        raise wire_error(
+            ErrorCode.BUDGET_EXCEEDED, "", f"got {n_rows} rows; expected at most {limits.sets} per request"
+        )
 
 
 def _utility_of(choice: v1.UtilityChoice) -> Utility:

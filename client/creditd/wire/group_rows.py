@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from creditd.credit.candidate_sets import USABLE, number_name, unusable_numbers
 from creditd.credit.group_advantages import GRPO_EPSILONS, group_advantages
 from creditd.wire import v1
-from creditd.wire.columns import numbers_or_missing
+from creditd.wire.columns import RequestLimits, check_rows, numbers_or_missing
 from creditd.wire.errors import ErrorCode
 from creditd.wire.validation import wire_error
 
@@ -60,18 +60,20 @@ class GroupRows:
         return answered
 
 
-def solve_group(request: v1.GroupRequest) -> GroupRows:
+def solve_group(request: v1.GroupRequest, limits: RequestLimits) -> GroupRows:
     """Advantages of whole responses, row by row.
 
     Args:
         request: A valid request; an empty row is a prompt without responses.
+        limits: Bounds on the number of rows.
 
     Returns:
         One answer or one error per row. A row's advantages are the same to the last bit whatever rows travel with it.
 
     Raises:
-        WireError: If the request expects candidates, which whole responses do not have.
+        WireError: If there are too many rows, or the request expects candidates, which whole responses do not have.
     """
+    check_rows(len(request.rewards), limits)
     if request.expect.candidates is not None:
         raise wire_error(
             ErrorCode.INVALID_REQUEST, "/expect/candidates", "whole responses have no candidates; expected null"

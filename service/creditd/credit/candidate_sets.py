@@ -31,7 +31,6 @@ ErrorCode: TypeAlias = Literal[
 ]
 ErrorField: TypeAlias = Literal["reward", "span", "utilities", "set_reward", "n_tokens", "candidates", "group"]
 
-MAX_TOKENS_PER_SET = 131_072
 USABLE = f"a finite number of magnitude at most {MAX_MAGNITUDE:g}"
 
 
@@ -198,7 +197,7 @@ class SetErrors:
 
 
 def check_candidate_sets(
-    batch: CandidateSets, errors: SetErrors, *, max_players: int, max_table_players: int, tokens_asked: bool
+    batch: CandidateSets, errors: SetErrors, *, max_players: int, max_table_players: int, max_tokens: int | None
 ) -> None:
     """Fail the sets whose own values cannot be used.
 
@@ -207,7 +206,8 @@ def check_candidate_sets(
         errors: Receives at most one error per set.
         max_players: Largest number of candidates of a set with rewards.
         max_table_players: Largest number of candidates of a set with a table.
-        tokens_asked: Whether token advantages are asked for, so that spans and token counts must be sound.
+        max_tokens: Largest number of completion tokens of a set, whose spans and counts must be sound. None: no token
+            advantages are asked for.
 
     Cost:
         O(C log C), and a few microseconds per failing set.
@@ -239,8 +239,8 @@ def check_candidate_sets(
                 "set_reward",
                 lambda row: f"set_reward is {number_name(values[row])}; expected {USABLE} or null",
             )
-    if tokens_asked:
-        _check_tokens(batch, errors)
+    if max_tokens is not None:
+        _check_tokens(batch, errors, max_tokens)
 
 
 def find_players(batch: CandidateSets, malformed: MalformedPolicy, limit: int | None, errors: SetErrors) -> Players:
@@ -303,16 +303,16 @@ def _check_tables(batch: CandidateSets, errors: SetErrors) -> None:
         errors.add_sets(rows, code, "utilities", lambda row: f"a utility of set {row} is not {USABLE}")
 
 
-def _check_tokens(batch: CandidateSets, errors: SetErrors) -> None:
+def _check_tokens(batch: CandidateSets, errors: SetErrors, max_tokens: int) -> None:
     """Token counts in range; spans inside the completion and disjoint."""
     if batch.spans is None or batch.n_tokens is None:
         raise ValueError("token advantages need spans and n_tokens")
     n_tokens, spans, owner = batch.n_tokens, batch.spans, batch.owner
     errors.add_sets(
-        np.flatnonzero((n_tokens < 0) | (n_tokens > MAX_TOKENS_PER_SET)),
+        np.flatnonzero((n_tokens < 0) | (n_tokens > max_tokens)),
         "shape_mismatch",
         "n_tokens",
-        lambda row: f"n_tokens is {n_tokens[row]}; expected 0 to {MAX_TOKENS_PER_SET}",
+        lambda row: f"n_tokens is {n_tokens[row]}; expected 0 to {max_tokens}",
     )
     start, stop = spans[:, 0], spans[:, 1]
     outside = (start < 0) | (stop < start) | (stop > n_tokens[owner])

@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from creditd.credit.candidate_sets import (
-    MAX_TOKENS_PER_SET,
     CandidateSets,
     Expectation,
     MalformedPolicy,
@@ -50,6 +49,7 @@ class SetCreditOptions:
         fail_incomplete_groups: Whether a failed set fails its whole group instead of flagging it.
         max_players: Largest number of candidates of a set with rewards.
         max_table_players: Largest number of candidates of a set with a table.
+        max_tokens_per_set: Largest number of completion tokens of a set.
     """
 
     utility: Utility = Max()
@@ -61,6 +61,7 @@ class SetCreditOptions:
     fail_incomplete_groups: bool = False
     max_players: int = 256
     max_table_players: int = 16
+    max_tokens_per_set: int = 131_072
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ def set_credit(batch: CandidateSets, options: SetCreditOptions, rejected: tuple[
         errors,
         max_players=options.max_players,
         max_table_players=options.max_table_players,
-        tokens_asked=options.tokens is not None,
+        max_tokens=None if options.tokens is None else options.max_tokens_per_set,
     )
     limit = options.malformed.candidates
     limit = options.expect.candidates if limit is None else limit
@@ -151,7 +152,9 @@ def set_credit(batch: CandidateSets, options: SetCreditOptions, rejected: tuple[
     whole = _set_reward_advantages(batch, options, errors.failed, flags)
     tokens, token_splits = None, None
     if options.tokens is not None and batch.spans is not None and batch.n_tokens is not None:
-        tokens, token_splits = _token_advantages(batch, options.tokens, advantages, of_sets, whole, errors.failed)
+        tokens, token_splits = _token_advantages(
+            batch, options.tokens, options.max_tokens_per_set, advantages, of_sets, whole, errors.failed
+        )
     sums = group_sums(np.where(np.isnan(solved.credits), 0.0, solved.credits), owner, batch.n_sets)
     sums[errors.failed] = np.nan
     return SetCredits(
@@ -381,6 +384,7 @@ def _set_reward_advantages(
 def _token_advantages(
     batch: CandidateSets,
     policy: TokenPolicy,
+    max_tokens: int,
     advantages: Floats,
     of_sets: Floats,
     whole: Floats | None,
@@ -389,7 +393,8 @@ def _token_advantages(
     """Token advantages of all sets, and their row splits; a failed set has no candidates and NaN on its tokens."""
     if batch.spans is None or batch.n_tokens is None:
         raise ValueError("token advantages need spans and n_tokens")
-    n_tokens = np.where(failed & ((batch.n_tokens < 0) | (batch.n_tokens > MAX_TOKENS_PER_SET)), 0, batch.n_tokens)
+    out_of_range = (batch.n_tokens < 0) | (batch.n_tokens > max_tokens)
+    n_tokens = np.where(failed & out_of_range, 0, batch.n_tokens)
     index = np.flatnonzero(~np.isnan(advantages))
     spans = CandidateSpans(
         owner=batch.owner[index], start=batch.spans[index, 0], stop=batch.spans[index, 1], n_tokens=n_tokens

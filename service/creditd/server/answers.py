@@ -85,13 +85,16 @@ def answer_sets(
     )
 
 
-def answer_groups(asked: GroupRequest, *, request_id: str, received_s: float, deadline: Deadline) -> Answer:
+def answer_groups(
+    asked: GroupRequest, *, request_id: str, received_s: float, limits: RequestLimits, deadline: Deadline
+) -> Answer:
     """The answer to `/v1/credit/group`.
 
     Args:
         asked: The request.
         request_id: Its identity.
         received_s: When its last byte arrived, on `time.perf_counter`.
+        limits: Bounds of one request.
         deadline: When the caller stops waiting.
 
     Returns:
@@ -104,7 +107,7 @@ def answer_groups(asked: GroupRequest, *, request_id: str, received_s: float, de
     queue_s = time.perf_counter() - received_s
     deadline.check()
     try:
-        answer = solve_group(asked)
+        answer = solve_group(asked, limits)
     except WireError as error:
         raise ServiceError(error.code, error.detail, error.items) from None
     codes = Counter(error.code.value for error in answer.errors)

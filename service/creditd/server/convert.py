@@ -8,7 +8,7 @@ from typing import Any, get_args
 import numpy as np
 import orjson
 
-from creditd.credit.candidate_sets import MAX_TOKENS_PER_SET, SetError
+from creditd.credit.candidate_sets import SetError
 from creditd.credit.flags import Flag
 from creditd.credit.group_advantages import GroupRule
 from creditd.credit.set_advantages import NormalizationType
@@ -17,7 +17,7 @@ from creditd.server.settings import Settings
 from creditd.wire.columns import CREDIT_NAMES, UTILITY_NAMES, SetBatch
 from creditd.wire.errors import ERROR_KINDS, ErrorCode, ErrorItem
 from creditd.wire.group_rows import GroupRows
-from creditd.wire.v1 import MAX_SETS, FlagName, Info, Limits, Service
+from creditd.wire.v1 import FlagName, Info, Limits, Service
 from creditd.wire.versions import METHODS_VERSION, package_version
 
 FLAG_NAMES: tuple[FlagName, ...] = Flag(sum(Flag)).wire_names  # type: ignore[assignment]
@@ -102,11 +102,11 @@ def info_body(settings: Settings) -> bytes:
         advantages=list(get_args(NormalizationType)),
         group_advantages=list(get_args(GroupRule)),
         limits=Limits(
-            sets=MAX_SETS,
+            sets=settings.max_sets,
             candidates=settings.max_candidates,
             table_candidates=settings.max_table_candidates,
             token_advantages=settings.max_token_advantages,
-            tokens_per_set=MAX_TOKENS_PER_SET,
+            tokens_per_set=settings.max_tokens_per_set,
             body_bytes=settings.max_body_bytes,
             requests_in_flight=settings.max_requests_in_flight,
         ),

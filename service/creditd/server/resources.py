@@ -61,9 +61,11 @@ class Resources:
     def limits(self) -> RequestLimits:
         """Bounds of one request."""
         return RequestLimits(
+            sets=self.settings.max_sets,
             candidates=self.settings.max_candidates,
             table_candidates=self.settings.max_table_candidates,
             token_advantages=self.settings.max_token_advantages,
+            tokens_per_set=self.settings.max_tokens_per_set,
         )
 
     def enter(self) -> None:

@@ -10,6 +10,8 @@ from pydantic import Field, PrivateAttr, SecretStr, ValidationError, model_valid
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 from typing_extensions import Self
 
+from creditd.wire.v1 import MAX_SETS
+
 
 class SettingsError(Exception):
     """The settings cannot be used; the message names each wrong one."""
@@ -40,12 +42,16 @@ class Settings(BaseSettings):
     """Deadline of a request that names none; longer ones are cut to it."""
     drain_timeout_s: Annotated[float, Field(ge=0)] = 60.0
     """How long SIGTERM waits for requests in flight."""
+    max_sets: Annotated[int, Field(ge=1, le=MAX_SETS)] = MAX_SETS
+    """Candidate sets, or rows of responses, of one request."""
     max_candidates: Annotated[int, Field(ge=1, le=1000)] = 256
     """Candidates of one set with rewards."""
     max_table_candidates: Annotated[int, Field(ge=1, le=16)] = 12
     """Candidates of one set with a table of 2^K utilities."""
     max_token_advantages: Annotated[int, Field(ge=1)] = 1 << 22
     """Token advantages of one answer."""
+    max_tokens_per_set: Annotated[int, Field(ge=1, le=1 << 20)] = 131_072
+    """Completion tokens of one set."""
 
     _file_keys: tuple[SecretStr, ...] = PrivateAttr(default=())
 

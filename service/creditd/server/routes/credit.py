@@ -43,7 +43,9 @@ async def credit_group(request: Request) -> Response:
     received_s, request_id = time.perf_counter(), request.state.request_id
 
     def work() -> Answer:
-        return answer_groups(asked, request_id=request_id, received_s=received_s, deadline=deadline)
+        return answer_groups(
+            asked, request_id=request_id, received_s=received_s, limits=resources.limits, deadline=deadline
+        )
 
     return _respond(request, await resources.compute(work, deadline))
 
