@@ -1,6 +1,4 @@
 # `make` lists the targets. Everything lives in .venv; nothing outside the checkout is touched.
-SHELL := /bin/bash
-.SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -38,7 +36,7 @@ serve: $(VENV)/service.stamp ## install the service and run it on 127.0.0.1 (POR
 setup: $(VENV)/dev.stamp ## install everything that development needs
 
 fast: $(VENV)/dev.stamp ## the tests that take under a minute
-	$(BIN)/python -m pytest -q -n 2 -m "not slow and not redis and not trainer"
+	$(BIN)/python -m pytest -q -n auto -m "not slow and not redis and not trainer"
 
 test: lint type arch pytest redis trainer ## every lane: what continuous integration runs
 	@echo "all lanes done; lanes that could not run say NOT RUN above"
@@ -55,7 +53,7 @@ arch: $(VENV)/dev.stamp ## lane: import contracts
 	$(BIN)/lint-imports
 
 pytest: $(VENV)/dev.stamp ## lane: all tests that need neither Redis nor a trainer
-	$(BIN)/python -m pytest -q -n 2 -m "not redis and not trainer" --cov --cov-report term:skip-covered
+	$(BIN)/python -m pytest -q -n auto -m "not redis and not trainer" --cov --cov-report term:skip-covered
 
 # pytest leaves with 5 when a mark selects no test: that is said, and is not a pass.
 define run_marked

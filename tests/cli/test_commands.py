@@ -147,6 +147,9 @@ def test_choices_are_names_or_json(tmp_path):
         (("-", "--utility", "median"), "/utility"),
         (("-", "--url", "http://127.0.0.1:9", "--credit", "nonsense"), "/credit"),
         (("-", "--advantage", '{"type": "none", "baseline": "others"}'), "/advantage"),
+        (("-", "--url", "foo"), "http://HOST:PORT"),
+        (("-", "--timeout-s", "0"), "deadline_s"),
+        (("-", "-o", "no/such/folder/out.jsonl"), "out.jsonl"),
     ],
 )
 def test_what_cannot_be_understood_is_said_in_one_line(tmp_path, arguments, sentence):
@@ -183,6 +186,55 @@ def test_a_line_that_lacks_something_fails_alone_and_flags_its_group(tmp_path):
     assert records[0]["flags"] == records[2]["flags"] == ["group_incomplete"]
 
 
+def test_a_line_of_the_wrong_type_flags_its_group_and_keeps_its_name(tmp_path):
+    """A line that is JSON but no candidate set still tells which group it is missing from."""
+    lines = (
+        '{"group": "p", "candidates": [{"reward": 1.0}]}\n{"id": "z", "group": "p", "candidates": [{"reward": "x"}]}\n'
+    )
+    finished = run("shapley", "-", "--quiet", directory=tmp_path, stdin=lines)
+    records = [json.loads(line) for line in finished.stdout.splitlines()]
+    assert "group_incomplete" in records[0]["flags"]
+    assert records[1]["id"] == "z"
+
+
+def test_bytes_that_are_not_text_cost_their_line_only(tmp_path):
+    """A line that is not UTF-8 is reported by number; a byte order mark at the start is no rubbish."""
+    sound = b'{"candidates": [{"reward": 1.0}]}\n'
+    (tmp_path / "sets.jsonl").write_bytes(b"\xef\xbb\xbf" + sound + b'{"id": "\xff\xfe"}\n' + sound)
+    finished = run("shapley", "sets.jsonl", "--quiet", "-o", "out.jsonl", directory=tmp_path)
+    assert [record["status"] for record in written(tmp_path / "out.jsonl")] == ["ok", "error", "ok"]
+    assert "line 2: " in finished.stderr
+
+
+def test_each_line_of_a_wholly_bad_batch_has_its_own_code(tmp_path):
+    """A refusal names ten offences; the command names all, each by its own code."""
+    bad = ['{"candidates": [{"reward": NaN}]}'] * 11 + [
+        '{"candidates": [{"reward": 1e200}]}',
+        json.dumps({"candidates": [{"reward": 0.5}] * 300}),
+    ]
+    for choice in ((), ("--advantage", "per_slot"), ("--credit", '{"type": "mixture", "weights": [1.0, 0.5]}')):
+        finished = run("shapley", "-", "--quiet", *choice, directory=tmp_path, stdin="\n".join(bad))
+        codes = [json.loads(line)["error"]["code"] for line in finished.stdout.splitlines()]
+        assert codes == ["non_finite_value"] * 11 + ["invalid_request", "too_many_players"]
+
+
+@pytest.mark.slow
+def test_a_file_too_large_for_one_request_goes_in_parts(tmp_path):
+    """512 tables of 10 candidates are over the service's limit: the batch is halved, and no number changes."""
+    draw = random.Random(2)  # noqa: S311 - test data
+    tables = [{"utilities": [draw.random() for _ in range(1024)], "candidates": [{}] * 10} for _ in range(600)]
+    texts = [{"candidates": [{"reward": 0.5, "text": "x" * 4_000}] * 4} for _ in range(600)]
+    with running_service(directory=tmp_path) as url:
+        for name, sets, choice in (("tables", tables, ("--utility", "table")), ("texts", texts, ())):
+            (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(item) + "\n" for item in sets))
+            remote = run(
+                "shapley", f"{name}.jsonl", *choice, "--quiet", "--url", url, "-o", "remote", directory=tmp_path
+            )
+            local = run("shapley", f"{name}.jsonl", *choice, "--quiet", "-o", "local", directory=tmp_path)
+            assert (remote.returncode, local.returncode) == (0, 0), remote.stderr
+            assert (tmp_path / "remote").read_bytes() == (tmp_path / "local").read_bytes()
+
+
 def test_a_batch_in_which_nothing_can_be_answered_names_its_lines(tmp_path):
     """When all lines are bad each of them still gets its error."""
     lines = '{"candidates": [{"reward": NaN}]}\n' * 3
@@ -200,6 +252,7 @@ def test_a_service_that_does_not_answer_is_said(tmp_path):
     )
     assert finished.returncode == 1
     assert "not ready within 10 s" in finished.stderr
+    assert json.loads(finished.stdout)["status"] == "error"
 
 
 @pytest.mark.slow

@@ -28,14 +28,14 @@ def test_without_a_header_the_delay_is_uniform_below_a_doubling_bound(attempt, f
 
 @given(st.integers(1, 20), failures, st.floats(0, 290), seconds, chances)
 def test_retry_after_is_never_undercut_and_hardly_exceeded(attempt, failure, elapsed_s, asked_s, chance) -> None:
-    """A `Retry-After` that fits into the time left is obeyed, with at most half a second of jitter on top."""
+    """A `Retry-After` is obeyed, with at most half a second of jitter on top, or nothing is tried any more."""
     headers = {"retry-after": repr(asked_s)}
     delay_s = retry_delay(attempt, failure, headers, elapsed_s=elapsed_s, deadline_s=300, chance=chance, wall_s=WALL_S)
     if asked_s <= 300 - elapsed_s:
         assert delay_s is None or asked_s <= delay_s <= asked_s + 0.5
         assert delay_s is not None or asked_s + 0.5 >= 300 - elapsed_s
     else:
-        assert delay_s is None or delay_s <= 8.0
+        assert delay_s is None
 
 
 def test_a_500_is_tried_four_times() -> None:

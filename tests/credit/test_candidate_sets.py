@@ -31,12 +31,12 @@ def played(sets, limit=None, **policy):
     """Players of a batch and the errors of finding them."""
     batch = columns(sets)
     errors = SetErrors(batch.n_sets)
-    return find_players(batch, MalformedPolicy(**policy), limit, errors), errors.sorted()
+    return find_players(batch, MalformedPolicy(candidates=limit, **policy), errors), errors.sorted()
 
 
 def place(error: SetError):
     """Where an error points."""
-    return error.row, error.code, error.field, error.candidate
+    return error.row, error.code, error.field, error.position
 
 
 def test_sound_sets_have_no_errors():
@@ -64,7 +64,7 @@ def test_without_a_column_of_nulls_every_reward_has_to_be_finite():
     errors = SetErrors(batch.n_sets)
     check_candidate_sets(batch, errors, max_players=4, max_table_players=3, max_tokens=None)
     assert [place(error) for error in errors.sorted()] == [(0, "non_finite_value", "reward", 1)]
-    assert find_players(batch, MalformedPolicy(), None, errors).playing.all()
+    assert find_players(batch, MalformedPolicy(), errors).playing.all()
 
 
 def test_a_set_with_too_many_candidates_says_how_many():
@@ -88,7 +88,7 @@ def test_tables_have_all_their_values():
     errors = checked(sets)
     assert [place(error) for error in errors] == [
         (1, "shape_mismatch", "utilities", None),
-        (2, "non_finite_value", "utilities", None),
+        (2, "non_finite_value", "utilities", 1),
         (3, "shape_mismatch", "utilities", None),
     ]
     assert errors[0].detail == "utilities holds 3 values; expected 2**2 for 2 candidates"
@@ -240,7 +240,7 @@ def test_one_text_with_two_rewards_is_an_error():
     _, errors = played(sets, limit=4, duplicates="collapse")
     assert errors == ()
     _, (error,) = played([OneSet([0.5, 0.1, 0.6, 0.2], texts=[9, 2, 9, 2])], duplicates="collapse")
-    assert error.candidate == 2
+    assert error.position == 2
 
 
 def test_copies_in_a_table_need_no_reward():

@@ -138,3 +138,10 @@ def test_a_reward_that_is_not_finite_is_refused(value):
 def test_no_responses_have_no_advantages():
     """An empty batch gives an empty answer."""
     assert group_advantages(np.empty(0), np.empty(0, dtype=np.int64), 0).advantages.shape == (0,)
+
+
+def test_two_rewards_a_rounding_apart_are_one_deviation_from_their_mean():
+    """Numerator and denominator see the same differences, however small they are beside the rewards."""
+    rewards = np.array([0.1 + 0.2, 0.3])
+    result = group_advantages(rewards, np.zeros(2, dtype=np.int64), 1, epsilon=0.0)
+    assert np.abs(result.advantages) == pytest.approx(np.sqrt(0.5), rel=1e-12)

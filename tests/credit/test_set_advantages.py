@@ -44,6 +44,7 @@ def entries_of(batch, n_groups=3):
         slot=np.array([slot for response, _ in batch for slot in range(len(response.scaled))], dtype=np.int64),
         set_rewards=np.array([response.reward for response, _ in batch]),
         empty_utilities=np.array([response.empty for response, _ in batch]),
+        scales=np.array([abs(response.reward) for response, _ in batch]),
         groups=np.array([group for _, group in batch], dtype=np.int64),
         n_groups=n_groups,
     )
@@ -322,6 +323,7 @@ def test_no_responses_have_no_advantages(kind):
         slot=np.empty(0, dtype=np.int64),
         set_rewards=np.empty(0),
         empty_utilities=np.empty(0),
+        scales=np.empty(0),
         groups=np.empty(0, dtype=np.int64),
         n_groups=0,
     )

@@ -471,7 +471,7 @@ def test_a_failed_set_leaves_its_group_to_the_others():
     without = solve([rows[i] for i in (0, 2, 3, 4)], groups=[0, 0, 1, 1])
     assert answer.ok.tolist() == [True, False, True, True, True]
     (error,) = answer.errors
-    assert (error.row, error.code, error.field, error.candidate) == (1, "non_finite_value", "reward", 1)
+    assert (error.row, error.code, error.field, error.position) == (1, "non_finite_value", "reward", 1)
     for row, other in ((0, 0), (2, 1), (3, 2), (4, 3)):
         assert bits(answer, row)[:-1] == bits(without, other)[:-1]
     assert answer.flags.tolist() == [Flag.GROUP_INCOMPLETE, 0, Flag.GROUP_INCOMPLETE, 0, 0]
@@ -507,14 +507,16 @@ def test_groups_of_another_size_than_expected_are_errors():
 
 
 def test_sets_of_another_size_than_expected_are_errors():
-    """Fewer candidates than expected are an error; more are truncated first, unless all are scored."""
+    """Fewer or more candidates than expected are an error; surplus ones that are truncated do not count."""
     rows = [[1.0, 0.0], [1.0], [1.0, 0.0, 0.5]]
     answer = solve(rows, expect=Expectation(candidates=2))
-    (error,) = answer.errors
-    assert (error.row, error.code, error.field) == (1, "shape_mismatch", "candidates")
-    assert error.detail == "the set holds 1 candidates; expected 2"
-    answer = solve(rows, expect=Expectation(candidates=2), malformed=MalformedPolicy(extra="score_all"))
-    assert [error.row for error in answer.errors] == [1, 2]
+    assert [(error.row, error.code, error.field) for error in answer.errors] == [
+        (1, "shape_mismatch", "candidates"),
+        (2, "shape_mismatch", "candidates"),
+    ]
+    assert answer.errors[0].detail == "the set holds 1 candidates; expected 2"
+    answer = solve(rows, expect=Expectation(candidates=2), malformed=MalformedPolicy(candidates=2))
+    assert [error.row for error in answer.errors] == [1]
     answer = solve(rows, expect=Expectation(candidates=3), malformed=MalformedPolicy(candidates=2))
     assert [error.row for error in answer.errors] == [0, 1, 2]
 
@@ -604,3 +606,30 @@ def test_a_linear_utility_pays_every_candidate_the_same_way(rule):
     """The mean of one reward repeated pays everyone alike under both efficient rules."""
     answer = solve([[0.5, 0.5], [0.5, 0.5]], utility=Mean(empty=0.0), rule=rule)
     assert answer.credits == pytest.approx([0.25] * 4, abs=WORKED)
+
+
+def test_rounding_of_large_utilities_is_no_contrast():
+    """Credits that are 0 but for the rounding of the utilities they come from give no advantage, ε = 0 or not."""
+    symmetric = [0.3, 0.1, 0.1, 0.7, 0.1, 0.7, 0.7, 0.3]
+    batch = columns([OneSet([0.0] * 3, values=symmetric), OneSet([0.0] * 3, values=symmetric)])
+    for kind in ("pooled", "centered", "batch_scaled"):
+        answer = set_credit(
+            batch, SetCreditOptions(utility=Table(), normalization=Normalization(type=kind, epsilon=0.0))
+        )
+        assert np.abs(answer.credits).max() < 1e-15
+        assert not answer.advantages.any()
+        assert (answer.flags & Flag.DEGENERATE_GROUP).all()
+
+
+def test_a_checkpoint_ends_the_computation_between_kernel_calls():
+    """What the checkpoint raises goes to the caller, before the next number of players is solved."""
+    calls = []
+
+    def checkpoint():
+        calls.append(len(calls))
+        if len(calls) == 2:
+            raise TimeoutError
+
+    with pytest.raises(TimeoutError):
+        set_credit(columns([OneSet([1.0] * n) for n in (1, 2, 3)]), SetCreditOptions(), (), checkpoint)
+    assert calls == [0, 1]

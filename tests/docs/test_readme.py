@@ -5,6 +5,7 @@ import os
 import re
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
 from itertools import pairwise
@@ -75,6 +76,38 @@ def test_the_make_targets_of_the_first_screen_exist():
     for target in ("serve", "test"):
         assert f"make {target}" in first
         subprocess.run(["make", "--dry-run", target], cwd=ROOT, check=True, capture_output=True)
+
+
+@pytest.mark.slow
+def test_make_serve_on_a_fresh_copy_answers_the_line_that_it_prints(tmp_path):
+    """The first command of the README builds its own environment, without torch, and its line works when pasted."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True)
+    for name in filter(None, listed.stdout.split("\0")):
+        copy = tmp_path / "copy" / name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / name, copy)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {name: value for name, value in os.environ.items() if name not in {"PYTHONPATH", "MAKEFLAGS"}}
+    command = ["make", "serve", f"PORT={port}"]
+    with (
+        (tmp_path / "log").open("w") as log,
+        subprocess.Popen(
+            command, cwd=tmp_path / "copy", stdout=subprocess.PIPE, stderr=log, text=True, env=environment
+        ) as service,
+    ):
+        try:
+            lines = iter(service.stdout.readline, "")
+            line = next(line for line in lines if line.lstrip().startswith("curl")).strip()
+            words = shlex.split(line)
+            headers = {"Content-Type": "application/json"}
+            answered = httpx.post(words[2], headers=headers, content=words[words.index("-d") + 1])
+            assert stable(answered.json()) == stable(json.loads(pairs("sh", "json", containing="curl")[0][1]))
+        finally:
+            service.terminate()
+        assert service.wait(RUN_LIMIT_S) is not None
+    assert not list((tmp_path / "copy" / ".venv").glob("lib/python3*/site-packages/torch"))
 
 
 @pytest.mark.parametrize(("block", "answer"), pairs("sh", "json", containing="curl"))
@@ -157,4 +190,4 @@ def test_the_table_of_settings_is_the_model():
     rows = table_rows("setting")
     assert set(rows) == set(Settings.model_fields)
     for name in Settings.model_fields:
-        assert rows[name][0] == f"`CREDITD_{name.upper()}`"
+        assert rows[name][0].startswith(f"`CREDITD_{name.upper()}`")

@@ -318,7 +318,7 @@ BAD_SETS = {
         {"utilities": [0.0, NAN], "candidates": [{}]},
         TABLE,
         "non_finite_value",
-        "utilities",
+        "utilities/1",
     ),
     "table not asked": (PAIR, {**of_reward(0.5), "utilities": [0.0, 1.0]}, {}, "invalid_request", "utilities"),
     "257 candidates": (PAIR, of_reward(*[0.5] * 257), {}, "too_many_players", "candidates"),
@@ -394,7 +394,7 @@ COLUMN_PLACES = {
     "span negative": ("/columns/spans/starts/2",) * 2,
     "spans overlap": ("/columns/spans/starts/3",) * 2,
     "table too short": ("/columns/utilities/row_splits/2", "/columns/utilities/1"),
-    "table not finite": ("/columns/utilities/row_splits/2", "/columns/utilities/1"),
+    "table not finite": ("/columns/utilities/values/5", "/columns/utilities/1/1"),
     "257 candidates": ("/columns/rewards/row_splits/2", "/columns/rewards/1"),
     "table of 13": ("/columns/rewards/row_splits/2", "/columns/rewards/1"),
     "mixture too long": ("/columns/rewards/row_splits/2", "/columns/rewards/1"),
@@ -489,22 +489,46 @@ def test_unscored_candidates_do_not_play():
     assert "candidate_unscored" in first["flags"]
 
 
-@pytest.mark.parametrize("policy", [{"malformed": {"candidates": 2}}, {"expect": {"candidates": 2}}])
-def test_surplus_candidates_are_truncated_or_scored(policy):
-    """Beyond K candidates the surplus is left out with a flag, or scored when asked."""
-    policy = {name: dict(value) for name, value in policy.items()}
-    if "expect" in policy:
-        response = post({"sets": [of_reward(0.9, 0.4, 0.7)], **policy})
-        assert response.status_code == 200
+def test_surplus_candidates_are_truncated_or_scored():
+    """Beyond the K that the prompt asked for the surplus is left out with a flag, or scored when asked."""
+    policy = {"malformed": {"candidates": 2}}
     document = answer({"sets": [of_reward(0.9, 0.4, 0.7), of_reward(0.9, 0.4)], **policy})
     first, second = document["sets"]
     assert first["credits"] == [*second["credits"], None]
     assert "candidate_truncated" in first["flags"]
     assert "candidate_truncated" not in second["flags"]
-    if "malformed" in policy:
-        policy["malformed"]["extra"] = "score_all"
-        (whole,) = answer({"sets": [of_reward(0.9, 0.4, 0.7)], **policy})["sets"]
-        assert None not in whole["credits"]
+    policy["malformed"]["extra"] = "score_all"
+    (whole,) = answer({"sets": [of_reward(0.9, 0.4, 0.7)], **policy})["sets"]
+    assert None not in whole["credits"]
+
+
+def test_an_expected_number_of_candidates_is_an_assertion():
+    """Another number than `expect.candidates` is an error, surplus or lack; nothing is truncated in silence."""
+    document = answer({"sets": [of_reward(0.9, 0.4, 0.7), of_reward(0.9, 0.4)], "expect": {"candidates": 2}})
+    assert [item["status"] for item in document["sets"]] == ["error", "ok"]
+    assert document["sets"][0]["error"]["code"] == "shape_mismatch"
+
+
+def test_the_cause_of_an_incomplete_group_is_named_first():
+    """When one bad set fails its whole group, the refusal names that set before those that only followed."""
+    sets = [{**of_reward(0.5, 0.1), "group": "g"} for _ in range(19)] + [{**of_reward(0.5, 1e200), "group": "g"}]
+    refused = post({"sets": sets, "incomplete_group": "error"})
+    assert refused.json()["code"] == "invalid_request"
+    assert refused.json()["errors"][0]["pointer"] == "/sets/19/candidates/1/reward"
+    assert "/sets/19/candidates/1/reward" in refused.json()["detail"]
+
+
+def test_collapsing_needs_texts():
+    """Duplicates are recognised by their texts: without any, the policy is refused and not passed over."""
+    refused = post({"sets": [of_reward(0.5, 0.5)], "malformed": {"duplicates": "collapse"}})
+    assert (refused.status_code, refused.json()["errors"][0]["pointer"]) == (422, "/malformed/duplicates")
+
+
+def test_two_candidates_with_one_id_fail_their_set():
+    """Ids order the arithmetic on tables, so they have to differ within a set."""
+    sets = [{"utilities": [0.0, 1.0, 1.0, 1.5], "candidates": [{"id": "a"}, {"id": name}]} for name in ("b", "a")]
+    first, second = answer({"sets": sets, "utility": {"type": "table"}})["sets"]
+    assert (first["status"], second["error"]["pointer"]) == ("ok", "/sets/1/candidates/1/id")
 
 
 def test_duplicates_are_kept_or_collapsed():

@@ -1,4 +1,5 @@
 import json
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -111,3 +112,35 @@ def test_a_second_signal_ends_with_status_1(tmp_path):
         with pytest.raises(httpx.HTTPError):
             asked.result(PATIENCE_S).raise_for_status()
         assert status == 1
+
+
+def test_an_answer_that_is_still_being_read_is_not_cut(tmp_path):
+    """SIGTERM while a caller reads a large answer slowly: it gets all of it, and the exit status is 0."""
+    n_sets, n_tokens = 16, 131_072
+    body = {
+        "columns": {
+            "rewards": [[1.0, 0.3]] * n_sets,
+            "spans": {"starts": [0, 7] * n_sets, "stops": [7, 9] * n_sets},
+            "n_tokens": [n_tokens] * n_sets,
+        },
+        "tokens": {},
+    }
+    with slow_service(tmp_path) as service:
+        service.let_pass()
+        with httpx.stream("POST", f"{service.url}{SHAPLEY}", json=body, timeout=PATIENCE_S) as response:
+            service.ask_to_end()
+            wait_until(lambda: service.process.poll() is not None or refuses(service), "the service is draining")
+            time.sleep(2.0)
+            content = b"".join(response.iter_bytes())
+        assert len(content) == int(response.headers["content-length"])
+        assert len(json.loads(content)["columns"]["token_advantages"]["values"]) == n_sets * n_tokens
+        assert service.status() == 0
+
+
+def refuses(service):
+    """Whether nobody listens any more."""
+    try:
+        httpx.get(f"{service.url}/livez", timeout=PATIENCE_S)
+    except httpx.TransportError:
+        return True
+    return False

@@ -56,7 +56,7 @@ def test_an_unknown_variable_is_refused(monkeypatch):
         ("port", "65536"), ("port", "-1"), ("port", "x"), ("max_body_bytes", "1023"), ("max_requests_in_flight", "0"),
         ("compute_threads", "0"), ("compute_threads", "65"), ("request_timeout_s", "0"), ("drain_timeout_s", "-1"),
         ("max_candidates", "0"), ("max_candidates", "1001"), ("max_table_candidates", "17"),
-        ("max_token_advantages", "0"), ("api_keys", "not-a-list"), ("api_keys", '[""]'),
+        ("max_token_advantages", "0"), ("api_keys", ", ,"), ("api_keys", '[""]'),
     ],
 )  # fmt: skip
 def test_a_bad_value_is_refused_by_name(name, value, monkeypatch):
@@ -81,10 +81,17 @@ def test_a_message_does_not_show_a_key(monkeypatch):
     assert "s3cret-key" not in str(caught.value)
     monkeypatch.delenv("CREDITD_PORT")
     assert "s3cret-key" not in repr(load_settings(None))
-    monkeypatch.setenv("CREDITD_API_KEYS", "s3cret-key")
-    with pytest.raises(SettingsError) as caught:
+    monkeypatch.setenv("CREDITD_API_KEYS", '["s3cret-key"')
+    with pytest.raises(SettingsError, match="api_keys") as caught:
         load_settings(None)
     assert "s3cret-key" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["one,two", "one, two,", "one\ntwo\n", '["one", "two"]'])
+def test_keys_in_a_variable_are_separated_by_commas_or_lines(text, monkeypatch):
+    """The plain form works, and so does a JSON list."""
+    monkeypatch.setenv("CREDITD_API_KEYS", text)
+    assert keys_of(load_settings(None)) == ["one", "two"]
 
 
 def test_keys_of_a_file_add_to_the_others(tmp_path):

@@ -212,7 +212,7 @@ def test_what_a_set_lacks_rejects_the_set():
     """A set without what the request needs is rejected alone, the first lack of each set."""
     sets = [{"candidates": [{}, {}]}, {"candidates": [{"reward": 1.0}]}, {"candidates": [{"reward": None}]}]
     (error,) = batch(sets=sets).rejected
-    assert (error.row, error.candidate, error.field, error.code) == (0, 0, "reward", "invalid_request")
+    assert (error.row, error.position, error.field, error.code) == (0, 0, "reward", "invalid_request")
 
 
 @pytest.mark.parametrize(
@@ -229,7 +229,7 @@ def test_what_a_set_lacks_rejects_the_set():
 def test_a_pointer_is_in_the_form_of_the_request(error, nested, flat, rows):
     """One error of the arithmetic is three pointers, by the form in which the request came."""
     field, candidate = error
-    found = SetError(row=1, code="shape_mismatch", field=field, candidate=candidate, detail="")
+    found = SetError(row=1, code="shape_mismatch", field=field, position=candidate, detail="")
     sizes = (3, 2)
     forms = (
         batch(sets=[{"candidates": [{"reward": 0.0}] * size} for size in sizes]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable, Coroutine
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -10,8 +11,10 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import httpx
 from typing_extensions import Self
 
-from creditd.client.base import DEFAULT_DEADLINE_S, Operations
-from creditd.client.steps import Outcome, Pause, Reply, Send, Steps, Timing, as_method
+from creditd.client.attempts import DEFAULT_DEADLINE_S
+from creditd.client.base import Operations
+from creditd.client.recording import DEFAULT_KEEP, Recorder
+from creditd.client.steps import Exchange, Outcome, Pause, Reply, Send, Steps, Timing, as_method
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -39,8 +42,14 @@ class AsyncClient:
         deadline_s: Seconds allowed for one call, waits and retries included.
         transport: How requests are sent; None for a network.
         http_client: A client to send with, which is not closed with this one; instead of a transport.
+        record: Directory, made if it is not there, in which each exchange of `shapley` and `group` is kept as one file
+            for `creditd replay`; None for none. The files hold rewards, and texts if they are sent; their mode is
+            0600. They are written in a thread of asyncio, so that the event loop goes on
+            (`creditd.client.recording` says at what cost). Failure raises nothing: `record_failures` counts it.
+        keep: Files kept in that directory, the newest ones.
 
     Raises:
+        OSError: If the directory of `record` cannot be made, or not written to.
         ValueError: If an argument makes no sense.
     """
 
@@ -52,12 +61,15 @@ class AsyncClient:
         deadline_s: float = DEFAULT_DEADLINE_S,
         transport: httpx.AsyncBaseTransport | None = None,
         http_client: httpx.AsyncClient | None = None,
+        record: str | os.PathLike[str] | None = None,
+        keep: int = DEFAULT_KEEP,
         _timing: Timing | None = None,
         _sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         if transport is not None and http_client is not None:
             raise ValueError("got a transport and an http_client; expected one of them")
-        self._operations = Operations(base_url, api_key, deadline_s, _timing)
+        self._operations = Operations(base_url, api_key, deadline_s, _timing, keeps=record is not None)
+        self._recorder = None if record is None else Recorder(record, keep)
         self._owned: httpx.AsyncClient | None = None
         if http_client is None and not self._operations.is_local:
             self._owned = httpx.AsyncClient(transport=transport, trust_env=not self._operations.is_loopback)
@@ -67,6 +79,7 @@ class AsyncClient:
 
     shapley = _awaiting(Operations.shapley)
     group = _awaiting(Operations.group)
+    repeat = _awaiting(Operations.repeat)
     info = _awaiting(Operations.info)
     ready = _awaiting(Operations.ready)
     wait_until_ready = _awaiting(Operations.wait_until_ready)
@@ -75,6 +88,11 @@ class AsyncClient:
     def base_url(self) -> str:
         """Address of the service, or `local:`."""
         return self._operations.base_url
+
+    @property
+    def record_failures(self) -> int:
+        """Exchanges that could not be recorded; the first one is also logged."""
+        return 0 if self._recorder is None else self._recorder.failures
 
     async def aclose(self) -> None:
         """Give up all connections. A closed client stays closed."""
@@ -105,6 +123,9 @@ class AsyncClient:
             outcome = None
             if isinstance(step, Pause):
                 await self._sleep(step.seconds)
+            elif isinstance(step, Exchange):
+                if self._recorder is not None:
+                    await asyncio.to_thread(self._recorder.write, step)
             else:
                 outcome = await self._send(step)
 

@@ -2,61 +2,49 @@
 
 from __future__ import annotations
 
-import math
-import os
-import re
 import uuid
+from collections.abc import Callable
+from datetime import datetime, timezone
 from itertools import pairwise
 from typing import Literal, TypeAlias, TypeVar
-from urllib.parse import urlsplit
-
-import httpx
 
 from creditd.client import answers, local
 from creditd.client.arrays import Column, Rows, Sets, ragged
+from creditd.client.attempts import Attempts, checked_request_id, checked_seconds
 from creditd.client.bodies import Body, Choice, Options, choice, encoded, set_columns, type_of
-from creditd.client.exceptions import NotReadyError, PartialResultError
+from creditd.client.exceptions import CreditdError, NotReadyError, PartialResultError
+from creditd.client.exchanges import GROUP_PATH, SHAPLEY_PATH, body_of, exchange_of
 from creditd.client.mappings import Name
 from creditd.client.results import GroupResult, ShapleyResult
-from creditd.client.retry import is_retried, retry_delay
-from creditd.client.steps import Pause, Reply, Send, Steps, Timing
+from creditd.client.steps import Exchange, Pause, Reply, Steps, Timing
 from creditd.wire import v1
-from creditd.wire.versions import package_version
 
-LOCAL_URL = "local:"
-DEFAULT_URL = "http://127.0.0.1:8400"
-DEFAULT_DEADLINE_S = 300.0
 PROBE_TIMEOUT_S = 5.0
 PROBE_INTERVAL_S = 0.5
-_LONGEST_TIMEOUT_MS = 10**9
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 
 _R = TypeVar("_R", ShapleyResult, GroupResult)
 
 OnItemError: TypeAlias = Literal["raise", "return"]
 
 
-class Operations:
+class Operations(Attempts):
     """What a client can be asked, as steps.
 
     Attributes:
-        base_url: Address of the service, or `local:`.
-        is_local: Whether everything is computed in this process.
-        is_loopback: Whether the service is on this machine, where no proxy stands between.
-        timing: Clocks and chance.
+        keeps: Whether an `Exchange` is yielded before a result is returned or an error raised.
     """
 
-    def __init__(self, base_url: str | None, api_key: str | None, deadline_s: float, timing: Timing | None) -> None:
-        self.base_url = (base_url or os.environ.get("CREDITD_URL") or DEFAULT_URL).rstrip("/")
-        self.is_local = self.base_url == LOCAL_URL
-        address = urlsplit(self.base_url)
-        _ = address.port  # raises what a port that is no number deserves
-        if not self.is_local and (address.scheme not in {"http", "https"} or not address.hostname):
-            raise ValueError(f"got base_url {self.base_url!r}; expected http://HOST:PORT, https://… or {LOCAL_URL!r}")
-        self.is_loopback = address.hostname in {"127.0.0.1", "::1", "localhost"}
-        self._api_key = (api_key or os.environ.get("CREDITD_API_KEY") or "").strip()
-        self._deadline_s = _checked_seconds("deadline_s", deadline_s)
-        self.timing = timing or Timing()
+    def __init__(
+        self,
+        base_url: str | None,
+        api_key: str | None,
+        deadline_s: float,
+        timing: Timing | None,
+        *,
+        keeps: bool = False,
+    ) -> None:
+        super().__init__(base_url, api_key, deadline_s, timing)
+        self.keeps = keeps
 
     def shapley(
         self,
@@ -145,12 +133,7 @@ class Operations:
             }
         )
         body = Body(content=content, row_splits=found.row_splits, ids=found.ids)
-        request_id = _checked_request_id(request_id)
-        if self.is_local:
-            result = local.shapley_result(body, request_id)
-        else:
-            reply = yield from self._exchange("/v1/credit/shapley", body, deadline_s, request_id)
-            result = answers.shapley_result(reply, body)
+        result = yield from self._shapley(body, deadline_s, request_id)
         return _settled(result, result.ids, on_item_error)
 
     def group(
@@ -197,13 +180,33 @@ class Operations:
             }
         )
         body = Body(content=content, row_splits=splits)
-        request_id = _checked_request_id(request_id)
-        if self.is_local:
-            result = local.group_result(body, request_id)
-        else:
-            reply = yield from self._exchange("/v1/credit/group", body, deadline_s, request_id)
-            result = answers.group_result(reply, body)
-        return _settled(result, None, on_item_error)
+        return _settled((yield from self._group(body, deadline_s, request_id)), None, on_item_error)
+
+    def repeat(
+        self, exchange: Exchange, *, deadline_s: float | None = None, request_id: str | None = None
+    ) -> Steps[ShapleyResult | GroupResult]:
+        """The answer to a recorded request, asked again with the same body.
+
+        Args:
+            exchange: As `creditd.client.exchanges.parsed` reads it from a file of `Client(record=…)`.
+            deadline_s: Seconds allowed for everything, waits and retries included. None: the client's.
+            request_id: Identity of the new request. None: a new one.
+
+        Returns:
+            The result as it is now, rows without an answer included, with `errors` saying why.
+
+        Raises:
+            ValueError: If the recorded request is not one that this client sends.
+            InvalidRequestError: If the request is wrong, or none of its rows could be answered.
+            TransportError: If no answer came.
+            DeadlineExceededError: If none came in time.
+            StatusError: If the service refused or failed; its subclasses say how.
+            ResponseError: If the answer is not in the schema of this client.
+        """
+        body = body_of(exchange)
+        if exchange.operation == SHAPLEY_PATH:
+            return (yield from self._shapley(body, deadline_s, request_id))
+        return (yield from self._group(body, deadline_s, request_id))
 
     def info(self, *, deadline_s: float | None = None) -> Steps[v1.Info]:
         """What the service is, does and allows.
@@ -221,7 +224,8 @@ class Operations:
         """
         if self.is_local:
             return local.info()
-        return answers.info((yield from self._exchange("/v1/info", None, deadline_s, uuid.uuid4().hex)))
+        ending = yield from self.exchange("/v1/info", None, deadline_s, uuid.uuid4().hex)
+        return answers.info(ending.success())
 
     def ready(self) -> Steps[bool]:
         """Whether the service is ready, asked once.
@@ -232,7 +236,7 @@ class Operations:
         Raises:
             StatusError: If something answers that will never be ready, such as another service.
         """
-        return self.is_local or (yield from self._probe(PROBE_TIMEOUT_S)) is None
+        return self.is_local or (yield from self.probe(PROBE_TIMEOUT_S)) is None
 
     def wait_until_ready(self, timeout_s: float = 60.0) -> Steps[None]:
         """Wait for the service, which may not even listen yet.
@@ -246,12 +250,12 @@ class Operations:
         """
         if self.is_local:
             return
-        timeout_s = _checked_seconds("timeout_s", timeout_s)
+        timeout_s = checked_seconds("timeout_s", timeout_s)
         clock = self.timing.clock
         started = clock()
         remaining_s = timeout_s
         while True:
-            reason = yield from self._probe(min(PROBE_TIMEOUT_S, remaining_s))
+            reason = yield from self.probe(min(PROBE_TIMEOUT_S, remaining_s))
             if reason is None:
                 return
             remaining_s = timeout_s - (clock() - started)
@@ -263,84 +267,47 @@ class Operations:
             yield Pause(PROBE_INTERVAL_S)
             remaining_s -= PROBE_INTERVAL_S
 
-    def _probe(self, timeout_s: float) -> Steps[str | None]:
-        """Ask once; why the service is not ready, or None if it is."""
-        request_id = uuid.uuid4().hex
-        outcome = yield from self._send("/readyz", None, request_id, retries=0, timeout_s=timeout_s)
-        if isinstance(outcome, Reply) and outcome.status == 200:
-            return None
-        if is_retried(outcome.status if isinstance(outcome, Reply) else outcome):
-            return str(outcome) if isinstance(outcome, Reply) else f"{type(outcome).__name__}: {outcome}"
-        raise answers.failure(
-            outcome,
-            None,
-            url=self.base_url,
-            request_id=request_id,
-            attempts=1,
-            elapsed_s=0.0,
-            deadline_s=timeout_s,
-        )
+    def _shapley(self, body: Body, deadline_s: float | None, request_id: str | None) -> Steps[ShapleyResult]:
+        return self._answered(SHAPLEY_PATH, body, deadline_s, request_id, local.shapley_result, answers.shapley_result)
 
-    def _exchange(self, path: str, body: Body | None, deadline_s: float | None, request_id: str) -> Steps[Reply]:
-        """Send until there is a success, a failure for good, or no time left."""
-        deadline_s = self._deadline_s if deadline_s is None else _checked_seconds("deadline_s", deadline_s)
-        clock = self.timing.clock
-        started, elapsed_s, attempts = clock(), 0.0, 0
-        while True:
-            left_s = deadline_s - elapsed_s
-            outcome = yield from self._send(path, body, request_id, retries=attempts, timeout_s=left_s)
-            if isinstance(outcome, Reply) and outcome.status == 200:
-                return outcome
-            attempts += 1
-            elapsed_s = clock() - started
-            error = answers.failure(
+    def _group(self, body: Body, deadline_s: float | None, request_id: str | None) -> Steps[GroupResult]:
+        return self._answered(GROUP_PATH, body, deadline_s, request_id, local.group_result, answers.group_result)
+
+    def _answered(
+        self,
+        path: str,
+        body: Body,
+        deadline_s: float | None,
+        request_id: str | None,
+        computed: Callable[[Body, str], _R],
+        read: Callable[[Reply, Body], _R],
+    ) -> Steps[_R]:
+        """The answer of this process or of the service, kept before the caller gets it."""
+        request_id = checked_request_id(request_id)
+        started, ending = self.timing.clock(), None
+        outcome: _R | CreditdError
+        try:
+            if self.is_local:
+                outcome = computed(body, request_id)
+            else:
+                ending = yield from self.exchange(path, body, deadline_s, request_id)
+                outcome = read(ending.success(), body)
+        except CreditdError as error:
+            outcome = error
+        if self.keeps:
+            yield exchange_of(
                 outcome,
                 body,
+                None if ending is None else ending.reply,
+                time=datetime.fromtimestamp(self.timing.wall(), timezone.utc),
                 url=self.base_url,
+                operation=path,
                 request_id=request_id,
-                attempts=attempts,
-                elapsed_s=elapsed_s,
-                deadline_s=deadline_s,
+                attempts=0 if ending is None else ending.attempts,
+                elapsed_s=self.timing.clock() - started,
             )
-            delay_s = retry_delay(
-                attempts,
-                outcome.status if isinstance(outcome, Reply) else outcome,
-                outcome.headers if isinstance(outcome, Reply) else {},
-                elapsed_s=elapsed_s,
-                deadline_s=deadline_s,
-                chance=self.timing.chance(),
-                wall_s=self.timing.wall(),
-            )
-            if delay_s is not None:
-                yield Pause(delay_s)
-                elapsed_s = clock() - started
-            if delay_s is None or elapsed_s >= deadline_s:
-                raise error from (outcome if isinstance(outcome, Exception) else None)
-
-    def _send(
-        self, path: str, body: Body | None, request_id: str, *, retries: int, timeout_s: float
-    ) -> Steps[Reply | httpx.RequestError]:
-        """One attempt."""
-        headers = {
-            "Accept": "application/json",
-            "User-Agent": f"creditd-python/{package_version()}",
-            "X-Request-Id": request_id,
-            "X-Request-Timeout-Ms": str(max(1, min(int(timeout_s * 1e3), _LONGEST_TIMEOUT_MS))),
-            "X-Retry-Count": str(retries),
-        }
-        if self._api_key:
-            headers["Authorization"] = f"Bearer {self._api_key}"
-        if body is not None:
-            headers["Content-Type"] = "application/json"
-        outcome = yield Send(
-            method="GET" if body is None else "POST",
-            url=f"{self.base_url}{path}",
-            headers=headers,
-            content=None if body is None else body.content,
-            timeout_s=timeout_s,
-        )
-        if outcome is None:
-            raise RuntimeError("a request was answered by nothing")
+        if isinstance(outcome, CreditdError):
+            raise outcome
         return outcome
 
 
@@ -354,20 +321,6 @@ def _settled(result: _R, ids: tuple[Name | None, ...] | None, on_item_error: OnI
         f"{many}; first: {first}{name} [request {result.request_id}]",
         result,
     )
-
-
-def _checked_seconds(name: str, seconds: float) -> float:
-    if not (math.isfinite(seconds) and seconds > 0):
-        raise ValueError(f"got {name} {seconds!r}; expected a finite number of seconds above 0")
-    return float(seconds)
-
-
-def _checked_request_id(request_id: str | None) -> str:
-    if request_id is None:
-        return uuid.uuid4().hex
-    if not _REQUEST_ID.fullmatch(request_id):
-        raise ValueError(f"got request_id {request_id!r}; expected {_REQUEST_ID.pattern}")
-    return request_id
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

@@ -17,7 +17,15 @@ from creditd.credit.group_advantages import GroupRule
 from creditd.credit.set_advantages import NormalizationType
 from creditd.credit.set_credit import SetCreditOptions, set_credit
 from creditd.wire import v1
-from creditd.wire.columns import CREDIT_NAMES, UTILITY_NAMES, RequestLimits, SetBatch, batch_of, options_of
+from creditd.wire.columns import (
+    CREDIT_NAMES,
+    UTILITY_NAMES,
+    RequestLimits,
+    SetBatch,
+    batch_of,
+    causes_first,
+    options_of,
+)
 from creditd.wire.errors import ErrorCode
 from creditd.wire.group_rows import GroupRows, solve_group
 from creditd.wire.validation import WireError, from_validation_error
@@ -50,6 +58,10 @@ def shapley_result(body: Body, request_id: str) -> ShapleyResult:
         item_error(error.code, batch.pointer(error), error.detail, body, error.row) for error in solved.errors
     )
     if len(errors) == batch.sets.n_sets:
+        errors = tuple(
+            item_error(error.code, batch.pointer(error), error.detail, body, error.row)
+            for error in causes_first(solved.errors)
+        )
         raise _nothing_answered("set", errors, request_id)
     tokens = None
     if solved.token_advantages is not None and solved.token_splits is not None:

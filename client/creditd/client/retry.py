@@ -50,9 +50,9 @@ def retry_delay(
 ) -> float | None:
     """Seconds to wait before the next attempt, or None to give up.
 
-    `Retry-After` is obeyed when it fits into the time that is left, and up to half a second is added so that clients
-    who were turned away together do not come back together. Otherwise the delay is uniform below 0.5, 1, 2, 4, 8, 8, …
-    seconds. A 500 is tried four times.
+    `Retry-After` is obeyed, and when it asks for more time than is left there is no further attempt; up to half a
+    second is added so that clients who were turned away together do not come back together. Without it the delay is
+    uniform below 0.5, 1, 2, 4, 8, 8, … seconds. A 500 is tried four times.
 
     Args:
         attempt: Attempts made, from 1.
@@ -70,7 +70,7 @@ def retry_delay(
         return None
     remaining_s = deadline_s - elapsed_s
     asked_s = retry_after(headers, wall_s)
-    if asked_s is not None and asked_s <= remaining_s:
+    if asked_s is not None:
         delay_s = asked_s + chance * FIRST_DELAY_S
     else:
         delay_s = chance * min(LONGEST_DELAY_S, FIRST_DELAY_S * 2.0 ** min(attempt - 1, 10))

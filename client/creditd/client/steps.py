@@ -1,7 +1,7 @@
-"""The words in which operations and clients speak: what to send, how long to pause, what came of it.
+"""The words in which operations and clients speak: what to send, how long to pause, what to keep, what came of it.
 
-An operation is a generator that yields `Send` and `Pause` and is sent back the outcome, so that the sync and the async
-client lead the same conversation.
+An operation is a generator that yields `Send`, `Pause` and `Exchange` and is sent back the outcome, so that the sync
+and the async client lead the same conversation.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import random
 import time
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from functools import update_wrapper
 from typing import Any, TypeAlias, TypeVar
 
@@ -76,8 +77,60 @@ class Reply:
         return f"{self.status} {self.content[:100].decode(errors='replace').strip()}"
 
 
+@dataclass(frozen=True)
+class Failure:
+    """What is kept of an exception.
+
+    Attributes:
+        kind: Name of its class.
+        status: HTTP status, or None if no answer came.
+        code: Stable name of the kind of error, or None.
+        detail: Its message.
+    """
+
+    kind: str
+    status: int | None
+    code: str | None
+    detail: str
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """Keep this: what was asked, and what came of it. Also what a recording says when it is read.
+
+    Attributes:
+        time: When it ended, UTC.
+        url: Address of the service without credentials, or `local:`.
+        operation: Path of the route.
+        request_id: Identity of the request.
+        status: HTTP status; in local mode the service's; None if no answer came.
+        attempts: How often the request was sent; 0 in local mode.
+        elapsed_s: Seconds that it took, waits and retries included.
+        client_version: Version of this package.
+        service_version: Version that answered, or None if no answer names it.
+        ids: The caller's names of the sets, which are not sent.
+        request: The body, to the last bit.
+        response: The body of the answer, in local mode the one that the service would send; None if there is none.
+        error: Why there is no result, or None.
+    """
+
+    time: datetime
+    url: str
+    operation: str
+    request_id: str
+    status: int | None
+    attempts: int
+    elapsed_s: float
+    client_version: str
+    service_version: str | None
+    ids: tuple[str | int | None, ...] | None
+    request: str
+    response: str | None
+    error: Failure | None
+
+
 Outcome: TypeAlias = Reply | httpx.RequestError | None
-Steps: TypeAlias = Generator[Send | Pause, Outcome, _T]
+Steps: TypeAlias = Generator[Send | Pause | Exchange, Outcome, _T]
 
 
 @dataclass(frozen=True)

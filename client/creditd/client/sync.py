@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from types import TracebackType
@@ -10,8 +11,10 @@ from typing import Concatenate, ParamSpec, TypeVar
 import httpx
 from typing_extensions import Self
 
-from creditd.client.base import DEFAULT_DEADLINE_S, Operations
-from creditd.client.steps import Outcome, Pause, Reply, Send, Steps, Timing, as_method
+from creditd.client.attempts import DEFAULT_DEADLINE_S
+from creditd.client.base import Operations
+from creditd.client.recording import DEFAULT_KEEP, Recorder
+from creditd.client.steps import Exchange, Outcome, Pause, Reply, Send, Steps, Timing, as_method
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -40,8 +43,14 @@ class Client:
         deadline_s: Seconds allowed for one call, waits and retries included.
         transport: How requests are sent; None for a network.
         http_client: A client to send with, which is not closed with this one; instead of a transport.
+        record: Directory, made if it is not there, in which each exchange of `shapley` and `group` is kept as one file
+            for `creditd replay`; None for none. The files hold rewards, and texts if they are sent; their mode is
+            0600. They are written by the calling thread
+            (`creditd.client.recording` says at what cost). Failure raises nothing: `record_failures` counts it.
+        keep: Files kept in that directory, the newest ones.
 
     Raises:
+        OSError: If the directory of `record` cannot be made, or not written to.
         ValueError: If an argument makes no sense.
     """
 
@@ -53,12 +62,15 @@ class Client:
         deadline_s: float = DEFAULT_DEADLINE_S,
         transport: httpx.BaseTransport | None = None,
         http_client: httpx.Client | None = None,
+        record: str | os.PathLike[str] | None = None,
+        keep: int = DEFAULT_KEEP,
         _timing: Timing | None = None,
         _sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         if transport is not None and http_client is not None:
             raise ValueError("got a transport and an http_client; expected one of them")
-        self._operations = Operations(base_url, api_key, deadline_s, _timing)
+        self._operations = Operations(base_url, api_key, deadline_s, _timing, keeps=record is not None)
+        self._recorder = None if record is None else Recorder(record, keep)
         self._owned: httpx.Client | None = None
         if http_client is None and not self._operations.is_local:
             self._owned = httpx.Client(transport=transport, trust_env=not self._operations.is_loopback)
@@ -68,6 +80,7 @@ class Client:
 
     shapley = _blocking(Operations.shapley)
     group = _blocking(Operations.group)
+    repeat = _blocking(Operations.repeat)
     info = _blocking(Operations.info)
     ready = _blocking(Operations.ready)
     wait_until_ready = _blocking(Operations.wait_until_ready)
@@ -76,6 +89,11 @@ class Client:
     def base_url(self) -> str:
         """Address of the service, or `local:`."""
         return self._operations.base_url
+
+    @property
+    def record_failures(self) -> int:
+        """Exchanges that could not be recorded; the first one is also logged."""
+        return 0 if self._recorder is None else self._recorder.failures
 
     def close(self) -> None:
         """Give up all connections. A closed client stays closed."""
@@ -106,6 +124,9 @@ class Client:
             outcome = None
             if isinstance(step, Pause):
                 self._sleep(step.seconds)
+            elif isinstance(step, Exchange):
+                if self._recorder is not None:
+                    self._recorder.write(step)
             else:
                 outcome = self._send(step)
 

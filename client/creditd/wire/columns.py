@@ -99,17 +99,27 @@ class SetBatch:
         return _nested_pointer(error) if self.nested else self._column_pointer(error)
 
     def _column_pointer(self, error: SetError) -> str:
+        row, position = error.row, error.position
         if error.field == "candidates":
-            return f"{self.sizes_from}/{error.row}" if self.by_rows else f"{self.sizes_from}/row_splits/{error.row + 1}"
-        if error.candidate is None:
-            if error.field == "utilities" and not self.tables_by_rows:
-                return f"/columns/utilities/row_splits/{error.row + 1}"
+            return f"{self.sizes_from}/{row}" if self.by_rows else f"{self.sizes_from}/row_splits/{row + 1}"
+        if error.field == "utilities":
+            return self._table_pointer(row, position)
+        if position is None:
             column = {"set_reward": "set_rewards", "group": "groups"}.get(error.field, error.field)
-            return f"/columns/{column}/{error.row}"
-        flat = int(self.sets.row_splits[error.row]) + error.candidate
-        if error.field == "span":
-            return f"/columns/spans/starts/{flat}"
-        return f"/columns/rewards/{error.row}/{error.candidate}" if self.by_rows else f"/columns/rewards/values/{flat}"
+            return f"/columns/{column}/{row}"
+        flat = int(self.sets.row_splits[row]) + position
+        if error.field == "reward" and self.by_rows:
+            return f"/columns/rewards/{row}/{position}"
+        column = {"span": "spans/starts", "id": "candidate_ids", "reward": "rewards/values"}[error.field]
+        return f"/columns/{column}/{flat}"
+
+    def _table_pointer(self, row: int, position: int | None) -> str:
+        splits = self.sets.table_splits
+        if self.tables_by_rows:
+            return f"/columns/utilities/{row}" + ("" if position is None else f"/{position}")
+        if position is None or splits is None:
+            return f"/columns/utilities/row_splits/{row + 1}"
+        return f"/columns/utilities/values/{int(splits[row]) + position}"
 
 
 def options_of(request: v1.ShapleyRequest, limits: RequestLimits) -> SetCreditOptions:
@@ -164,6 +174,10 @@ def batch_of(request: v1.ShapleyRequest, limits: RequestLimits) -> SetBatch:
     """
     batch = _from_columns(request, request.columns) if request.columns is not None else _from_sets(request)
     check_rows(batch.sets.n_sets, limits)
+    collapse = request.malformed.duplicates == "collapse"
+    if collapse and batch.sets.text_codes is None and len(batch.sets.rewards):
+        detail = "collapse recognises duplicates by their texts; expected the texts of the candidates"
+        raise wire_error(ErrorCode.INVALID_REQUEST, "/malformed/duplicates", detail)
     if request.tokens is not None and batch.sets.n_tokens is not None:
         counts = batch.sets.n_tokens
         total = int(np.where((counts < 0) | (counts > limits.tokens_per_set), 0, counts).sum())
@@ -281,8 +295,8 @@ def _from_columns(request: v1.ShapleyRequest, columns: v1.SetColumns) -> SetBatc
         rejected=(),
         ids=columns.ids,
         sizes_from="/columns/utilities" if columns.rewards is None else "/columns/rewards",
-        by_rows=not isinstance(columns.utilities if columns.rewards is None else columns.rewards, v1.Ragged),
-        tables_by_rows=not isinstance(columns.utilities, v1.Ragged),
+        by_rows=isinstance(columns.utilities if columns.rewards is None else columns.rewards, list),
+        tables_by_rows=isinstance(columns.utilities, list),
         nested=False,
     )
 
@@ -409,10 +423,10 @@ def _nested_groups(sets: Sequence[v1.CandidateSet]) -> tuple[Integers, int]:
 
 
 def _flat(
-    ragged: v1.Ragged | Sequence[Sequence[float | None]], pointer: str
+    ragged: v1.Ragged | v1.RaggedNumbers | Sequence[Sequence[float | None]], pointer: str
 ) -> tuple[Sequence[float | None], Integers]:
     """Values and row splits of a ragged array in either form."""
-    if not isinstance(ragged, v1.Ragged):
+    if not isinstance(ragged, v1.Ragged | v1.RaggedNumbers):
         return [value for row in ragged for value in row], _splits([len(row) for row in ragged])
     splits = np.array(ragged.row_splits, dtype=np.int64)
     if len(splits) < 1 or splits[0] != 0 or splits[-1] != len(ragged.values) or (np.diff(splits) < 0).any():
@@ -457,6 +471,20 @@ def _nested_ranks(sets: Sequence[v1.CandidateSet]) -> Integers:
 
 def _nested_pointer(error: SetError) -> str:
     base = f"/sets/{error.row}"
-    if error.candidate is None:
+    if error.position is None:
         return f"{base}/{error.field}"
-    return f"{base}/candidates/{error.candidate}/{error.field}"
+    if error.field == "utilities":
+        return f"{base}/utilities/{error.position}"
+    return f"{base}/candidates/{error.position}/{error.field}"
+
+
+def causes_first(errors: Sequence[SetError]) -> list[SetError]:
+    """Errors with those that only follow from another one last.
+
+    Args:
+        errors: By row.
+
+    Returns:
+        The same errors; within causes and within consequences by row.
+    """
+    return sorted(errors, key=lambda error: error.code == "group_incomplete")

@@ -62,6 +62,15 @@ class Ragged(WireModel):
     """From 0 to the number of values, non-decreasing, one more than there are rows."""
 
 
+class RaggedNumbers(WireModel):
+    """Rows of unequal length, flat, with a number in every slot."""
+
+    values: Numbers
+    """All rows, one after another."""
+    row_splits: Indices
+    """From 0 to the number of values, non-decreasing, one more than there are rows."""
+
+
 class MaxUtility(WireModel):
     """v(S) = max r, v(∅) = empty; with floor b, v(S) = max(b, max r), v(∅) = b."""
 
@@ -211,8 +220,7 @@ class MalformedChoice(WireModel):
     extra: Literal["truncate", "score_all"] = "truncate"
     duplicates: Literal["keep", "collapse"] = "keep"
     candidates: Positive | None = None
-    """K that the prompt asked for, beyond which `extra` applies; absent, `expect.candidates` is taken. Fewer are
-    fine."""
+    """K that the prompt asked for, beyond which `extra` applies. Fewer are fine."""
 
 
 class ExpectChoice(WireModel):
@@ -267,7 +275,7 @@ class SetColumns(WireModel):
     spans: TokenSpans | None = None
     n_tokens: Indices | None = None
     set_rewards: NumbersOrNull | None = None
-    utilities: Ragged | Annotated[list[Numbers], Field(fail_fast=True, max_length=MAX_SETS)] | None = None
+    utilities: RaggedNumbers | Annotated[list[Numbers], Field(fail_fast=True, max_length=MAX_SETS)] | None = None
     texts: Annotated[list[str | None], Field(fail_fast=True)] | None = None
     """One per candidate, aligned with the values of `rewards`; recognises duplicates."""
     candidate_ids: Annotated[list[Name], Field(fail_fast=True)] | None = None

@@ -11,7 +11,7 @@ from creditd.wire.errors import MAX_ERRORS, ErrorCode, ErrorItem
 
 _CHOICES = frozenset({"utility", "credit", "to", "from", "from_"})
 """Fields whose value is one of several models: pydantic names the model after them."""
-_BRANCHES = frozenset({"Ragged", "constrained-str", "constrained-int"})
+_BRANCHES = frozenset({"Ragged", "RaggedNumbers", "constrained-str", "constrained-int"})
 """How pydantic names the branches of the other unions."""
 _MAX_SEGMENT = 64
 _MAX_FINDINGS = 10_000

@@ -1,4 +1,4 @@
-"""`creditd serve | shapley | version`; each command is imported when it is asked for."""
+"""`creditd serve | shapley | replay | version`; each command is imported when it is asked for."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Words after `creditd`; those of the process when absent.
 
     Returns:
-        Exit status: 0 when all went well, 1 when some lines of a file failed, 2 when the command was not understood.
+        Exit status: 0 when all went well, 1 when some lines of a file failed or an answer differs from its recording,
+        2 when the command or a recording was not understood.
     """
     options = _parser().parse_args(arguments)
     try:
@@ -58,6 +59,17 @@ def _parser() -> argparse.ArgumentParser:
     shapley.add_argument("--quiet", action="store_true", help="no progress bar")
     shapley.set_defaults(run=_shapley)
 
+    replay = commands.add_parser(
+        "replay",
+        help="ask a recorded exchange again and compare the bits",
+        description="Ask again what Client(record=…) recorded, compare every number bit for bit, print the ledger. "
+        "Exit status: 0 identical, 1 different, 2 nothing to compare.",
+    )
+    replay.add_argument("files", metavar="FILE", nargs="+", help="exchanges that Client(record=…) wrote")
+    replay.add_argument("--url", default="local:", help="service to ask (default: computed in this process)")
+    replay.add_argument("--timeout-s", type=float, default=300.0, help="seconds for one file, retries included")
+    replay.set_defaults(run=_replay)
+
     version = commands.add_parser("version", help="print the version", description="Print the version.")
     version.set_defaults(run=_version)
     return parser
@@ -85,6 +97,12 @@ def _shapley(options: argparse.Namespace) -> int:
     from creditd.cli.shapley import run_file  # noqa: PLC0415  # `creditd version` should not load NumPy
 
     return run_file(options)
+
+
+def _replay(options: argparse.Namespace) -> int:
+    from creditd.cli.replay import run_files  # noqa: PLC0415  # `creditd version` should not load NumPy
+
+    return run_files(options)
 
 
 def _version(_: argparse.Namespace) -> int:

@@ -10,6 +10,7 @@ from creditd.server.app import create_app
 from creditd.server.logs import configure_logging
 from creditd.server.serve import serve
 from creditd.server.settings import Settings, SettingsError, load_settings
+from creditd.wire.versions import package_version
 
 _EXAMPLE = (
     '{"sets": [{"group": "p1", "candidates": [{"reward": 0.75}, {"reward": 0.25}]},'
@@ -48,6 +49,6 @@ def greeting(settings: Settings, port: int) -> str:
     url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     key = " -H 'Authorization: Bearer YOUR_KEY'" if settings.keys else ""
     return (
-        f"creditd listens on {url} (in-process, no Redis). Try it:\n\n"
+        f"creditd {package_version()} listens on {url}\n\nPaste this to try it:\n\n"
         f"  curl -s {url}/v1/credit/shapley -H 'Content-Type: application/json'{key} -d '{_EXAMPLE}'\n"
     )

@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import argparse
+import codecs
 import json
 import math
+import secrets
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
+from pydantic_core import from_json
 from tqdm import tqdm
 
 from creditd.client import Client, CreditdError, InvalidRequestError, ShapleyResult
 from creditd.wire.columns import RequestLimits, lacking, options_of
-from creditd.wire.v1 import CandidateSet, ShapleyRequest
+from creditd.wire.v1 import BlendCredit, CandidateSet, MixtureCredit, ShapleyRequest
 from creditd.wire.validation import WireError, from_validation_error
 
+_ALONE = secrets.token_hex(8)
+"""Begins the groups of sets that name none, so that no line of the file can have the same."""
+_TOO_MUCH = frozenset({"body_too_large", "budget_exceeded"})
+"""Codes of a request that may succeed in parts."""
 _START_S = 10.0
 """How long a service that does not answer is waited for."""
 _MAX_REPORTED = 20
@@ -39,7 +46,7 @@ class _Line:
     def group(self) -> str | int:
         """The prompt; a set that names none has one of its own, which no other line can have."""
         name: str | int | None = self.item.get("group")
-        return f"line {self.number} of the file" if name is None else name
+        return f"{_ALONE}:{self.number}" if name is None else name
 
 
 @dataclass
@@ -49,6 +56,11 @@ class _Work:
     lines: list[_Line] = field(default_factory=list)
     results: dict[int, dict[str, Any]] = field(default_factory=dict)
     broken_groups: set[str | int | None] = field(default_factory=set)
+
+    def lose(self, number: int, names: Mapping[str, str | int | None], code: str, detail: str) -> None:
+        """Record why a line cannot even be asked about; its group is incomplete."""
+        self.fail(number, names.get("id"), code, detail)
+        self.broken_groups.add(names.get("group"))
 
     def fail(self, number: int, name: object, code: str | None, detail: str) -> None:
         """Record why a line has no answer."""
@@ -71,33 +83,50 @@ def run_file(options: argparse.Namespace) -> int:
         options: Parsed command line.
 
     Returns:
-        0 when every line was answered, 1 when some failed, 2 when the command cannot be used.
+        0 when every line was answered, 1 when some were not, 2 when the command cannot be used.
     """
     try:
         choices = _choices(options)
         with ExitStack() as stack:
-            from_stdin = options.file == "-"
-            source = sys.stdin if from_stdin else stack.enter_context(Path(options.file).open(encoding="utf-8"))
-            work = _read(source, choices)
-            client = stack.enter_context(Client(options.url, deadline_s=options.timeout_s))
-            client.wait_until_ready(min(options.timeout_s, _START_S))
-            bar = stack.enter_context(tqdm(total=len(work.lines), unit="set", disable=options.quiet, file=sys.stderr))
-            for batch in _batches(work.lines, options.batch_size, whole=choices.advantage.type == "batch_scaled"):
-                _solve(client, batch, choices, work)
-                bar.update(len(batch))
-            to_stdout = options.output is None
+            from_stdin, to_stdout = options.file == "-", options.output is None
+            source = sys.stdin.buffer if from_stdin else stack.enter_context(Path(options.file).open("rb"))
             sink = sys.stdout if to_stdout else stack.enter_context(options.output.open("w", encoding="utf-8"))
+            client = stack.enter_context(_client(options))
+            work = _read(source, choices)
+            bar = stack.enter_context(tqdm(total=len(work.lines), unit="set", disable=options.quiet, file=sys.stderr))
+            _solve_all(client, work, choices, options, bar)
             for number in sorted(work.results):
                 sink.write(json.dumps(work.results[number], ensure_ascii=False, allow_nan=False) + "\n")
-    except (_UsageError, OSError, UnicodeDecodeError) as error:
-        if isinstance(error, BrokenPipeError):
-            raise
+    except BrokenPipeError:
+        raise
+    except (_UsageError, OSError) as error:
         print(f"creditd shapley: {error}", file=sys.stderr)
         return 2
+    return _report(work.results)
+
+
+def _client(options: argparse.Namespace) -> Client:
+    """The client that the command line asks for."""
+    try:
+        return Client(options.url, deadline_s=options.timeout_s)
+    except ValueError as error:
+        raise _UsageError(str(error)) from None
+
+
+def _solve_all(
+    client: Client, work: _Work, choices: ShapleyRequest, options: argparse.Namespace, bar: tqdm[NoReturn]
+) -> None:
+    """Results of all lines; when the service fails for good, the lines that are left say so."""
+    try:
+        client.wait_until_ready(min(options.timeout_s, _START_S))
+        for batch in _batches(work.lines, options.batch_size, whole=choices.advantage.type == "batch_scaled"):
+            _solve(client, batch, choices, work)
+            bar.update(len(batch))
     except CreditdError as error:
         print(f"creditd shapley: {error}", file=sys.stderr)
-        return 1
-    return _report(work.results)
+        for line in work.lines:
+            if line.number not in work.results:
+                work.fail(line.number, line.item.get("id"), None, f"not answered: {type(error).__name__}")
 
 
 def _choices(options: argparse.Namespace) -> ShapleyRequest:
@@ -124,27 +153,44 @@ def _choices(options: argparse.Namespace) -> ShapleyRequest:
     return request
 
 
-def _read(source: Iterable[str], choices: ShapleyRequest) -> _Work:
-    """The lines that can be asked about, and results for those that cannot. Blank lines do not count."""
+def _read(source: Iterable[bytes], choices: ShapleyRequest) -> _Work:
+    """The lines that can be asked about, and results for those that cannot. Blank lines do not count.
+
+    Texts are not kept: this command treats duplicates as players, and needs them for nothing else.
+    """
     work = _Work()
     table, tokens = choices.utility.type == "table", choices.tokens is not None
-    for number, text in enumerate(source, start=1):
+    for number, raw in enumerate(source, start=1):
+        text = raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw
         if not text.strip():
             continue
         try:
             item = CandidateSet.model_validate_json(text)
         except ValidationError as error:
             found = from_validation_error(error)
-            work.fail(number, None, found.code.value, found.detail)
+            work.lose(number, _names(text), found.code.value, found.detail)
             continue
         lack = lacking(0, item, table=table, tokens=tokens)
         if lack is not None:
-            place = "" if lack.candidate is None else f"/candidates/{lack.candidate}/{lack.field}: "
-            work.fail(number, item.id, lack.code, place + lack.detail)
-            work.broken_groups.add(item.group)
+            place = "" if lack.position is None else f"/candidates/{lack.position}/{lack.field}: "
+            work.lose(number, {"id": item.id, "group": item.group}, lack.code, place + lack.detail)
             continue
-        work.lines.append(_Line(number, item.model_dump(exclude_unset=True)))
+        fields = item.model_dump(exclude_unset=True)
+        for candidate in fields["candidates"]:
+            candidate.pop("text", None)
+        work.lines.append(_Line(number, fields))
     return work
+
+
+def _names(text: bytes) -> dict[str, str | int]:
+    """The id and the group of a line that is JSON but no candidate set, as far as it has them."""
+    try:
+        found = from_json(text)
+    except ValueError:
+        return {}
+    fields = found if isinstance(found, dict) else {}
+    names = {name: fields.get(name) for name in ("id", "group")}
+    return {name: value for name, value in names.items() if isinstance(value, str | int) and value is not True}
 
 
 def _batches(lines: Sequence[_Line], size: int, *, whole: bool) -> Iterator[list[_Line]]:
@@ -166,30 +212,67 @@ def _batches(lines: Sequence[_Line], size: int, *, whole: bool) -> Iterator[list
 
 
 def _solve(client: Client, batch: Sequence[_Line], choices: ShapleyRequest, work: _Work) -> None:
-    """Results of a batch."""
-    sets = [{**line.item, "group": line.group} for line in batch]
+    """Results of a batch; one that is too large for the service is halved between two groups."""
     try:
-        result = client.shapley(
-            sets,
-            utility=choices.utility,
-            credit=choices.credit,
-            advantage=choices.advantage,
-            tokens=choices.tokens,
-            on_item_error="return",
-        )
+        result = _ask(client, batch, choices)
     except InvalidRequestError as error:
-        # Nothing of the batch could be answered: the first lines are named one by one, the others by the first's code.
-        named = {item.row: item for item in error.items}
-        for row, line in enumerate(batch):
-            detail = named[row].detail if row in named else "no set of its batch could be answered"
-            work.fail(line.number, line.item.get("id"), named[row].code if row in named else error.code, detail)
-        return
+        halves = _halves(batch)
+        if error.code in _TOO_MUCH and halves and choices.advantage.type != "batch_scaled":
+            for half in halves:
+                _solve(client, half, choices, work)
+            return
+        if error.code in _TOO_MUCH or len(error.items) == 0:
+            for line in batch:
+                work.fail(line.number, line.item.get("id"), error.code, str(error))
+            return
+        # Nothing could be answered, and a refusal names ten sets at most; beside a sound set each one is named.
+        result = _ask(client, batch, choices, beside=_sound_set(choices))
     errors = {error.row: error for error in result.errors}
     for row, line in enumerate(batch):
         if row in errors:
             work.fail(line.number, line.item.get("id"), errors[row].code, errors[row].detail)
         else:
             work.results[line.number] = _success(line, result, row, incomplete=line.group in work.broken_groups)
+
+
+def _ask(
+    client: Client, batch: Sequence[_Line], choices: ShapleyRequest, beside: dict[str, Any] | None = None
+) -> ShapleyResult:
+    """The answer to a batch, and to one more set at its end."""
+    sets = [{**line.item, "group": line.group} for line in batch]
+    return client.shapley(
+        sets if beside is None else [*sets, beside],
+        utility=choices.utility,
+        credit=choices.credit,
+        advantage=choices.advantage,
+        tokens=choices.tokens,
+        on_item_error="return",
+    )
+
+
+def _sound_set(choices: ShapleyRequest) -> dict[str, Any]:
+    """A set that any choices can answer, in a group of its own."""
+    ends = [choices.credit]
+    if isinstance(choices.credit, BlendCredit):
+        ends = [end for end in (choices.credit.from_, choices.credit.to) if not isinstance(end, str)]
+    size = next((len(end.weights) for end in ends if isinstance(end, MixtureCredit)), 1)
+    sound: dict[str, Any] = {
+        "group": f"{_ALONE}:sound",
+        "n_tokens": 0,
+        "candidates": [{"reward": 0.0, "span": None} for _ in range(size)],
+    }
+    if choices.utility.type == "table":
+        sound["utilities"] = [0.0] * 2**size
+    return sound
+
+
+def _halves(batch: Sequence[_Line]) -> tuple[Sequence[_Line], Sequence[_Line]] | None:
+    """The batch in two, cut between groups as near to its middle as can be; None for a single group."""
+    cuts = [place for place in range(1, len(batch)) if batch[place].group != batch[place - 1].group]
+    if not cuts:
+        return None
+    cut = min(cuts, key=lambda place: abs(2 * place - len(batch)))
+    return batch[:cut], batch[cut:]
 
 
 def _success(line: _Line, result: ShapleyResult, row: int, *, incomplete: bool) -> dict[str, Any]:

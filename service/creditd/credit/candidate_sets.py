@@ -29,7 +29,7 @@ ErrorCode: TypeAlias = Literal[
     "group_incomplete",
     "invalid_request",
 ]
-ErrorField: TypeAlias = Literal["reward", "span", "utilities", "set_reward", "n_tokens", "candidates", "group"]
+ErrorField: TypeAlias = Literal["reward", "span", "id", "utilities", "set_reward", "n_tokens", "candidates", "group"]
 
 USABLE = f"a finite number of magnitude at most {MAX_MAGNITUDE:g}"
 
@@ -137,14 +137,14 @@ class SetError:
         row: The set.
         code: Stable name of the kind of failure.
         field: The value that is wrong.
-        candidate: Position of the offending candidate within its set, or None.
+        position: Position of the offending candidate, or of the entry of a table, within its set; or None.
         detail: One sentence, "got …, expected …".
     """
 
     row: int
     code: ErrorCode
     field: ErrorField
-    candidate: int | None
+    position: int | None
     detail: str
 
 
@@ -176,19 +176,22 @@ class SetErrors:
     def add_sets(self, rows: Integers, code: ErrorCode, field: ErrorField, detail: Callable[[int], str]) -> None:
         """Fail whole sets; `detail` is asked for the sentence of a row that has no error yet."""
         for row in rows[~self.failed[rows]].tolist():
-            self._first[row] = SetError(row=row, code=code, field=field, candidate=None, detail=detail(row))
+            self._first[row] = SetError(row=row, code=code, field=field, position=None, detail=detail(row))
         self.failed[rows] = True
 
-    def add_candidates(
-        self, batch: CandidateSets, index: Integers, code: ErrorCode, field: ErrorField, detail: Callable[[int], str]
+    def add_entries(
+        self, splits: Integers, index: Integers, code: ErrorCode, field: ErrorField, detail: Callable[[int], str]
     ) -> None:
-        """Fail the sets of the candidates named by their flat index; the first of each set gives the error."""
-        rows = np.searchsorted(batch.row_splits, index, side="right") - 1
+        """Fail the sets of the candidates, or table entries, named by their flat index into rows of these splits.
+
+        The first of each set gives the error; `detail` is asked for the sentence of a flat index.
+        """
+        rows = np.searchsorted(splits, index, side="right") - 1
         fresh = ~self.failed[rows]
         for row, first in zip(*np.unique(rows[fresh], return_index=True), strict=True):
             flat = int(index[fresh][first])
-            place = flat - int(batch.row_splits[row])
-            self._first[int(row)] = SetError(row=int(row), code=code, field=field, candidate=place, detail=detail(flat))
+            place = flat - int(splits[row])
+            self._first[int(row)] = SetError(row=int(row), code=code, field=field, position=place, detail=detail(flat))
         self.failed[rows] = True
 
     def sorted(self) -> tuple[SetError, ...]:
@@ -221,8 +224,8 @@ def check_candidate_sets(
     )
     if batch.tables is None:
         for code, wrong in unusable_numbers(batch.rewards, batch.missing):
-            errors.add_candidates(
-                batch,
+            errors.add_entries(
+                batch.row_splits,
                 np.flatnonzero(wrong),
                 code,
                 "reward",
@@ -239,17 +242,18 @@ def check_candidate_sets(
                 "set_reward",
                 lambda row: f"set_reward is {number_name(values[row])}; expected {USABLE} or null",
             )
+    if batch.ranks is not None:
+        _check_ranks(batch, batch.ranks, errors)
     if max_tokens is not None:
         _check_tokens(batch, errors, max_tokens)
 
 
-def find_players(batch: CandidateSets, malformed: MalformedPolicy, limit: int | None, errors: SetErrors) -> Players:
+def find_players(batch: CandidateSets, malformed: MalformedPolicy, errors: SetErrors) -> Players:
     """Which candidates play, after surplus, unscored and duplicate ones are dealt with.
 
     Args:
         batch: The sets.
         malformed: The policy.
-        limit: Candidates asked for, beyond which `extra` applies, or None.
         errors: Receives sets in which one text has two rewards.
 
     Returns:
@@ -259,8 +263,8 @@ def find_players(batch: CandidateSets, malformed: MalformedPolicy, limit: int | 
         O(C log C).
     """
     truncated = np.zeros(len(batch.rewards), dtype=np.bool_)
-    if limit is not None and malformed.extra == "truncate":
-        truncated = batch.position >= limit
+    if malformed.candidates is not None and malformed.extra == "truncate":
+        truncated = batch.position >= malformed.candidates
     no_reward = batch.missing if batch.missing is not None and batch.tables is None else np.zeros_like(truncated)
     unscored = no_reward & ~truncated
     playing = ~truncated & ~unscored
@@ -274,8 +278,8 @@ def find_players(batch: CandidateSets, malformed: MalformedPolicy, limit: int | 
         later, earlier = order[1:][same], order[:-1][same]
         if batch.tables is None:
             differs = np.sort(later[batch.rewards[later] != batch.rewards[earlier]])
-            errors.add_candidates(
-                batch,
+            errors.add_entries(
+                batch.row_splits,
                 differs,
                 "invalid_request",
                 "reward",
@@ -299,8 +303,26 @@ def _check_tables(batch: CandidateSets, errors: SetErrors) -> None:
         lambda row: f"utilities holds {lengths[row]} values; expected 2**{sizes[row]} for {sizes[row]} candidates",
     )
     for code, wrong in unusable_numbers(tables, None):
-        rows = np.unique(np.searchsorted(splits, np.flatnonzero(wrong), side="right") - 1)
-        errors.add_sets(rows, code, "utilities", lambda row: f"a utility of set {row} is not {USABLE}")
+        errors.add_entries(
+            splits,
+            np.flatnonzero(wrong),
+            code,
+            "utilities",
+            lambda flat: f"utility is {number_name(tables[flat])}; expected {USABLE}",
+        )
+
+
+def _check_ranks(batch: CandidateSets, ranks: Integers, errors: SetErrors) -> None:
+    """No two candidates of a set share a rank: their order, and so the last bits, would be those of the request."""
+    order = np.lexsort((np.arange(len(ranks)), ranks, batch.owner))
+    same = (ranks[order[1:]] == ranks[order[:-1]]) & (batch.owner[order[1:]] == batch.owner[order[:-1]])
+    errors.add_entries(
+        batch.row_splits,
+        np.sort(order[1:][same]),
+        "invalid_request",
+        "id",
+        lambda _: "an earlier candidate of the set has this id; expected different ones",
+    )
 
 
 def _check_tokens(batch: CandidateSets, errors: SetErrors, max_tokens: int) -> None:
@@ -316,8 +338,8 @@ def _check_tokens(batch: CandidateSets, errors: SetErrors, max_tokens: int) -> N
     )
     start, stop = spans[:, 0], spans[:, 1]
     outside = (start < 0) | (stop < start) | (stop > n_tokens[owner])
-    errors.add_candidates(
-        batch,
+    errors.add_entries(
+        batch.row_splits,
         np.flatnonzero(outside),
         "shape_mismatch",
         "span",
@@ -325,8 +347,8 @@ def _check_tokens(batch: CandidateSets, errors: SetErrors, max_tokens: int) -> N
             f"span is [{start[flat]}, {stop[flat]}]; expected 0 ≤ start ≤ stop ≤ n_tokens = {n_tokens[owner[flat]]}"
         ),
     )
-    errors.add_candidates(
-        batch,
+    errors.add_entries(
+        batch.row_splits,
         np.sort(overlapping_candidates(owner, start, stop)),
         "shape_mismatch",
         "span",

@@ -42,6 +42,9 @@ class SetGames(Protocol):
     def grand(self) -> Floats:
         """v(N), shape (B,)."""
 
+    def scale(self) -> Floats:
+        """Largest magnitude among the utilities that enter, shape (B,)."""
+
     def prefixes(self) -> Floats:
         """v(first j players) for j = 0 … n−1 in the order given, shape (B, n)."""
 
@@ -73,6 +76,12 @@ class OrderStatisticGames:
     def grand(self) -> Floats:
         """v(N), shape (B,)."""
         return grand_utilities(self.rewards, self.utility)
+
+    def scale(self) -> Floats:
+        """Largest of |v(∅)|, |v(N)| and the magnitudes of the rewards as the utility sees them, shape (B,)."""
+        largest: Floats = np.abs(self.utility.prepare(self.rewards)).max(axis=1)
+        utilities: Floats = np.maximum(np.abs(self.grand()), abs(float(self.utility.empty_utility)))
+        return np.maximum(largest, utilities)
 
     def prefixes(self) -> Floats:
         """v(first j players), shape (B, n)."""
@@ -111,6 +120,11 @@ class TableGames:
     def grand(self) -> Floats:
         """v(N), shape (B,)."""
         return self._utilities(self.n_players)
+
+    def scale(self) -> Floats:
+        """Largest magnitude in each table, shape (B,)."""
+        largest: Floats = np.abs(self.tables).max(axis=1)
+        return largest
 
     def prefixes(self) -> Floats:
         """v(first j players), shape (B, n)."""

@@ -92,7 +92,7 @@ def group_advantages(
     above = members + group_maxima(-members, owner, n_groups)[owner]
     centred = above - group_means(above, owner, n_groups)[owner]
     if rule == "grpo":
-        deviations = group_standard_deviations(members, owner, n_groups, ddof=ddof)
+        deviations = group_standard_deviations(above, owner, n_groups, ddof=ddof)
         degenerate |= counts <= ddof
         centred = centred / np.where(degenerate, 1.0, deviations + epsilon)[owner]
     elif rule == "rloo":

@@ -22,7 +22,7 @@ Booleans: TypeAlias = NDArray[np.bool_]
 NormalizationType: TypeAlias = Literal["pooled", "batch_scaled", "centered", "response_preserving", "per_slot", "none"]
 
 DEGENERATE_SPREAD = 1e-12
-"""A group whose standard deviation of D is below this share of max |D| has no contrast: only rounding is left."""
+"""A group whose D deviate by less than this share of max |D| and max |v| has only rounding for a contrast."""
 UNSTABLE_RATIO = 100.0
 """`response_preserving` is flagged when the credits spread this many times wider than the rewards it divides by."""
 
@@ -64,6 +64,7 @@ class SetCreditEntries:
         slot: Shape (E,), int64: position of the entry within its response.
         set_rewards: R, shape (S,), float64, reward units: v(N), or the failure reward.
         empty_utilities: v(∅), shape (S,), float64, reward units.
+        scales: Shape (S,), float64, ≥ 0: the largest magnitude among the utilities that the credits were computed from.
         groups: Shape (S,), int64, in [0, n_groups).
         n_groups: Number of groups.
     """
@@ -73,6 +74,7 @@ class SetCreditEntries:
     slot: Integers
     set_rewards: Floats
     empty_utilities: Floats
+    scales: Floats
     groups: Integers
     n_groups: int
 
@@ -127,10 +129,14 @@ def set_advantages(entries: SetCreditEntries, normalization: Normalization) -> S
         return SetAdvantages(entries.credits, entries.set_rewards - entries.empty_utilities, flags)
     entry_groups = groups[entries.owner]
     scaled = counts[entries.owner] * entries.credits
-    spread = group_standard_deviations(scaled, entry_groups, n_groups, ddof=normalization.ddof)
-    reward_spread = group_standard_deviations(entries.set_rewards, groups, n_groups, ddof=normalization.ddof)
-    degenerate = _negligible(spread, scaled, entry_groups, n_groups)
-    rewards_flat = _negligible(reward_spread, entries.set_rewards, groups, n_groups)
+    # Measured from the lowest D and R of the group, so that a large offset costs no digits of the contrast.
+    above = scaled + group_maxima(-scaled, entry_groups, n_groups)[entry_groups]
+    rewards_above = entries.set_rewards + group_maxima(-entries.set_rewards, groups, n_groups)[groups]
+    spread = group_standard_deviations(above, entry_groups, n_groups, ddof=normalization.ddof)
+    reward_spread = group_standard_deviations(rewards_above, groups, n_groups, ddof=normalization.ddof)
+    magnitudes = np.maximum(np.abs(scaled), entries.scales[entries.owner])
+    degenerate = _negligible(spread, magnitudes, entry_groups, n_groups)
+    rewards_flat = _negligible(reward_spread, np.abs(entries.set_rewards), groups, n_groups)
     denominators = _denominators(normalization, scaled, spread, reward_spread)
     if normalization.type == "response_preserving":
         degenerate |= rewards_flat
@@ -139,17 +145,15 @@ def set_advantages(entries: SetCreditEntries, normalization: Normalization) -> S
     if normalization.type not in {"pooled", "centered"} or normalization.baseline == "others":
         degenerate |= single
     denominators = np.where(degenerate | (denominators == 0.0), 1.0, denominators)
-    whole = _contrasts(entries.set_rewards, groups, n_groups, normalization.baseline)[0] / denominators[groups]
+    reward_baselines = _baselines(rewards_above, groups, n_groups, normalization.baseline)
+    whole = (rewards_above - reward_baselines) / denominators[groups]
     if normalization.type == "per_slot":
-        parts, flat = _per_slot(entries, scaled, normalization)
+        parts, flat = _per_slot(entries, above, magnitudes, normalization)
         flags[flat[groups]] |= Flag.DEGENERATE_GROUP
         whole = np.where(rewards_flat[groups], 0.0, whole)
     else:
-        # Measured from the lowest D of the group, so that a large offset costs no digits of the contrast.
-        lowest = -group_maxima(-scaled, entry_groups, n_groups)
-        above = scaled - lowest[entry_groups]
         means = group_sums(above, entries.owner, n_sets) / counts
-        baselines = _contrasts(means, groups, n_groups, normalization.baseline)[1]
+        baselines = _baselines(means, groups, n_groups, normalization.baseline)
         parts = (above - baselines[entries.owner]) / denominators[entry_groups]
     flags[degenerate[groups]] |= Flag.DEGENERATE_GROUP
     return SetAdvantages(
@@ -159,16 +163,11 @@ def set_advantages(entries: SetCreditEntries, normalization: Normalization) -> S
     )
 
 
-def _contrasts(
-    values: Floats, groups: Integers, n_groups: int, baseline: Literal["group", "others"]
-) -> tuple[Floats, Floats]:
-    """Each response's value less its baseline, and that baseline."""
-    lowest = -group_maxima(-values, groups, n_groups)
-    above = values - lowest[groups]
-    sums = group_sums(above, groups, n_groups)[groups]
+def _baselines(values: Floats, groups: Integers, n_groups: int, baseline: Literal["group", "others"]) -> Floats:
+    """What each response is compared with: the mean over its group, or over the others of its group."""
+    sums = group_sums(values, groups, n_groups)[groups]
     counts = np.bincount(groups, minlength=n_groups)[groups]
-    baselines = sums / counts if baseline == "group" else (sums - above) / np.maximum(counts - 1, 1)
-    return above - baselines, baselines + lowest[groups]
+    return sums / counts if baseline == "group" else (sums - values) / np.maximum(counts - 1, 1)
 
 
 def _denominators(normalization: Normalization, scaled: Floats, spread: Floats, reward_spread: Floats) -> Floats:
@@ -184,20 +183,22 @@ def _denominators(normalization: Normalization, scaled: Floats, spread: Floats, 
     return reward_spread + normalization.epsilon
 
 
-def _negligible(spread: Floats, values: Floats, groups: Integers, n_groups: int) -> Booleans:
-    """True for each group whose spread is nothing but rounding."""
-    return spread <= DEGENERATE_SPREAD * group_maxima(np.abs(values), groups, n_groups)
+def _negligible(spread: Floats, magnitudes: Floats, groups: Integers, n_groups: int) -> Booleans:
+    """True for each group whose spread is nothing but the rounding of numbers of these magnitudes."""
+    return spread <= DEGENERATE_SPREAD * group_maxima(magnitudes, groups, n_groups)
 
 
-def _per_slot(entries: SetCreditEntries, scaled: Floats, normalization: Normalization) -> tuple[Floats, Booleans]:
+def _per_slot(
+    entries: SetCreditEntries, above: Floats, magnitudes: Floats, normalization: Normalization
+) -> tuple[Floats, Booleans]:
     """D standardised over the responses at each position, and the groups in which a position has no contrast."""
     n_slots = int(entries.slot.max(initial=0)) + 1
     entry_groups = entries.groups[entries.owner]
     names, cells = np.unique(entry_groups * n_slots + entries.slot, return_inverse=True)
     n_cells = len(names)
-    spread = group_standard_deviations(scaled, cells, n_cells, ddof=normalization.ddof)
-    flat = _negligible(spread, scaled, cells, n_cells)
-    centred = scaled - group_means(scaled, cells, n_cells)[cells]
+    spread = group_standard_deviations(above, cells, n_cells, ddof=normalization.ddof)
+    flat = _negligible(spread, magnitudes, cells, n_cells)
+    centred = above - group_means(above, cells, n_cells)[cells]
     denominators = np.where(flat, 1.0, spread + normalization.epsilon)
     flat_groups = np.zeros(entries.n_groups, dtype=np.bool_)
     flat_groups[entry_groups[flat[cells]]] = True

@@ -5,6 +5,7 @@ Legend: `B` sets, `C` candidates over all sets, `P` players, `T` completion toke
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -106,13 +107,23 @@ class SetCredits:
         return answered
 
 
-def set_credit(batch: CandidateSets, options: SetCreditOptions, rejected: tuple[SetError, ...] = ()) -> SetCredits:
+def _no_checkpoint() -> None:
+    """Let the computation go on."""
+
+
+def set_credit(
+    batch: CandidateSets,
+    options: SetCreditOptions,
+    rejected: tuple[SetError, ...] = (),
+    checkpoint: Callable[[], None] = _no_checkpoint,
+) -> SetCredits:
     """Credit, advantages and token advantages of candidate sets.
 
     Args:
         batch: B sets as columns.
         options: Utility, rule, normalisation and policies.
         rejected: Sets that failed before, at most one error each; they fail here too and count as lost to their groups.
+        checkpoint: Called before each kernel call; what it raises ends the computation.
 
     Returns:
         One answer or one error per set. The credit of a set is the same to the last bit in any batch, and its
@@ -138,14 +149,12 @@ def set_credit(batch: CandidateSets, options: SetCreditOptions, rejected: tuple[
         max_table_players=options.max_table_players,
         max_tokens=None if options.tokens is None else options.max_tokens_per_set,
     )
-    limit = options.malformed.candidates
-    limit = options.expect.candidates if limit is None else limit
-    players = find_players(batch, options.malformed, limit, errors)
+    players = find_players(batch, options.malformed, errors)
     owner = batch.owner
     n_candidates = np.bincount(owner[players.playing | players.copies], minlength=batch.n_sets)
     _check_expectations(batch, options, players, n_candidates, errors)
     _fail_groups(batch, options, n_candidates, errors)
-    solved = _solve(batch, options, players, n_candidates, ~errors.failed)
+    solved = _solve(batch, options, players, n_candidates, ~errors.failed, checkpoint)
     flags = _flags(batch, players, errors.failed, n_candidates)
     advantages, of_sets, group_flags = _advantages(batch, options, players, solved, n_candidates, ~errors.failed)
     flags |= group_flags
@@ -179,6 +188,7 @@ class _Solved:
     credits: Floats
     empty: Floats
     grand: Floats
+    scale: Floats
 
 
 def _mixtures(rule: CreditRule) -> tuple[Mixture, ...]:
@@ -252,11 +262,16 @@ def _fail_groups(batch: CandidateSets, options: SetCreditOptions, n_candidates: 
 
 
 def _solve(
-    batch: CandidateSets, options: SetCreditOptions, players: Players, n_candidates: Integers, alive: Booleans
+    batch: CandidateSets,
+    options: SetCreditOptions,
+    players: Players,
+    n_candidates: Integers,
+    alive: Booleans,
+    checkpoint: Callable[[], None],
 ) -> _Solved:
     """Credits of all players, one kernel call for each number of players and candidates that occurs."""
     credits_ = np.full(len(batch.rewards), np.nan)
-    empty, grand = np.full(batch.n_sets, np.nan), np.full(batch.n_sets, np.nan)
+    empty, grand, scale = (np.full(batch.n_sets, np.nan) for _ in range(3))
     owner = batch.owner
     credits_[players.copies & alive[owner]] = 0.0
     index = np.flatnonzero(players.playing)
@@ -264,17 +279,19 @@ def _solve(
     first_player = np.cumsum(n_players) - n_players
     bare = np.flatnonzero(alive & (n_players == 0))
     empty[bare] = grand[bare] = _empty_utilities(batch, options.utility, bare)
+    scale[bare] = np.abs(empty[bare])
     sizes = batch.sizes if batch.tables is not None else np.zeros_like(batch.sizes)
     keys = np.stack([n_players, n_candidates, sizes], axis=1)
     busy = np.flatnonzero(alive & (n_players > 0))
     kinds, kind = np.unique(keys[busy], axis=0, return_inverse=True)
     for number, (n, k, _) in enumerate(kinds.tolist()):
+        checkpoint()
         rows = busy[kind.reshape(-1) == number]
         members = index[first_player[rows][:, None] + np.arange(n)]
         games = _games(batch, options.utility, rows, members)
         credits_[members] = candidate_credits(games, options.rule, k)
-        empty[rows], grand[rows] = games.empty(), games.grand()
-    return _Solved(credits=credits_, empty=empty, grand=grand)
+        empty[rows], grand[rows], scale[rows] = games.empty(), games.grand(), games.scale()
+    return _Solved(credits=credits_, empty=empty, grand=grand, scale=scale)
 
 
 def _empty_utilities(batch: CandidateSets, utility: Utility, rows: Integers) -> Floats:
@@ -343,6 +360,7 @@ def _advantages(
             slot=slots,
             set_rewards=np.where(n_candidates == 0, failure, solved.grand)[sets],
             empty_utilities=solved.empty[sets],
+            scales=solved.scale[sets],
             groups=groups.reshape(-1),
             n_groups=int(groups.max()) + 1,
         ),

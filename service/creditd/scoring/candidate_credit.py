@@ -22,11 +22,9 @@ def score_candidate_sets(
         One answer or one error per set.
 
     Raises:
-        DeadlineExceededError: If the deadline has passed before the arithmetic starts; work that nobody waits for is
-            not begun.
+        DeadlineExceededError: If the deadline passes before the last kernel call; nobody waits for the rest.
 
     Cost:
         One call into `creditd.credit`; O(C log C + T) for C candidates and T tokens.
     """
-    deadline.check()
-    return set_credit(batch, options, rejected)
+    return set_credit(batch, options, rejected, deadline.check)

@@ -14,7 +14,7 @@ from creditd.credit.group_advantages import GroupRule
 from creditd.credit.set_advantages import NormalizationType
 from creditd.credit.set_credit import SetCredits
 from creditd.server.settings import Settings
-from creditd.wire.columns import CREDIT_NAMES, UTILITY_NAMES, SetBatch
+from creditd.wire.columns import CREDIT_NAMES, UTILITY_NAMES, SetBatch, causes_first
 from creditd.wire.errors import ERROR_KINDS, ErrorCode, ErrorItem
 from creditd.wire.group_rows import GroupRows
 from creditd.wire.v1 import FlagName, Info, Limits, Service
@@ -119,7 +119,7 @@ def error_items(answer: SetCredits, batch: SetBatch) -> tuple[ErrorItem, ...]:
     """The first failures of an answer in which nothing succeeded."""
     return tuple(
         ErrorItem(pointer=batch.pointer(error), code=ErrorCode(error.code), detail=error.detail)
-        for error in answer.errors[:10]
+        for error in causes_first(answer.errors)[:10]
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,6 +31,7 @@ class DrainingServer(uvicorn.Server):
         self.resources = resources
         self.on_started = on_started
         self.cut_off = False
+        self._drain_ends = 0.0
         self._drain: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket] | None = None) -> None:
@@ -61,10 +63,18 @@ class DrainingServer(uvicorn.Server):
 
     async def _finish(self) -> None:
         """Wait for the requests in flight, no longer than the setting, then end."""
+        self._drain_ends = anyio.current_time() + self.resources.settings.drain_timeout_s
         with anyio.move_on_after(self.resources.settings.drain_timeout_s) as limit:
             await self.resources.idle.wait()
         self.cut_off = self.resources.abandoned = limit.cancelled_caught
+        # What is left of the limit is for answers that are written but not yet read by their callers.
+        self.config.timeout_graceful_shutdown = max(1, math.ceil(self._drain_ends - anyio.current_time()))
         self.should_exit = True
+
+    async def shutdown(self, sockets: list[socket] | None = None) -> None:
+        """Close what is open; a connection that is still there afterwards was cut off with an answer half sent."""
+        await super().shutdown(sockets)
+        self.cut_off = self.cut_off or bool(self.server_state.connections)
 
 
 def serve(app: FastAPI, on_started: Callable[[int], None]) -> int:
@@ -88,7 +98,6 @@ def serve(app: FastAPI, on_started: Callable[[int], None]) -> int:
         log_config=None,
         access_log=False,
         timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=1,
         server_header=False,
     )
     server = DrainingServer(config, resources, on_started)

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, PrivateAttr, SecretStr, ValidationError, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic import Field, PrivateAttr, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
 from typing_extensions import Self
 
 from creditd.wire.v1 import MAX_SETS
@@ -28,8 +36,8 @@ class Settings(BaseSettings):
     """Address to listen on."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8400
     """Port to listen on; 0 takes a free one."""
-    api_keys: tuple[SecretStr, ...] = ()
-    """Keys that may call every route but the probes. None: everybody may."""
+    api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = ()
+    """Keys that may call every route but the probes; a variable separates them by commas. None: everybody may."""
     api_keys_file: Path | None = None
     """File with one key per line, read at boot; adds to `api_keys`."""
     max_body_bytes: Annotated[int, Field(ge=1024)] = 8 * 2**20
@@ -59,6 +67,16 @@ class Settings(BaseSettings):
     def keys(self) -> tuple[SecretStr, ...]:
         """All keys that are let in: those of `api_keys` and those of the file."""
         return self.api_keys + self._file_keys
+
+    @field_validator("api_keys", mode="before")
+    @classmethod
+    def _separated(cls, keys: object) -> object:
+        """A variable holds text: keys separated by commas or lines, or a JSON list. An empty one is an error."""
+        if not isinstance(keys, str):
+            return keys
+        if keys.lstrip().startswith("["):
+            return tuple(json.loads(keys))
+        return tuple(key.strip() for key in re.split(r"[,\n]", keys) if key.strip()) or ("",)
 
     @model_validator(mode="after")
     def _keys_are_usable(self) -> Self:

@@ -10,12 +10,14 @@ from creditd.server.resources import resources_of
 router = APIRouter(tags=["health"])
 
 
+@router.head("/livez", include_in_schema=False)
 @router.get("/livez", operation_id="livez", responses={200: {"content": {"text/plain": {}}}})
 async def livez() -> Response:
     """200 while the event loop turns. A process that fails this should be restarted."""
     return Response("alive\n", media_type="text/plain")
 
 
+@router.head("/readyz", include_in_schema=False)
 @router.get("/readyz", operation_id="readyz", responses={200: {"content": {"text/plain": {}}}, 503: {}})
 async def readyz(request: Request) -> Response:
     """200 once warmed and until the shutdown begins. Load does not change it: that is answered per request by 503."""

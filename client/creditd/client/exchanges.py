@@ -1,0 +1,277 @@
+"""Exchanges as the text of a file, and back; no IO.
+
+One file is one JSON object: the fields of `Exchange` and `"format": 1`. Request and response stand in it as strings and
+not as objects: they hold NaN, and their bits are the point. Fields may be added within a format; a reader passes over
+those that it does not know.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any, TypeAlias
+from urllib.parse import urlsplit, urlunsplit
+
+import numpy as np
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import from_json, to_json
+
+from creditd.client import answers
+from creditd.client.arrays import splits_of
+from creditd.client.bodies import Body
+from creditd.client.exceptions import CreditdError, ResponseError
+from creditd.client.results import GroupResult, ItemError, Ragged, ShapleyResult
+from creditd.client.steps import Exchange, Failure, Reply
+from creditd.wire.errors import ERROR_KINDS, ErrorCode
+from creditd.wire.versions import package_version
+
+Result: TypeAlias = ShapleyResult | GroupResult
+
+FORMAT = 1
+SHAPLEY_PATH = "/v1/credit/shapley"
+GROUP_PATH = "/v1/credit/group"
+
+
+def exchange_of(
+    outcome: Result | CreditdError,
+    body: Body,
+    reply: Reply | None,
+    *,
+    time: datetime,
+    url: str,
+    operation: str,
+    request_id: str,
+    attempts: int,
+    elapsed_s: float,
+) -> Exchange:
+    """What is kept of a request and what came of it.
+
+    Args:
+        outcome: What the caller gets, or what is raised.
+        body: What was sent, or would have been.
+        reply: The last answer; None in local mode and if none came.
+        time: When it ended, UTC.
+        url: Address of the service; credentials in it are not kept.
+        operation: Path of the route.
+        request_id: Identity of the request.
+        attempts: How often it was sent.
+        elapsed_s: Seconds that it took.
+
+    Returns:
+        A record from which the same bytes can be sent again.
+    """
+    address = public_url(url)
+    error, status, version, response = None, None, None, None
+    if isinstance(outcome, CreditdError):
+        error = failure_of(outcome, {url: address})
+        status, version = error.status, getattr(outcome, "service_version", None)
+    else:
+        status, version = 200, outcome.service.version
+    if reply is not None:
+        status, response = reply.status, reply.content.decode(errors="replace")
+    elif not isinstance(outcome, CreditdError):
+        response = answer_text(outcome)
+    return Exchange(
+        time=time,
+        url=address,
+        operation=operation,
+        request_id=request_id,
+        status=status,
+        attempts=attempts,
+        elapsed_s=elapsed_s,
+        client_version=package_version(),
+        service_version=version,
+        ids=body.ids,
+        request=body.content.decode(),
+        response=response,
+        error=error,
+    )
+
+
+def failure_of(error: CreditdError, renamed: dict[str, str] | None = None) -> Failure:
+    """What is kept of an exception; texts in its message that are keys of `renamed` are replaced."""
+    detail = str(error)
+    for old, new in (renamed or {}).items():
+        detail = detail.replace(old, new)
+    return Failure(
+        kind=type(error).__name__,
+        status=getattr(error, "status", None),
+        code=getattr(error, "code", None),
+        detail=detail,
+    )
+
+
+def public_url(url: str) -> str:
+    """An address without user, password, query and fragment."""
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment=""))
+
+
+def written(exchange: Exchange) -> bytes:
+    """An exchange as the content of a file.
+
+    Args:
+        exchange: Its ids may be of any type: those that are no integers become text.
+
+    Returns:
+        JSON, UTF-8.
+    """
+    names = None if exchange.ids is None else [_plain(name) for name in exchange.ids]
+    return to_json({"format": FORMAT, **asdict(exchange), "ids": names})
+
+
+def parsed(content: bytes) -> Exchange:
+    """An exchange from the content of a file.
+
+    Args:
+        content: What `written` wrote, or what became of it.
+
+    Returns:
+        The exchange, whose request is one that `Client.repeat` can send.
+
+    Raises:
+        ValueError: If it is something else, in one sentence.
+    """
+    try:
+        document = from_json(content)
+    except ValueError as error:
+        raise ValueError(f"not JSON ({error}); expected a file that Client(record=…) wrote") from None
+    if not isinstance(document, dict) or "format" not in document:
+        raise ValueError("not a recorded exchange; expected a file that Client(record=…) wrote")
+    if document["format"] != FORMAT:
+        raise ValueError(f"got format {str(document['format'])[:20]}; this version reads format {FORMAT}")
+    try:
+        exchange = TypeAdapter(Exchange).validate_python(document)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        raise ValueError(f"{'/'.join(map(str, first['loc']))}: {first['msg']}") from None
+    body_of(exchange)
+    return exchange
+
+
+def body_of(exchange: Exchange) -> Body:
+    """The recorded request, to the bit.
+
+    Args:
+        exchange: A recorded exchange.
+
+    Returns:
+        The body that was sent.
+
+    Raises:
+        ValueError: If this client sends no such request.
+    """
+    try:
+        request = from_json(exchange.request)
+        if exchange.operation == SHAPLEY_PATH:
+            splits = np.array(request["columns"]["rewards"]["row_splits"], dtype=np.int64)
+        elif exchange.operation == GROUP_PATH:
+            splits = splits_of([len(row) for row in request["rewards"]])
+        else:
+            raise ValueError(f"got operation {exchange.operation[:40]!r}; expected {SHAPLEY_PATH} or {GROUP_PATH}")
+    except (KeyError, TypeError, OverflowError):
+        raise ValueError(f"request: expected the columns that this client sends to {exchange.operation}") from None
+    if splits.ndim != 1 or len(splits) < 1 or splits[0] != 0 or (splits[1:] < splits[:-1]).any():
+        raise ValueError("request: row_splits: expected numbers that never fall, from 0")
+    if exchange.ids is not None and len(exchange.ids) != len(splits) - 1:
+        raise ValueError(f"ids: got {len(exchange.ids)}; expected {len(splits) - 1}, one per set")
+    return Body(content=exchange.request.encode(), row_splits=splits, ids=exchange.ids)
+
+
+def answer_of(exchange: Exchange) -> Result | None:
+    """The recorded answer.
+
+    Args:
+        exchange: A recorded exchange.
+
+    Returns:
+        The result, or None if an error was recorded.
+
+    Raises:
+        ValueError: If there is neither an error nor an answer in the schema.
+    """
+    if exchange.error is not None:
+        return None
+    if exchange.response is None:
+        raise ValueError("response: expected the text of an answer, because no error is recorded")
+    reply, body = Reply(200, {}, exchange.response.encode()), body_of(exchange)
+    try:
+        if exchange.operation == SHAPLEY_PATH:
+            return answers.shapley_result(reply, body)
+        return answers.group_result(reply, body)
+    except ResponseError as error:
+        raise ValueError(f"response: {error}") from None
+
+
+def answer_text(result: Result) -> str:
+    """The answer that the service would have sent for a result, bits included.
+
+    Args:
+        result: Of local mode.
+
+    Returns:
+        JSON that fits `v1.ShapleyResponse` or `v1.GroupResponse`, with null where there is no number.
+    """
+    head = {
+        "request_id": result.request_id,
+        "service": result.service.model_dump(),
+        "usage": result.usage.model_dump(),
+    }
+    errors = [_row_error(error) for error in result.errors]
+    document: dict[str, Any]
+    if isinstance(result, ShapleyResult):
+        document = {**head, "columns": _columns(result), "errors": errors}
+    else:
+        document = {
+            **head,
+            "advantages": result.advantages.to_list(),
+            "status": _status(result),
+            "flags": result.flags,
+            "errors": errors,
+        }
+    return to_json(document, inf_nan_mode="null").decode()
+
+
+def _columns(result: ShapleyResult) -> dict[str, Any]:
+    tokens, whole = result.token_advantages, result.set_reward_advantages
+    return {
+        "status": _status(result),
+        "credits": _ragged(result.credits),
+        "advantages": _ragged(result.advantages),
+        "set_advantages": result.set_advantages.tolist(),
+        "set_reward_advantages": None if whole is None else whole.tolist(),
+        "token_advantages": None if tokens is None else _ragged(tokens),
+        "utility_empty": result.utility_empty.tolist(),
+        "utility_grand": result.utility_grand.tolist(),
+        "credit_sum": result.credit_sum.tolist(),
+        "gap": result.gap.tolist(),
+        "flags": result.flag_masks.tolist(),
+        "flag_names": result.flag_names,
+        "exact": result.exact,
+        "method": result.method,
+    }
+
+
+def _status(result: Result) -> list[int]:
+    return [int(not ok) for ok in result.ok.tolist()]
+
+
+def _ragged(rows: Ragged) -> dict[str, Any]:
+    return {"values": rows.values.tolist(), "row_splits": rows.row_splits.tolist()}
+
+
+def _row_error(error: ItemError) -> dict[str, Any]:
+    return {
+        "row": error.row,
+        "code": error.code,
+        "pointer": error.pointer,
+        "detail": error.detail,
+        "retryable": ERROR_KINDS[ErrorCode(error.code)].retryable,
+    }
+
+
+def _plain(name: object) -> str | int | None:
+    """A name that survives JSON."""
+    if name is None or type(name) is int:
+        return name
+    return str(name).encode(errors="backslashreplace").decode()
