@@ -11,13 +11,17 @@ START_LIMIT_S = 60.0
 
 
 @contextmanager
-def running_service(*arguments: str, directory: Path, env: dict[str, str] | None = None) -> Iterator[str]:
+def running_service(
+    *arguments: str, directory: Path, env: dict[str, str] | None = None, pid_file: Path | None = None
+) -> Iterator[str]:
     """A service started by the command line; yields its base URL once it accepts requests."""
     command = [sys.executable, "-m", "creditd.cli", "serve", "--port", "0", *arguments]
     with (directory / "service.log").open("w") as log:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=env)
         try:
             assert process.stdout is not None
+            if pid_file is not None:
+                pid_file.write_text(str(process.pid))
             greeting = process.stdout.readline()
             assert "listens on http://" in greeting, (directory / "service.log").read_text()
             yield greeting.split("listens on ")[1].split()[0]

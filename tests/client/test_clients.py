@@ -36,7 +36,7 @@ def test_the_public_list_is_sorted_and_complete() -> None:
         _ = creditd.client.nothing
 
 
-@pytest.mark.parametrize("method", ["shapley", "group", "info", "ready", "wait_until_ready"])
+@pytest.mark.parametrize("method", ["shapley", "group", "repeat", "info", "ready", "wait_until_ready"])
 def test_both_clients_have_the_same_methods(method) -> None:
     """Parameters, result and documentation are one and the same; only the awaiting differs."""
     sync, awaiting = getattr(Client, method), getattr(AsyncClient, method)

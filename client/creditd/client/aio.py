@@ -14,7 +14,7 @@ from typing_extensions import Self
 from creditd.client.attempts import DEFAULT_DEADLINE_S
 from creditd.client.base import Operations
 from creditd.client.recording import DEFAULT_KEEP, Recorder
-from creditd.client.steps import Exchange, Outcome, Pause, Reply, Send, Steps, Timing, as_method
+from creditd.client.steps import Keep, Outcome, Pause, Reply, Send, Steps, Timing, as_method
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -123,9 +123,9 @@ class AsyncClient:
             outcome = None
             if isinstance(step, Pause):
                 await self._sleep(step.seconds)
-            elif isinstance(step, Exchange):
+            elif isinstance(step, Keep):
                 if self._recorder is not None:
-                    await asyncio.to_thread(self._recorder.write, step)
+                    await asyncio.to_thread(self._recorder.write, step.exchange)
             else:
                 outcome = await self._send(step)
 

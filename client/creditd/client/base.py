@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable
 from datetime import datetime, timezone
+from functools import partial
 from itertools import pairwise
 from typing import Literal, TypeAlias, TypeVar
 
@@ -16,7 +17,7 @@ from creditd.client.exceptions import CreditdError, NotReadyError, PartialResult
 from creditd.client.exchanges import GROUP_PATH, SHAPLEY_PATH, body_of, exchange_of
 from creditd.client.mappings import Name
 from creditd.client.results import GroupResult, ShapleyResult
-from creditd.client.steps import Exchange, Pause, Reply, Steps, Timing
+from creditd.client.steps import Exchange, Keep, Pause, Reply, Steps, Timing
 from creditd.wire import v1
 
 PROBE_TIMEOUT_S = 5.0
@@ -31,7 +32,7 @@ class Operations(Attempts):
     """What a client can be asked, as steps.
 
     Attributes:
-        keeps: Whether an `Exchange` is yielded before a result is returned or an error raised.
+        keeps: Whether a `Keep` is yielded before a result is returned or an error raised.
     """
 
     def __init__(
@@ -295,7 +296,8 @@ class Operations(Attempts):
         except CreditdError as error:
             outcome = error
         if self.keeps:
-            yield exchange_of(
+            exchange = partial(
+                exchange_of,
                 outcome,
                 body,
                 None if ending is None else ending.reply,
@@ -306,6 +308,7 @@ class Operations(Attempts):
                 attempts=0 if ending is None else ending.attempts,
                 elapsed_s=self.timing.clock() - started,
             )
+            yield Keep(exchange)
         if isinstance(outcome, CreditdError):
             raise outcome
         return outcome

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from datetime import datetime
+from functools import cache
 from typing import Any, TypeAlias
 from urllib.parse import urlsplit, urlunsplit
 
@@ -141,7 +142,7 @@ def parsed(content: bytes) -> Exchange:
     if document["format"] != FORMAT:
         raise ValueError(f"got format {str(document['format'])[:20]}; this version reads format {FORMAT}")
     try:
-        exchange = TypeAdapter(Exchange).validate_python(document)
+        exchange = _reader().validate_python(document)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         raise ValueError(f"{'/'.join(map(str, first['loc']))}: {first['msg']}") from None
@@ -163,6 +164,9 @@ def body_of(exchange: Exchange) -> Body:
     """
     try:
         request = from_json(exchange.request)
+    except ValueError as error:
+        raise ValueError(f"request: not JSON ({error})") from None
+    try:
         if exchange.operation == SHAPLEY_PATH:
             splits = np.array(request["columns"]["rewards"]["row_splits"], dtype=np.int64)
         elif exchange.operation == GROUP_PATH:
@@ -230,6 +234,12 @@ def answer_text(result: Result) -> str:
             "errors": errors,
         }
     return to_json(document, inf_nan_mode="null").decode()
+
+
+@cache
+def _reader() -> TypeAdapter[Exchange]:
+    """Made when it is first needed: most clients read no recording."""
+    return TypeAdapter(Exchange)
 
 
 def _columns(result: ShapleyResult) -> dict[str, Any]:

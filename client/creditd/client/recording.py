@@ -8,8 +8,8 @@ A recording must never stop a training run. When one cannot be written (the disk
 nothing is raised: the first failure is logged as a warning by the logger `creditd.client`, and all are counted. Logging
 and not `warnings`, because a filter can turn a warning into an exception.
 
-Cost: the body and the answer as text, one small file, and one listing of the directory, on the thread that calls
-`write`.
+Cost, on the thread that calls `write`: the body and the answer as text, one file, and one listing of the directory; in
+local mode also the encoding of the answer, which a service would have done.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import re
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime, timedelta, timezone
+from operator import index
 from pathlib import Path
 from threading import Lock
 
@@ -47,7 +48,8 @@ class Recorder:
 
     Raises:
         OSError: If the directory cannot be made, or not written to.
-        ValueError: If `keep` is below 1.
+        TypeError: If `keep` is no integer.
+        ValueError: If `keep` is below 1, or the name is empty.
     """
 
     def __init__(
@@ -57,8 +59,10 @@ class Recorder:
         *,
         replace: Callable[[Path, Path], None] = os.replace,
     ) -> None:
-        if keep < 1:
+        if index(keep) < 1:
             raise ValueError(f"got keep {keep!r}; expected at least 1")
+        if not os.fspath(directory):
+            raise ValueError("got an empty name for the directory of recordings")
         self.failures = 0
         self._directory = Path(directory).absolute()
         self._keep = keep
@@ -69,9 +73,14 @@ class Recorder:
         if not os.access(self._directory, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, "recordings cannot be written there", str(self._directory))
 
-    def write(self, exchange: Exchange) -> None:
-        """Keep an exchange, and remove what is older than the newest `keep`; raises nothing."""
+    def write(self, make: Callable[[], Exchange]) -> None:
+        """Keep an exchange, and remove what is older than the newest `keep`; raises nothing.
+
+        Args:
+            make: Makes the exchange; what it raises is a failure to record, too.
+        """
         try:
+            exchange = make()
             self._put(self._name(exchange), written(exchange))
             self._prune()
         except Exception as error:  # noqa: BLE001 - whatever is wrong with a recording, training goes on

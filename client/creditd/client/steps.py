@@ -1,6 +1,6 @@
 """The words in which operations and clients speak: what to send, how long to pause, what to keep, what came of it.
 
-An operation is a generator that yields `Send`, `Pause` and `Exchange` and is sent back the outcome, so that the sync
+An operation is a generator that yields `Send`, `Pause` and `Keep` and is sent back the outcome, so that the sync
 and the async client lead the same conversation.
 """
 
@@ -96,7 +96,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class Exchange:
-    """Keep this: what was asked, and what came of it. Also what a recording says when it is read.
+    """What was asked, and what came of it.
 
     Attributes:
         time: When it ended, UTC.
@@ -129,8 +129,19 @@ class Exchange:
     error: Failure | None
 
 
+@dataclass(frozen=True)
+class Keep:
+    """Keep this exchange.
+
+    Attributes:
+        exchange: Makes it: what that costs, and what may go wrong, is the recorder's.
+    """
+
+    exchange: Callable[[], Exchange]
+
+
 Outcome: TypeAlias = Reply | httpx.RequestError | None
-Steps: TypeAlias = Generator[Send | Pause | Exchange, Outcome, _T]
+Steps: TypeAlias = Generator[Send | Pause | Keep, Outcome, _T]
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing_extensions import Self
 from creditd.client.attempts import DEFAULT_DEADLINE_S
 from creditd.client.base import Operations
 from creditd.client.recording import DEFAULT_KEEP, Recorder
-from creditd.client.steps import Exchange, Outcome, Pause, Reply, Send, Steps, Timing, as_method
+from creditd.client.steps import Keep, Outcome, Pause, Reply, Send, Steps, Timing, as_method
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -124,9 +124,9 @@ class Client:
             outcome = None
             if isinstance(step, Pause):
                 self._sleep(step.seconds)
-            elif isinstance(step, Exchange):
+            elif isinstance(step, Keep):
                 if self._recorder is not None:
-                    self._recorder.write(step)
+                    self._recorder.write(step.exchange)
             else:
                 outcome = self._send(step)
 

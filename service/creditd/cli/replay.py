@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydantic_core import from_json
 
 from creditd.client import Client, CreditdError, GroupResult, Ragged, ShapleyResult, StatusError
-from creditd.client.exchanges import answer_of, failure_of, parsed
+from creditd.client.exchanges import answer_of, failure_of, parsed, public_url
 from creditd.client.steps import Exchange, Failure
 from creditd.wire.v1 import Service
 
@@ -37,12 +37,15 @@ def run_files(options: argparse.Namespace) -> int:
         0 when all answers are identical to the last bit, 1 when some differ, 2 when something could not be compared.
     """
     try:
-        with Client(options.url, deadline_s=options.timeout_s) as client:
+        client = Client(options.url, deadline_s=options.timeout_s)
+    except ValueError as error:
+        return _unusable(error)
+    with client:
+        try:
             client.wait_until_ready(min(options.timeout_s, _START_S))
-            return max(_replayed(client, name) for name in options.files)
-    except (CreditdError, ValueError) as error:
-        print(f"creditd replay: {error}", file=sys.stderr)
-        return _UNUSABLE
+        except CreditdError as error:
+            return _unusable(error)
+        return max([_replayed(client, name) for name in options.files])
 
 
 def _replayed(client: Client, name: str) -> int:
@@ -51,25 +54,28 @@ def _replayed(client: Client, name: str) -> int:
         exchange = parsed(Path(name).read_bytes())
         recorded = answer_of(exchange)
     except OSError as error:
-        print(f"creditd replay: {name}: {error.strerror or error}", file=sys.stderr)
-        return _UNUSABLE
+        return _unusable(f"{name}: {error.strerror or error}")
     except ValueError as error:
-        print(f"creditd replay: {name}: {error}", file=sys.stderr)
-        return _UNUSABLE
+        return _unusable(f"{name}: {error}")
     asked: Result | Failure
     try:
         asked = client.repeat(exchange)
     except StatusError as error:
         asked = failure_of(error)
     except CreditdError as error:
-        print(f"creditd replay: {name}: {error}", file=sys.stderr)
-        return _UNUSABLE
-    print(f"{name}: recorded {exchange.time:%Y-%m-%d %H:%M:%S} from {exchange.url}, asked again at {client.base_url}")
+        return _unusable(f"{name}: {error}")
+    when, where = f"{exchange.time:%Y-%m-%d %H:%M:%S}", _printable(exchange.url)
+    print(f"{name}: recorded {when} from {where}, asked again at {public_url(client.base_url)}")
     for line in _ledger(exchange, recorded if isinstance(asked, Failure) else asked):
         print(f"  {line}")
     for line in _versions(recorded, asked):
         print(f"  {line}")
     return _verdict(name, exchange.error if recorded is None else recorded, asked)
+
+
+def _unusable(reason: object) -> int:
+    print(f"creditd replay: {reason}", file=sys.stderr)
+    return _UNUSABLE
 
 
 def _verdict(name: str, recorded: Result | Failure | None, asked: Result | Failure) -> int:
@@ -94,7 +100,7 @@ def _verdict(name: str, recorded: Result | Failure | None, asked: Result | Failu
 def _outcome(outcome: Result | Failure | None) -> str:
     if not isinstance(outcome, Failure):
         return "an answer"
-    return " ".join(str(part) for part in (outcome.kind, outcome.status, outcome.code) if part is not None)
+    return " ".join(_printable(part) for part in (outcome.kind, outcome.status, outcome.code) if part is not None)
 
 
 def differences(recorded: Result, asked: Result) -> list[str]:
@@ -117,10 +123,17 @@ def differences(recorded: Result, asked: Result) -> list[str]:
         before, now = getattr(recorded, field.name), getattr(asked, field.name)
         if field.name == "flag_masks":
             before, now = recorded.flags, asked.flags
+        elif field.name == "errors":
+            before, now = _places(recorded), _places(asked)
         difference = _difference(before, now)
         if difference is not None:
             found.append(f"{_NAMES.get(field.name, field.name)}: {difference}")
     return found
+
+
+def _places(result: Result) -> tuple[tuple[Any, ...], ...]:
+    """What is wrong and where, without the words."""
+    return tuple((error.row, error.code, error.pointer) for error in result.errors)
 
 
 def _difference(before: Any, now: Any) -> str | None:  # noqa: ANN401 - a field of any type
@@ -183,7 +196,9 @@ def _ledger(exchange: Exchange, result: Result | None) -> list[str]:
 
 
 def _set_rows(exchange: Exchange, result: ShapleyResult) -> list[list[str]]:
-    groups = from_json(exchange.request)["columns"].get("groups") or [None] * len(result)
+    groups = from_json(exchange.request)["columns"].get("groups")
+    if not isinstance(groups, list) or len(groups) != len(result):
+        groups = [None] * len(result)
     ids = result.ids or [None] * len(result)
     numbers = zip(result.utility_empty, result.utility_grand, result.credit_sum, result.gap, strict=True)
     return [
@@ -206,7 +221,7 @@ def _prompt_rows(result: GroupResult) -> list[list[str]]:
 
 def _remark(result: Result, row: int, errors: dict[int | None, str]) -> str:
     """Why a row has no answer, or its flags."""
-    return f"error: {errors[row]}" if row in errors else ", ".join(result.flags[row])
+    return f"error: {_printable(errors[row])}" if row in errors else ", ".join(result.flags[row])
 
 
 def _printable(name: object) -> str:

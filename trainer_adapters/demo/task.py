@@ -1,0 +1,116 @@
+"""The task: suggest four gifts to somebody whose taste is hidden.
+
+A prompt names a person by three words. Each person is of one of four types, and the policy never learns which: the type
+is drawn anew for every rollout, with probabilities that depend on the prompt. A candidate is an adjective and a noun.
+Its reward, between 0 and 1, stands in a table of prompt × type × adjective × noun, and a set is worth its best candidate.
+The gift with the highest mean reward pleases nobody fully, so a set of one gift per type is worth more than four safe
+ones: hedging pays. Weak candidates beside a good one cost the set nothing: they can free-ride.
+
+The table is a logistic function of random numbers, additive in the words of the prompt and in the two words of the gift,
+and the same in every run. Nothing in it knows of a credit rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import product
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats: TypeAlias = NDArray[np.float64]
+
+ATTRIBUTES = (
+    ("city", "village", "coast", "mountain", "desert", "forest"),
+    ("dawn", "morning", "noon", "evening", "night", "weekend"),
+    ("calm", "curious", "tired", "busy", "happy", "proud"),
+)
+ADJECTIVES = (
+    "red", "blue", "green", "white", "old", "new", "small", "large",
+    "soft", "warm", "quiet", "bright", "wooden", "silver", "cheap", "rare",
+)  # fmt: skip
+NOUNS = (
+    "kite", "lamp", "chair", "book", "watch", "scarf", "tent", "radio",
+    "clock", "mirror", "drum", "knife", "bag", "vase", "boat", "game",
+)  # fmt: skip
+PAD, START, END, MARK = "<pad>", "<start>", "<end>", "<c>"
+VOCABULARY = (PAD, START, END, MARK, *(word for slot in ATTRIBUTES for word in slot), *ADJECTIVES, *NOUNS)
+
+PROMPTS = tuple(" ".join((START, *words)) for words in product(*ATTRIBUTES))
+"""All 216 prompts; a row is an index into this tuple."""
+K = 4
+"""Candidates that a prompt asks for; later ones do not play."""
+TYPES = 4
+PARSER = {"type": "regex", "pattern": r"<c> (?P<candidate>[a-z]+ [a-z]+)"}
+"""A candidate is two words behind a mark. Whether they are a gift is for the reward to say."""
+
+TABLE_SEED = 2603_29871
+GENERAL, SPECIFIC, TYPE_CONTRAST, SHIFT = 1.0, 0.6, 0.7, 3.5
+"""Standard deviations of the logits that are common to all prompts, of one attribute word and of the types; threshold."""
+HELD_OUT = 64
+
+_ADJECTIVE = {word: place for place, word in enumerate(ADJECTIVES)}
+_NOUN = {word: place for place, word in enumerate(NOUNS)}
+
+
+class Tables:
+    """What each type likes, and how probable each type is.
+
+    Attributes:
+        rewards: Shape (prompts, types, adjectives, nouns), in (0, 1).
+        types: Shape (prompts, types), probabilities.
+        train: Rows of the prompts of training.
+        held_out: Rows of the prompts of evaluation, disjoint from `train`.
+    """
+
+    def __init__(self) -> None:
+        rng = np.random.default_rng(TABLE_SEED)
+        words = np.array(list(product(*(range(len(slot)) for slot in ATTRIBUTES))))
+        adjectives = GENERAL * rng.normal(size=(1, TYPES, len(ADJECTIVES)))
+        nouns = GENERAL * rng.normal(size=(1, TYPES, len(NOUNS)))
+        types = np.zeros((1, TYPES))
+        for place, slot in enumerate(ATTRIBUTES):
+            word = words[:, place]
+            adjectives = adjectives + SPECIFIC * rng.normal(size=(len(slot), TYPES, len(ADJECTIVES)))[word]
+            nouns = nouns + SPECIFIC * rng.normal(size=(len(slot), TYPES, len(NOUNS)))[word]
+            types = types + TYPE_CONTRAST * rng.normal(size=(len(slot), TYPES))[word]
+        self.rewards: Floats = 1.0 / (1.0 + np.exp(SHIFT - adjectives[..., :, None] - nouns[..., None, :]))
+        self.types: Floats = np.exp(types) / np.exp(types).sum(axis=1, keepdims=True)
+        order = rng.permutation(len(PROMPTS))
+        self.held_out = np.sort(order[:HELD_OUT])
+        self.train = np.sort(order[HELD_OUT:])
+
+    def by_type(self, row: int, candidates: Sequence[str]) -> Floats:
+        """Rewards of candidates for every type, shape (types, candidates); 0 for two words that are no gift."""
+        rewards = np.zeros((TYPES, len(candidates)))
+        for place, candidate in enumerate(candidates):
+            first, _, second = candidate.partition(" ")
+            if first in _ADJECTIVE and second in _NOUN:
+                rewards[:, place] = self.rewards[row, :, _ADJECTIVE[first], _NOUN[second]]
+        return rewards
+
+    def value(self, row: int, candidates: Sequence[str]) -> tuple[float, float]:
+        """The best and the mean reward of the first K candidates, each in expectation over the hidden type."""
+        if not candidates:
+            return 0.0, 0.0
+        rewards = self.by_type(row, candidates[:K])
+        return float(self.types[row] @ rewards.max(axis=1)), float(self.types[row] @ rewards.mean(axis=1))
+
+
+class HiddenTypes:
+    """The types of the rollouts of one training run: a function of the seed and the order of the rollouts alone."""
+
+    def __init__(self, tables: Tables, seed: int) -> None:
+        self._cumulative = tables.types.cumsum(axis=1)
+        self._rng = np.random.default_rng([TABLE_SEED, seed])
+
+    def draw(self, rows: Sequence[int]) -> NDArray[np.int64]:
+        """One type per rollout; each call takes the next stretch of the stream, one number per rollout."""
+        drawn = self._rng.random(len(rows))[:, None]
+        return np.minimum((drawn >= self._cumulative[list(rows)]).sum(axis=1), TYPES - 1)
+
+
+def completion(candidates: Sequence[str]) -> str:
+    """The text of a set, as the format wants it."""
+    return " ".join((*(f"{MARK} {candidate}" for candidate in candidates), END))

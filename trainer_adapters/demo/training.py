@@ -1,0 +1,264 @@
+"""One training run: real GRPO with TRL, candidates credited by the service, and the same evaluation for all methods."""
+
+from __future__ import annotations
+
+import os
+import signal
+import tempfile
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset, disable_progress_bars
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast, TrainerCallback
+from transformers.trainer_callback import PrinterCallback
+from trl import GRPOConfig, GRPOTrainer
+
+import model as models
+import task
+from creditd.adapters.trl import CandidateReward, CreditConfig, CreditGRPOTrainer, anneal
+from creditd.credit import parse_candidates, parser_of
+
+GROUP = 8
+ROLLOUTS = 256
+NEW_TOKENS = 16
+EVALUATE_EVERY = 20
+EVALUATED_SETS = 8
+"""Sets drawn for each of the held-out prompts."""
+WARMUP = 10
+DEADLINE_S = 5.0
+
+RULES = {
+    "set_reward": "set-level GRPO",
+    "own_reward": "own reward",
+    "shapley": "Shapley",
+    "leave_one_out": "leave-one-out",
+    "annealed": "Shapley → leave-one-out",
+    "prefix_gain": "prefix gain",
+}
+"""Methods by the name of their rule on the wire; `annealed` moves from one rule to the other over half of the run."""
+STOCK = "stock"
+"""The control: TRL's own GRPOTrainer with the set's reward, and no creditd anywhere."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One run.
+
+    Attributes:
+        method: A key of `RULES`, or `STOCK`.
+        rate: Learning rate.
+        seed: Of the weights, the lessons, the order of prompts, the sampling and the hidden types.
+        steps: Optimizer steps; each has its own 256 rollouts.
+    """
+
+    method: str
+    rate: float
+    seed: int
+    steps: int
+
+    @property
+    def name(self) -> str:
+        """Key of the run in the results."""
+        return f"{self.method} rate {self.rate:g} seed {self.seed} steps {self.steps}"
+
+
+class SetEvaluation:
+    """Quality of the sets that a policy writes for the held-out prompts; the same random numbers every time."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, tables: task.Tables) -> None:
+        self._tokenizer, self._tables = tokenizer, tables
+        self._rows = [int(row) for row in tables.held_out for _ in range(EVALUATED_SETS)]
+        self._prompts = tokenizer([task.PROMPTS[row] for row in self._rows], return_tensors="pt")
+        self._parser = parser_of(task.PARSER)
+
+    def __call__(self, policy: LlamaForCausalLM) -> dict[str, float]:
+        """Expectations over the hidden type are exact; those over the policy are means of the drawn sets."""
+        policy.eval()
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            torch.manual_seed(0)
+            drawn = policy.generate(
+                **self._prompts,
+                max_new_tokens=NEW_TOKENS,
+                do_sample=True,
+                top_k=0,
+                output_logits=True,
+                return_dict_in_generate=True,
+            )
+        policy.train()
+        ids = drawn.sequences[:, self._prompts["input_ids"].shape[1] :]
+        ended = (ids == self._tokenizer.eos_token_id).long()
+        written = (ended.cumsum(dim=1) - ended) == 0
+        logs = torch.stack(drawn.logits, dim=1).log_softmax(dim=-1)
+        entropy = (-(logs.exp() * logs).sum(dim=-1) * written).sum(dim=1)
+        texts = self._tokenizer.batch_decode(ids, skip_special_tokens=True)
+        sets = [
+            parse_candidates(text, self._parser, cut_off=not done).texts
+            for text, done in zip(texts, ended.any(dim=1).tolist(), strict=True)
+        ]
+        values = np.array([self._tables.value(row, texts) for row, texts in zip(self._rows, sets, strict=True)])
+        return {
+            "max_at_k": float(values[:, 0].mean()),
+            "mean_reward": float(values[:, 1].mean()),
+            "distinct": float(np.mean([len(set(texts[: task.K])) for texts in sets])),
+            "candidates": float(np.mean([len(texts) for texts in sets])),
+            "entropy": float(entropy.mean()),
+        }
+
+
+class Curve(TrainerCallback):  # type: ignore[misc]
+    """Evaluates every few steps, writes the request of each step into the trainer's log, and may end the service."""
+
+    def __init__(self, evaluation: SetEvaluation | None, kill: tuple[int, int] | None) -> None:
+        self.points: list[dict[str, float]] = []
+        self.seconds = 0.0
+        self.killed_at: float | None = None
+        self.trainer: Any = None
+        self._evaluation, self._kill = evaluation, kill
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Evaluate the policy that only knows the format."""
+        del args, control
+        self._evaluate(state.global_step, kwargs["model"])
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Evaluate; end the service when that is what this run is for."""
+        del args, control
+        if state.global_step % EVALUATE_EVERY == 0:
+            self._evaluate(state.global_step, kwargs["model"])
+        if self._kill and state.global_step == self._kill[1]:
+            os.kill(self._kill[0], signal.SIGKILL)
+            self.killed_at = time.perf_counter()
+
+    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Name the request beside the numbers that came of it."""
+        del args, control, kwargs
+        requests = getattr(self.trainer, "credit_request_ids", None)
+        if requests:
+            state.log_history[-1]["credit/request_id"] = requests[-1]
+
+    def _evaluate(self, step: int, policy: LlamaForCausalLM) -> None:
+        if self._evaluation is not None:
+            started = time.perf_counter()
+            self.points.append({"step": step, **self._evaluation(policy)})
+            self.seconds += time.perf_counter() - started
+
+
+def train(plan: Plan, url: str, *, kill: tuple[int, int] | None = None) -> dict[str, Any]:
+    """Run one plan.
+
+    Args:
+        plan: What to train.
+        url: The service.
+        kill: Process id of the service and the step after which it is killed, or None. Such a run is not evaluated.
+
+    Returns:
+        The curve, and what the trainer logged about time and requests. Of a run that ended with an error: which, and how
+        many seconds after the kill.
+    """
+    torch.set_num_threads(1)
+    disable_progress_bars()
+    tables, tokenizer = task.Tables(), models.word_tokenizer()
+    policy = models.new_model(plan.seed)
+    lesson_loss = models.teach_format(policy, tokenizer, plan.seed)
+    curve = Curve(None if kill else SetEvaluation(tokenizer, tables), kill)
+    with tempfile.TemporaryDirectory() as scratch:
+        trainer = _trainer(plan, url, policy, tokenizer, tables, scratch)
+        trainer.add_callback(curve)
+        trainer.remove_callback(PrinterCallback)
+        curve.trainer = trainer
+        error: Exception | None = None
+        started = time.perf_counter()
+        try:
+            trainer.train()
+        except Exception as caught:
+            if not kill:
+                raise
+            error = caught
+        ended = time.perf_counter()
+    log = [entry for entry in trainer.state.log_history if "reward" in entry]
+    record: dict[str, Any] = {
+        "method": plan.method,
+        "rate": plan.rate,
+        "seed": plan.seed,
+        "steps": len(log),
+        "lesson_loss": lesson_loss,
+        "curve": curve.points,
+        "train_reward": [round(float(entry["reward"]), 4) for entry in log],
+        "seconds": ended - started,
+        "seconds_per_step": (ended - started - curve.seconds) / max(len(log), 1),
+        "seconds_in_credit": _total(log, "credit/seconds"),
+        "request_ids": [entry["credit/request_id"] for entry in log if "credit/request_id" in entry],
+    }
+    if error is not None and curve.killed_at is not None:
+        record["error"] = f"{type(error).__name__}: {error}"
+        record["seconds_from_kill_to_end"] = ended - curve.killed_at
+    return record
+
+
+def _trainer(
+    plan: Plan, url: str, policy: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, tables: task.Tables, scratch: str
+) -> GRPOTrainer:
+    """TRL's trainer with the settings that all methods share."""
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    hidden, parser = task.HiddenTypes(tables, plan.seed), parser_of(task.PARSER)
+
+    def score(
+        prompts: Sequence[str], candidates: Sequence[Sequence[str]], completions: Sequence[str], **columns: Any
+    ) -> list[list[float]]:
+        del prompts, completions
+        rows: list[int] = columns["row"]
+        types = hidden.draw(rows)
+        return [
+            tables.by_type(row, texts)[kind].tolist() for row, kind, texts in zip(rows, types, candidates, strict=True)
+        ]
+
+    def best_of_set(prompts: Sequence[str], completions: Sequence[str], **columns: Any) -> list[float]:
+        ids: list[list[int]] = columns["completion_ids"]
+        sets = [
+            parse_candidates(text, parser, cut_off=row[-1] != tokenizer.eos_token_id).texts
+            for text, row in zip(completions, ids, strict=True)
+        ]
+        scored = score(prompts, sets, completions, **columns)
+        return [max(rewards[: task.K], default=0.0) for rewards in scored]
+
+    shared: Mapping[str, Any] = {
+        "model": policy,
+        "args": GRPOConfig(
+            output_dir=scratch,
+            learning_rate=plan.rate,
+            lr_scheduler_type="constant_with_warmup",
+            warmup_steps=WARMUP,
+            max_steps=plan.steps,
+            per_device_train_batch_size=ROLLOUTS,
+            num_generations=GROUP,
+            max_completion_length=NEW_TOKENS,
+            seed=plan.seed,
+            use_cpu=True,
+            bf16=False,
+            gradient_checkpointing=False,
+            dataloader_pin_memory=False,
+            logging_steps=1,
+            report_to="none",
+            save_strategy="no",
+            disable_tqdm=True,
+        ),
+        "train_dataset": Dataset.from_list([{"prompt": task.PROMPTS[row], "row": int(row)} for row in tables.train]),
+        "processing_class": tokenizer,
+    }
+    if plan.method == STOCK:
+        return GRPOTrainer(reward_funcs=[best_of_set], **shared)
+    rule = anneal("shapley", "leave_one_out", steps=plan.steps // 2) if plan.method == "annealed" else plan.method
+    return CreditGRPOTrainer(
+        reward_funcs=[CandidateReward(score, parser=task.PARSER)],
+        credit=CreditConfig(url=url, credit=rule, candidates=task.K, on_failure="raise", deadline_s=DEADLINE_S),
+        **shared,
+    )
+
+
+def _total(log: Sequence[Mapping[str, Any]], name: str) -> float:
+    return float(sum(entry.get(name, 0.0) for entry in log))
