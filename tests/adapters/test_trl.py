@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import warnings
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -40,7 +41,8 @@ def score(prompts, candidates, completions, **columns):
     """A reward per word; `six` was not scored."""
     assert len(prompts) == len(candidates) == len(completions)
     assert "trainer_state" in columns
-    return [[None if text == "six" else WORDS.index(text) / 5 if text in WORDS else -1.0 for text in row] for row in candidates]
+    values = {word: place / 5 for place, word in enumerate(WORDS)} | {"six": None}
+    return [[values.get(text, -1.0) for text in row] for row in candidates]
 
 
 async def score_later(prompts, candidates, completions, **columns):
@@ -53,7 +55,9 @@ def length(completions, **_):
     return [float(len(text) % 3) for text in completions]
 
 
-def trainer_of(directory, *, kind=CreditGRPOTrainer, rewards=None, credit=None, seed=0, net=None, peft=None, **options):
+def trainer_of(
+    directory, *, kind=CreditGRPOTrainer, rewards=None, credit=None, peft=None, rollout_func=None, **options
+):
     """A trainer of a tiny model with groups of four."""
     settings = {
         "output_dir": str(directory),
@@ -67,17 +71,18 @@ def trainer_of(directory, *, kind=CreditGRPOTrainer, rewards=None, credit=None, 
         "max_steps": 2,
         "logging_steps": 1,
         "learning_rate": 1e-2,
-        "seed": seed,
+        "seed": 0,
         "disable_tqdm": True,
     } | options
     extra = {} if credit is None else {"credit": credit}
     return kind(
-        model=net or model(),
+        model=model(),
         args=GRPOConfig(**settings),
         train_dataset=Dataset.from_dict({"prompt": PROMPTS * 4}),
         processing_class=tokenizer(),
         reward_funcs=rewards or [CandidateReward(score, parser=PARSER), length],
         peft_config=peft,
+        rollout_func=rollout_func,
         **extra,
     )
 
@@ -89,7 +94,7 @@ def recorded(directory):
         response = json.loads(json.loads(path.read_text())["response"])
         ragged = response["columns"]["token_advantages"]
         values, splits = ragged["values"], ragged["row_splits"]
-        batches.append([values[start:stop] for start, stop in zip(splits, splits[1:], strict=False)])
+        batches.append([values[start:stop] for start, stop in pairwise(splits)])
     return batches
 
 
@@ -181,7 +186,9 @@ def test_asynchronous_rewards_give_the_same_training(tmp_path):
     weights = []
     for function in (score, score_later):
         torch.manual_seed(0)
-        trainer = trainer_of(tmp_path, rewards=CandidateReward(function, parser=PARSER), credit=CreditConfig(url="local:"))
+        trainer = trainer_of(
+            tmp_path, rewards=CandidateReward(function, parser=PARSER), credit=CreditConfig(url="local:")
+        )
         trainer.train()
         weights.append(torch.cat([value.flatten() for value in trainer.model.state_dict().values()]))
     assert torch.equal(*weights)
@@ -254,7 +261,9 @@ def test_evaluation_asks_only_when_told(tmp_path):
 def test_sequence_level_importance_is_refused(loss_type, tmp_path):
     """A setting that would average the credit away is an error at the start."""
     with pytest.raises(ValueError, match="importance_sampling_level"):
-        trainer_of(tmp_path, credit=CreditConfig(url="local:"), loss_type=loss_type, importance_sampling_level="sequence")
+        trainer_of(
+            tmp_path, credit=CreditConfig(url="local:"), loss_type=loss_type, importance_sampling_level="sequence"
+        )
 
 
 def test_exactly_one_candidate_reward_is_needed(tmp_path):
@@ -279,7 +288,7 @@ def test_a_loss_of_its_own_is_refused(tmp_path):
 
 def test_rewards_that_do_not_fit_are_refused_by_name(tmp_path):
     """One reward too few is an error that says got and expected."""
-    short = CandidateReward(lambda prompts, candidates, completions, **_: [[]] * len(prompts), PARSER, name="short")
+    short = CandidateReward(lambda prompts, *_, **__: [[]] * len(prompts), PARSER, name="short")
     trainer = trainer_of(tmp_path, rewards=short, credit=CreditConfig(url="local:"))
     with pytest.raises(ValueError, match="short returned 0 rewards for completion"):
         trainer.train()
@@ -300,10 +309,8 @@ def test_adapters_of_peft_are_trained(tmp_path):
 
 def with_tools(prompts, trainer):
     """A rollout in which the middle token of each completion was written by a tool."""
-    device = trainer.accelerator.device
-    ids = tokenizer()(prompts)["input_ids"]
+    ids = trainer.processing_class(prompts)["input_ids"]
     words = [[5 + place % 6, 4, 6 + place % 5, 4, 7, 1] for place in range(len(prompts))]
-    del device
     return {
         "prompt_ids": ids,
         "completion_ids": words,
@@ -314,18 +321,9 @@ def with_tools(prompts, trainer):
 
 def test_tokens_of_tools_and_padding_are_exactly_zero(tmp_path):
     """A token that a tool wrote has advantage 0, whatever candidate it stands in, and no gradient."""
-    trainer = CreditGRPOTrainer(
-        model=model(),
-        args=GRPOConfig(
-            output_dir=str(tmp_path), use_cpu=True, bf16=False, report_to="none", save_strategy="no", max_steps=1,
-            per_device_train_batch_size=8, num_generations=4, max_completion_length=8, disable_tqdm=True,
-        ),
-        train_dataset=Dataset.from_dict({"prompt": PROMPTS * 4}),
-        processing_class=tokenizer(),
-        reward_funcs=CandidateReward(score, parser=PARSER),
-        rollout_func=with_tools,
-        credit=CreditConfig(url="local:"),
-    )  # fmt: skip
+    rewards = CandidateReward(score, parser=PARSER)
+    credit = CreditConfig(url="local:")
+    trainer = trainer_of(tmp_path, rewards=rewards, credit=credit, max_steps=1, rollout_func=with_tools)
     watch = Watch(trainer)
     trainer.train()
     ((ids, mask, advantages),) = watch.generated
@@ -335,19 +333,25 @@ def test_tokens_of_tools_and_padding_are_exactly_zero(tmp_path):
     assert advantages[:, 0].any()
 
 
-def test_killing_the_service_stops_training_under_raise(tmp_path):
-    """With the default policy a lost service ends the run within the deadline, and its requests are on record."""
+def killing(folder):
+    """A candidate reward in whose third call the service is killed, and the times of its calls."""
     asked = []
 
     def scored(prompts, candidates, completions, **columns):
         asked.append(time.monotonic())
         if len(asked) == 3:
-            os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
+            os.kill(int((folder / "pid").read_text()), signal.SIGKILL)
         return score(prompts, candidates, completions, **columns)
 
+    return CandidateReward(scored, parser=PARSER), asked
+
+
+def test_killing_the_service_stops_training_under_raise(tmp_path):
+    """With the default policy a lost service ends the run within the deadline, and its requests are on record."""
+    reward, asked = killing(tmp_path)
     with running_service(directory=tmp_path, pid_file=tmp_path / "pid") as url:
         credit = CreditConfig(url=url, deadline_s=3.0)
-        trainer = trainer_of(tmp_path, rewards=CandidateReward(scored, parser=PARSER), credit=credit, max_steps=50)
+        trainer = trainer_of(tmp_path, rewards=reward, credit=credit, max_steps=50)
         with pytest.raises(CreditdError):
             trainer.train()
         assert time.monotonic() - asked[-1] < 30.0  # ten times the deadline
@@ -358,16 +362,18 @@ def test_killing_the_service_stops_training_under_raise(tmp_path):
 
 @pytest.mark.parametrize("policy", ["group_reward", "mask", "local"])
 def test_training_goes_on_without_the_service_when_told_to(policy, tmp_path):
-    """Each other policy keeps the run alive, and the trainer's log counts what it did."""
-    credit = CreditConfig(url="http://127.0.0.1:9", on_failure=policy, deadline_s=0.05)
-    trainer = trainer_of(tmp_path, credit=credit, max_steps=3)
-    watch = Watch(trainer)
-    trainer.train()
-    entry = trainer.state.log_history[0]
-    assert entry["credit/errors"] == 1.0
-    assert entry["credit/local"] == float(policy == "local")
-    assert entry["credit/fallbacks"] == float(policy != "local")
-    for _, mask, advantages in watch.generated:
+    """Each other policy keeps a run alive whose service dies, and the trainer's log counts what was done instead."""
+    reward, _ = killing(tmp_path)
+    with running_service(directory=tmp_path, pid_file=tmp_path / "pid") as url:
+        credit = CreditConfig(url=url, on_failure=policy, deadline_s=0.5)
+        trainer = trainer_of(tmp_path, rewards=reward, credit=credit, max_steps=4)
+        watch = Watch(trainer)
+        trainer.train()
+    entries = [entry for entry in trainer.state.log_history if "credit/errors" in entry]
+    assert [entry["credit/errors"] for entry in entries] == [0.0, 0.0, 1.0, 1.0]
+    assert [entry["credit/local"] for entry in entries[2:]] == [float(policy == "local")] * 2
+    assert [entry["credit/fallbacks"] for entry in entries] == [0.0, 0.0, *[float(policy != "local")] * 2]
+    for _, mask, advantages in watch.generated[2:]:
         assert not advantages[mask == 0].any()
         if policy == "mask":
             assert not advantages.any()
@@ -376,13 +382,47 @@ def test_training_goes_on_without_the_service_when_told_to(policy, tmp_path):
             assert set(constant) == {1}
 
 
+SCRIPTED = [
+    [5, 1],  # one word
+    [9, 4, 5, 4, 6, 4, 7, 1],  # four: one more than asked for
+    [4, 4, 1],  # nothing parsed
+    [9, 4, 5, 4, 6, 4, 7, 4],  # cut off by the length limit: three, and the open one is no player
+]
+
+
+def test_unequal_nothing_parsed_and_truncated_lists_are_aligned(tmp_path):
+    """Completions of any length, without a candidate or with too many, get the advantages of the wire."""
+
+    def scripted(prompts, trainer):
+        words = [SCRIPTED[place % 4] for place in range(len(prompts))]
+        ids = trainer.processing_class(prompts)["input_ids"]
+        return {"prompt_ids": ids, "completion_ids": words, "logprobs": [[0.0] * len(row) for row in words]}
+
+    credit = CreditConfig(url="local:", record=str(tmp_path / "wire"), candidates=3)
+    rewards = CandidateReward(score, parser=PARSER)
+    trainer = trainer_of(tmp_path, rewards=rewards, credit=credit, max_steps=1, rollout_func=scripted)
+    watch = Watch(trainer)
+    trainer.train()
+    check_alignment(watch, recorded(tmp_path / "wire"))
+    ((ids, _, advantages),) = watch.generated
+    exchange = json.loads(next((tmp_path / "wire").glob("*.json")).read_text())
+    asked = json.loads(exchange["request"])["columns"]["rewards"]["row_splits"]
+    assert [stop - start for start, stop in pairwise(asked)][:4] == [1, 4, 0, 3]
+    flags = json.loads(exchange["response"])["columns"]
+    of_nothing, of_surplus = (1 << flags["flag_names"].index(name) for name in ("no_candidates", "candidate_truncated"))
+    masks = {tuple(row): mask for row, mask in zip(ids.tolist(), flags["flags"], strict=True)}
+    assert any(mask & of_nothing for mask in masks.values())
+    assert any(mask & of_surplus for mask in masks.values())
+    nothing = next(row for row, written in enumerate(ids.tolist()) if written[:3] == [4, 4, 1])
+    assert len(set(advantages[nothing, :3].tolist())) == 1
+
+
 def test_groups_that_span_two_processes_are_asked_about_once(tmp_path):
     """Two gloo processes whose local batches are half groups: one request per generation, every row its own credit."""
     script = Path(__file__).with_name("two_processes.py")
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script), str(tmp_path),
-    ]  # fmt: skip
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = [sys.executable, *launcher, str(script), str(tmp_path)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     batches = recorded(tmp_path / "wire")

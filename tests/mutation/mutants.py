@@ -102,8 +102,7 @@ def _tokens(**wanted):
 
 def _others(result, _values, _groups, _n_groups, baseline):
     """Shift the baselines that leave the response out."""
-    values = shifted(result[1]) if baseline == "others" else None
-    return None if values is None else (result[0], values)
+    return shifted(result) if baseline == "others" else None
 
 
 def _slots(result, *_args):
@@ -200,7 +199,7 @@ MUTANTS = {
         )
         for column in ("advantages", "set_advantages")
     },
-    "baselines of others": Mutant("set_advantages", "_contrasts", _others, "test_set_advantages.py"),
+    "baselines of others": Mutant("set_advantages", "_baselines", _others, "test_set_advantages.py"),
     "denominators": Mutant("set_advantages", "_denominators", _always, "test_set_advantages.py"),
     "positions": Mutant("set_advantages", "_per_slot", _slots, "test_set_advantages.py"),
     **{

@@ -46,7 +46,7 @@ PARSER = {"type": "regex", "pattern": r"<c> (?P<candidate>[a-z]+ [a-z]+)"}
 """A candidate is two words behind a mark. Whether they are a gift is for the reward to say."""
 
 TABLE_SEED = 2603_29871
-GENERAL, SPECIFIC, TYPE_CONTRAST, SHIFT = 1.0, 0.6, 0.7, 3.5
+GENERAL, SPECIFIC, TYPE_CONTRAST, SHIFT = 1.2, 0.5, 0.5, 3.5
 """Standard deviations of the logits that are common to all prompts, of one attribute word and of the types; threshold."""
 HELD_OUT = 64
 

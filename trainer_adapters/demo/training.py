@@ -25,7 +25,7 @@ from creditd.credit import parse_candidates, parser_of
 
 GROUP = 8
 ROLLOUTS = 256
-NEW_TOKENS = 16
+NEW_TOKENS = 3 * task.K + 1
 EVALUATE_EVERY = 20
 EVALUATED_SETS = 8
 """Sets drawn for each of the held-out prompts."""

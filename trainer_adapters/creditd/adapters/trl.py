@@ -15,6 +15,7 @@ import logging
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -43,6 +44,8 @@ log = logging.getLogger("creditd.adapters.trl")
 
 Rewards: TypeAlias = Sequence[Sequence[float | None]]
 STEPS_BEFORE_WARNING = 3
+_OLDEST, _NEWEST = (1, 14), (1, 16)
+"""Releases of TRL whose seams the tests hold."""
 _REMEMBERED_TOKENS = 4
 _REMEMBERED_TEXTS = 200_000
 """Runs of a few tokens come again and again; their texts are remembered, up to some 50 MB."""
@@ -263,9 +266,12 @@ def attach(trainer: GRPOTrainer, credit: CreditConfig | None = None) -> GRPOTrai
         The same object, whose class now has the mixin before it.
 
     Raises:
+        TypeError: If it is no `GRPOTrainer`.
         ValueError: If the trainer's settings would lose the credit.
     """
     kind = type(trainer)
+    if not isinstance(trainer, GRPOTrainer):
+        raise TypeError(f"got a {kind.__name__}; expected a GRPOTrainer, whose loss takes advantages of shape (B, T)")
     trainer.__class__ = type(f"Credit{kind.__name__}", (CreditMixin, kind), {})
     try:
         trainer._set_up_credit(credit or CreditConfig())  # noqa: SLF001
@@ -277,6 +283,14 @@ def attach(trainer: GRPOTrainer, credit: CreditConfig | None = None) -> GRPOTrai
 
 def _check_trainer(trainer: Any) -> None:
     """Refuse settings under which credit per token is lost without an error."""
+    installed = version("trl")
+    if not _OLDEST <= tuple(int(part) for part in installed.split(".")[:2]) <= _NEWEST:
+        warnings.warn(
+            f"creditd's adapter is tested with TRL {'.'.join(map(str, _OLDEST))} to {'.'.join(map(str, _NEWEST))}; "
+            f"this is {installed}",
+            RuntimeWarning,
+            stacklevel=3,
+        )
     level, loss = trainer.args.importance_sampling_level, trainer.args.loss_type
     if level == "sequence" and loss not in {"cispo", "vespo"}:
         raise ValueError(

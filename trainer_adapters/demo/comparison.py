@@ -1,0 +1,98 @@
+"""Paired differences between methods over seeds, and what may be said of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+Runs = Sequence[Mapping[str, Any]]
+
+T_QUANTILES = (
+    12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281, 2.2010, 2.1788, 2.1604, 2.1448, 2.1314,
+)  # fmt: skip
+"""97.5 % quantiles of Student's t for 1, 2, … degrees of freedom."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A mean of paired differences over seeds with its 95 % t-interval.
+
+    Attributes:
+        mean: Of the differences.
+        low: Lower end.
+        high: Upper end.
+        seeds: How many.
+    """
+
+    mean: float
+    low: float
+    high: float
+    seeds: int
+
+    @property
+    def verdict(self) -> str:
+        """`higher`, `lower`, or `no difference` for an interval that holds 0."""
+        if self.low > 0:
+            return "higher"
+        return "lower" if self.high < 0 else "no difference"
+
+    def __str__(self) -> str:
+        """Mean and interval, signed."""
+        return f"{self.mean:+.3f} [{self.low:+.3f}, {self.high:+.3f}]"
+
+
+def interval(differences: Sequence[float]) -> Difference:
+    """Mean ± t · s/√n of n ≥ 2 differences, s with divisor n − 1."""
+    n = len(differences)
+    mean = math.fsum(differences) / n
+    spread = math.sqrt(math.fsum((value - mean) ** 2 for value in differences) / (n - 1))
+    half = T_QUANTILES[min(n - 2, len(T_QUANTILES) - 1)] * spread / math.sqrt(n)
+    return Difference(mean, mean - half, mean + half, n)
+
+
+def at_step(runs: Runs, method: str, metric: str, step: int) -> dict[int, float]:
+    """A metric of every run of a method at one step, by seed."""
+    return {
+        run["seed"]: float(point[metric])
+        for run in runs
+        if run["method"] == method
+        for point in run["curve"]
+        if point["step"] == step
+    }
+
+
+def mean_at(runs: Runs, method: str, metric: str, step: int) -> float:
+    """The mean over seeds."""
+    values = at_step(runs, method, metric, step)
+    return math.fsum(values.values()) / len(values)
+
+
+def paired(runs: Runs, method: str, baseline: str, step: int, metric: str = "max_at_k") -> Difference:
+    """Method minus baseline, seed by seed; both must have the same seeds."""
+    ours, theirs = at_step(runs, method, metric, step), at_step(runs, baseline, metric, step)
+    if ours.keys() != theirs.keys():
+        raise ValueError(f"{method} has seeds {sorted(ours)}, {baseline} {sorted(theirs)}; expected the same")
+    return interval([ours[seed] - theirs[seed] for seed in sorted(ours)])
+
+
+def best_rates(grid: Runs, step: int) -> dict[str, float]:
+    """The learning rate of each method whose run has the highest max@K at a step; the smaller one at a tie."""
+    best: dict[str, tuple[float, float]] = {}
+    for run in sorted(grid, key=lambda run: float(run["rate"])):
+        (value,) = at_step([run], run["method"], "max_at_k", step).values()
+        if run["method"] not in best or value > best[run["method"]][1]:
+            best[run["method"]] = (float(run["rate"]), value)
+    return {method: rate for method, (rate, _) in best.items()}
+
+
+def comparisons(runs: Runs, methods: Sequence[str], baseline: str, steps: Sequence[int]) -> list[dict[str, Any]]:
+    """Every method against the baseline at every step, ready for JSON."""
+    rows = []
+    for step in steps:
+        for method in methods:
+            if method != baseline:
+                difference = paired(runs, method, baseline, step)
+                rows.append({"step": step, "method": method, **asdict(difference), "verdict": difference.verdict})
+    return rows
