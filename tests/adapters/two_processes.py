@@ -17,6 +17,9 @@ def main(folder: Path) -> None:
     trainer.train()
     shown = [advantages for _, _, advantages in watch.generated]
     torch.save(shown, folder / f"rank{trainer.accelerator.process_index}.pt")
+    # A process that leaves while the other still talks makes that one abort.
+    trainer.accelerator.wait_for_everyone()
+    trainer.accelerator.end_training()
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from creditd.credit import parse_candidates, parser_of
 GROUP = 8
 ROLLOUTS = 256
 NEW_TOKENS = 3 * task.K + 1
-EVALUATE_EVERY = 20
+"""K candidates of three tokens and the end. The end cannot be drawn earlier, so every method writes K candidates."""
 EVALUATED_SETS = 8
 """Sets drawn for each of the held-out prompts."""
 WARMUP = 10
@@ -54,17 +54,34 @@ class Plan:
         rate: Learning rate.
         seed: Of the weights, the lessons, the order of prompts, the sampling and the hidden types.
         steps: Optimizer steps; each has its own 256 rollouts.
+        evaluate_every: Steps between evaluations.
     """
 
     method: str
     rate: float
     seed: int
     steps: int
+    evaluate_every: int
 
     @property
     def name(self) -> str:
         """Key of the run in the results."""
         return f"{self.method} rate {self.rate:g} seed {self.seed} steps {self.steps}"
+
+
+def settings() -> dict[str, Any]:
+    """What all runs share, for the results."""
+    return {
+        "prompts_per_step": ROLLOUTS // GROUP,
+        "rollouts_per_prompt": GROUP,
+        "new_tokens": NEW_TOKENS,
+        "vocabulary": len(task.VOCABULARY),
+        "weights": sum(weight.numel() for weight in models.new_model(0).parameters()),
+        "warmup_steps": WARMUP,
+        "evaluated_sets": EVALUATED_SETS * task.HELD_OUT,
+        "deadline_s": DEADLINE_S,
+        "loss": "TRL's default (dapo), beta 0, one optimizer step per batch of rollouts, AdamW, gradient norm at most 1",
+    }
 
 
 class SetEvaluation:
@@ -84,6 +101,7 @@ class SetEvaluation:
             drawn = policy.generate(
                 **self._prompts,
                 max_new_tokens=NEW_TOKENS,
+                min_new_tokens=NEW_TOKENS - 1,
                 do_sample=True,
                 top_k=0,
                 output_logits=True,
@@ -113,12 +131,12 @@ class SetEvaluation:
 class Curve(TrainerCallback):  # type: ignore[misc]
     """Evaluates every few steps, writes the request of each step into the trainer's log, and may end the service."""
 
-    def __init__(self, evaluation: SetEvaluation | None, kill: tuple[int, int] | None) -> None:
+    def __init__(self, evaluation: SetEvaluation | None, every: int, kill: tuple[int, int] | None) -> None:
         self.points: list[dict[str, float]] = []
         self.seconds = 0.0
         self.killed_at: float | None = None
         self.trainer: Any = None
-        self._evaluation, self._kill = evaluation, kill
+        self._evaluation, self._every, self._kill = evaluation, every, kill
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Evaluate the policy that only knows the format."""
@@ -128,7 +146,7 @@ class Curve(TrainerCallback):  # type: ignore[misc]
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Evaluate; end the service when that is what this run is for."""
         del args, control
-        if state.global_step % EVALUATE_EVERY == 0:
+        if state.global_step % self._every == 0:
             self._evaluate(state.global_step, kwargs["model"])
         if self._kill and state.global_step == self._kill[1]:
             os.kill(self._kill[0], signal.SIGKILL)
@@ -165,7 +183,7 @@ def train(plan: Plan, url: str, *, kill: tuple[int, int] | None = None) -> dict[
     tables, tokenizer = task.Tables(), models.word_tokenizer()
     policy = models.new_model(plan.seed)
     lesson_loss = models.teach_format(policy, tokenizer, plan.seed)
-    curve = Curve(None if kill else SetEvaluation(tokenizer, tables), kill)
+    curve = Curve(None if kill else SetEvaluation(tokenizer, tables), plan.evaluate_every, kill)
     with tempfile.TemporaryDirectory() as scratch:
         trainer = _trainer(plan, url, policy, tokenizer, tables, scratch)
         trainer.add_callback(curve)
@@ -237,6 +255,7 @@ def _trainer(
             per_device_train_batch_size=ROLLOUTS,
             num_generations=GROUP,
             max_completion_length=NEW_TOKENS,
+            generation_kwargs={"min_new_tokens": NEW_TOKENS - 1},
             seed=plan.seed,
             use_cpu=True,
             bf16=False,
