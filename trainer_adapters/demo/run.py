@@ -63,7 +63,7 @@ class Schedule:
 
 
 FULL = Schedule((3e-4, 1e-3, 3e-3), 0, 100, (1, 2, 3, 4, 5), 200, 20, 40, (1, 2, 3, 4, 5))
-QUICK = Schedule((1e-3, 3e-3), 0, 4, (1, 2, 3), 10, 5, 5, (1,))
+QUICK = Schedule((1e-3, 3e-3), 0, 5, (1, 2, 3), 10, 5, 5, (1,))
 
 
 class Progress:

@@ -152,6 +152,15 @@ def _worth(tables: Tables, rows: NDArray[np.int64], rewards: Floats, chosen: NDA
     return float((tables.types[rows] * best).sum(axis=1).mean())
 
 
+def well_formed(text: str) -> bool:
+    """Whether a completion, without its end, is K gifts and nothing else."""
+    words = text.split()
+    return len(words) == 3 * K and all(
+        words[place] == MARK and words[place + 1] in _ADJECTIVE and words[place + 2] in _NOUN
+        for place in range(0, 3 * K, 3)
+    )
+
+
 def completion(candidates: Sequence[str]) -> str:
     """The text of a set, as the format wants it."""
     return " ".join((*(f"{MARK} {candidate}" for candidate in candidates), END))

@@ -26,7 +26,7 @@ from creditd.credit import parse_candidates, parser_of
 GROUP = 8
 ROLLOUTS = 256
 NEW_TOKENS = 3 * task.K + 1
-"""K candidates of three tokens and the end. The end cannot be drawn earlier, so every method writes K candidates."""
+"""K candidates of three tokens, and the end."""
 EVALUATED_SETS = 8
 """Sets drawn for each of the held-out prompts."""
 WARMUP = 10
@@ -101,7 +101,6 @@ class SetEvaluation:
             drawn = policy.generate(
                 **self._prompts,
                 max_new_tokens=NEW_TOKENS,
-                min_new_tokens=NEW_TOKENS - 1,
                 do_sample=True,
                 top_k=0,
                 output_logits=True,
@@ -118,12 +117,12 @@ class SetEvaluation:
             parse_candidates(text, self._parser, cut_off=not done).texts
             for text, done in zip(texts, ended.any(dim=1).tolist(), strict=True)
         ]
-        values = np.array([self._tables.value(row, texts) for row, texts in zip(self._rows, sets, strict=True)])
+        values = np.array([self._tables.value(row, found) for row, found in zip(self._rows, sets, strict=True)])
         return {
             "max_at_k": float(values[:, 0].mean()),
             "mean_reward": float(values[:, 1].mean()),
-            "distinct": float(np.mean([len(set(texts[: task.K])) for texts in sets])),
-            "candidates": float(np.mean([len(texts) for texts in sets])),
+            "well_formed": float(np.mean([task.well_formed(text) for text in texts])),
+            "distinct": float(np.mean([len(set(found[: task.K])) for found in sets])),
             "entropy": float(entropy.mean()),
         }
 
@@ -235,6 +234,10 @@ def _trainer(
             tables.by_type(row, texts)[kind].tolist() for row, kind, texts in zip(rows, types, candidates, strict=True)
         ]
 
+    def well_formed(prompts: Sequence[str], completions: Sequence[str], **columns: Any) -> list[float]:
+        del prompts, columns
+        return [float(task.well_formed(text)) for text in completions]
+
     def best_of_set(prompts: Sequence[str], completions: Sequence[str], **columns: Any) -> list[float]:
         ids: list[list[int]] = columns["completion_ids"]
         sets = [
@@ -255,7 +258,6 @@ def _trainer(
             per_device_train_batch_size=ROLLOUTS,
             num_generations=GROUP,
             max_completion_length=NEW_TOKENS,
-            generation_kwargs={"min_new_tokens": NEW_TOKENS - 1},
             seed=plan.seed,
             use_cpu=True,
             bf16=False,
@@ -265,15 +267,16 @@ def _trainer(
             report_to="none",
             save_strategy="no",
             disable_tqdm=True,
+            multi_objective_aggregation="normalize_then_sum",
         ),
         "train_dataset": Dataset.from_list([{"prompt": task.PROMPTS[row], "row": int(row)} for row in tables.train]),
         "processing_class": tokenizer,
     }
     if plan.method == STOCK:
-        return GRPOTrainer(reward_funcs=[best_of_set], **shared)
+        return GRPOTrainer(reward_funcs=[best_of_set, well_formed], **shared)
     rule = anneal("shapley", "leave_one_out", steps=plan.steps // 2) if plan.method == "annealed" else plan.method
     return CreditGRPOTrainer(
-        reward_funcs=[CandidateReward(score, parser=task.PARSER)],
+        reward_funcs=[CandidateReward(score, parser=task.PARSER), well_formed],
         credit=CreditConfig(url=url, credit=rule, candidates=task.K, on_failure="raise", deadline_s=DEADLINE_S),
         **shared,
     )

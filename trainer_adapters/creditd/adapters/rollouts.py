@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -144,9 +145,13 @@ def token_offsets(ids: Sequence[int], decode: Decode) -> tuple[str, list[tuple[i
         ValueError: If no way of decoding piece by piece gives the text of the whole.
 
     Cost:
-        Two decodings of at most a few tokens per token.
+        One decoding of one token per token where that adds up to the text, else two more of a few tokens each.
     """
     text = decode(ids)
+    pieces = [decode([token]) for token in ids]
+    if "".join(pieces) == text:  # most byte-level tokenizers, wherever no character is split
+        ends = list(accumulate(map(len, pieces)))
+        return text, list(zip([0, *ends], ends, strict=False))
     start = read = position = 0
     offsets: list[tuple[int, int]] = []
     for place in range(len(ids)):
