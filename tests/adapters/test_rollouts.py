@@ -1,5 +1,6 @@
 """Alignment and failure policies, without any trainer framework."""
 
+import dataclasses
 import math
 
 import httpx
@@ -9,7 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from creditd.adapters.rollouts import CreditConfig, Creditor, Rollout, anneal, find_candidates, token_offsets
-from creditd.client import Client, DeadlineExceededError, InvalidRequestError, PartialResultError, TransportError
+from creditd.client import (
+    Client,
+    DeadlineExceededError,
+    InvalidRequestError,
+    PartialResultError,
+    StatusError,
+    TransportError,
+)
 from creditd.credit.candidate_parsers import Numbered
 
 WORDS = ["<eos>", "1.", "2.", "tea", "coffee", "milk\n"]
@@ -41,10 +49,39 @@ def test_words_carry_the_space_before_them():
     assert [text[start:stop] for start, stop in offsets] == ["1.", " tea", " 2.", " coffee", ""]
 
 
-def test_a_decoder_that_forgets_is_an_error():
-    """When pieces do not add up to the whole nothing is guessed."""
-    with pytest.raises(ValueError, match="one by one"):
-        token_offsets([1, 2, 3], lambda ids: "x" * (len(ids) if len(ids) < 3 else 1))
+def with_byte_fallback(ids):
+    """As SentencePiece decodes: a run of bytes that is no UTF-8 becomes one replacement character for each byte."""
+    out, run = "", bytearray()
+    for number in [*ids, None]:
+        if number is not None and number < 256:
+            run.append(number)
+            continue
+        try:
+            out += run.decode()
+        except UnicodeDecodeError:
+            out += "\N{REPLACEMENT CHARACTER}" * len(run)
+        run.clear()
+        out += "" if number is None else {256: "1. ", 257: "\n2. ", 258: "coffee", 259: "\n3. ", 260: "milk"}[number]
+    return out
+
+
+@pytest.mark.parametrize("tail", [[], [0x92]], ids=["sound", "with an invalid byte"])
+def test_bytes_that_change_in_company_do_not_shift_what_follows(tail):
+    """One bad byte turns all characters of its run into replacements; later candidates keep their own tokens."""
+    ids = [256, *"咖啡咖啡".encode(), *tail, 257, 258, 259, 260]
+    texts, spans = find_candidates(ids, with_byte_fallback, Numbered(), cut_off=False)
+    assert texts[1:] == ("coffee", "milk")
+    assert [ids[slice(*span)] for span in spans[1:]] == [[258], [260]]
+    assert spans[0] == (1, 1 + len("咖啡咖啡".encode()) + len(tail))
+
+
+@given(st.lists(st.integers(0, 260), max_size=30))
+def test_any_tokens_have_offsets(ids):
+    """Whatever a policy samples has offsets that cover its text without a gap: no sample ends a run."""
+    text, offsets = token_offsets(ids, with_byte_fallback)
+    assert text == with_byte_fallback(ids)
+    assert "".join(text[start:stop] for start, stop in offsets) == (text if ids else "")
+    assert all(start <= stop for start, stop in offsets)
 
 
 def test_candidates_have_the_tokens_that_write_them():
@@ -162,5 +199,68 @@ def test_metrics_tell_what_a_run_should_watch():
 def test_utilities_are_those_of_the_configuration():
     """The reward that a trainer logs is the utility of the set, or the failure reward, or nothing."""
     ask = Creditor(CreditConfig(url="local:", utility="sum", malformed={"failure_reward": -1.0}))
-    assert ask.utilities([[0.5, 0.25], [], [None], [math.nan, 1.0]]) == [0.75, -1.0, -1.0, None]
-    assert ask.utilities([[math.nan]]) == [None]
+    rewards = [[0.5, 0.25], [], [None], [math.nan, 1.0]]
+    assert ask.utilities(rewards, [[""] * len(row) for row in rewards]) == [0.75, -1.0, -1.0, None]
+    assert ask.utilities([[math.nan]], [["x"]]) == [None]
+
+
+def test_utilities_see_the_policies_for_malformed_sets():
+    """What does not play is not paid in the log either."""
+    kept = Creditor(CreditConfig(url="local:", candidates=2))
+    assert kept.utilities([[0.1, 0.2, 1.0]], [["a", "b", "c"]]) == [0.2]
+    once = Creditor(CreditConfig(url="local:", utility="sum", malformed={"duplicates": "collapse"}))
+    assert once.utilities([[0.5, 0.5]], [["a", "a"]]) == [0.5]
+
+
+def test_a_policy_that_writes_without_end_costs_no_run():
+    """Hundreds of candidates in one completion are truncated, asked for or not."""
+    for config in (CreditConfig(url="local:"), CreditConfig(url="local:", candidates=4)):
+        credited = Creditor(config).credit(rollouts([[0.5] * 300, [0.1]]), 2, 0)
+        assert all(np.isfinite(row).all() for row in credited.token_advantages)
+        assert credited.metrics["credit/malformed"] == 0.5
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"credit": "shaply"},
+        {"credit": {"type": "max_at_k"}},
+        {"advantage": "pool"},
+        {"utility": "table"},
+        {"tokens": {"othr": "set"}},
+        {"malformed": {"candidatez": 3}},
+        {"malformed": {"failure_reward": None}},
+        {"on_failure": "bogus"},
+        {"candidates": 0},
+        {"max_credit_share": -1.0},
+    ],
+)
+def test_choices_that_make_no_sense_are_refused_before_a_run(wrong):
+    """A misspelt rule is an error at the start, and not a lost service for a whole run."""
+    with pytest.raises((ValueError, TypeError)):
+        Creditor(CreditConfig(url="local:", **({"on_failure": "mask"} | wrong)))
+
+
+@pytest.mark.parametrize("status", [401, 404, 422])
+def test_a_wrong_key_address_or_choice_is_no_lost_service(status):
+    """No failure policy hides what another try cannot heal."""
+    with pytest.raises(StatusError):
+        creditor("mask", lambda _: httpx.Response(status, json={"detail": "no"})).credit(rollouts(BATCH), 2, 0)
+
+
+def test_the_first_fallback_is_said(caplog):
+    """A run that goes on without credit says so once in its log."""
+    ask = creditor("mask")
+    for step in range(3):
+        ask.credit(rollouts(BATCH), 2, step)
+    assert [record.name for record in caplog.records] == ["creditd.adapters"]
+
+
+def test_set_rewards_have_their_weight():
+    """The advantage of whole responses is added with the weight that is asked for."""
+    batch = [dataclasses.replace(one, set_reward=float(row)) for row, one in enumerate(rollouts(BATCH))]
+    ask = Creditor(CreditConfig(url="local:", tokens={"other": "set", "set_reward_weight": 0.5}))
+    plain, weighted, double = (ask.credit(batch, 2, 0, set_reward_weight=w).token_advantages for w in (0.0, 1.0, 2.0))
+    for none, once, twice in zip(plain, weighted, double, strict=True):
+        np.testing.assert_allclose(twice - none, 2 * (once - none), atol=1e-12)
+        assert (once != none).all()

@@ -20,6 +20,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::UserWarning"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore:credit took more than:RuntimeWarning"),  # of the steps of a tiny model
 ]
 
 import torch  # noqa: E402
@@ -56,7 +57,15 @@ def length(completions, **_):
 
 
 def trainer_of(
-    directory, *, kind=CreditGRPOTrainer, rewards=None, credit=None, peft=None, rollout_func=None, **options
+    directory,
+    *,
+    kind=CreditGRPOTrainer,
+    rewards=None,
+    credit=None,
+    peft=None,
+    rollout_func=None,
+    ends=None,
+    **options,
 ):
     """A trainer of a tiny model with groups of four."""
     settings = {
@@ -75,8 +84,11 @@ def trainer_of(
         "disable_tqdm": True,
     } | options
     extra = {} if credit is None else {"credit": credit}
+    net = model()
+    if ends is not None:
+        net.generation_config.eos_token_id = ends
     return kind(
-        model=model(),
+        model=net,
         args=GRPOConfig(**settings),
         train_dataset=Dataset.from_dict({"prompt": PROMPTS * 4}),
         processing_class=tokenizer(),
@@ -331,6 +343,62 @@ def test_tokens_of_tools_and_padding_are_exactly_zero(tmp_path):
     assert (mask[:, 2] == 0).all()
     assert not advantages[:, 2].any()
     assert advantages[:, 0].any()
+
+
+def test_candidates_of_tools_do_not_play(tmp_path):
+    """What a tool wrote is nobody's candidate: it takes no credit from the policy's own."""
+    rewards = CandidateReward(score, parser=PARSER)
+    credit = CreditConfig(url="local:", record=str(tmp_path / "wire"))
+    trainer = trainer_of(tmp_path, rewards=rewards, credit=credit, max_steps=1, rollout_func=with_tools)
+    trainer.train()
+    exchange = json.loads(next((tmp_path / "wire").glob("*.json")).read_text())
+    splits = json.loads(exchange["request"])["columns"]["rewards"]["row_splits"]
+    assert {stop - start for start, stop in pairwise(splits)} == {2}
+
+
+def test_every_end_token_ends_a_completion(tmp_path):
+    """A list that ends with any of the model's end tokens is complete, its last candidate too."""
+
+    def scripted(prompts, trainer):
+        words = [[9, 4, 5, 2], [9, 4, 5, 1], [7, 1], [6, 2]] * (len(prompts) // 4)
+        ids = trainer.processing_class(prompts)["input_ids"]
+        return {"prompt_ids": ids, "completion_ids": words, "logprobs": [[0.0] * len(row) for row in words]}
+
+    seen = []
+
+    def counted(prompts, candidates, completions, **columns):
+        seen.extend(len(row) for row in candidates)
+        return score(prompts, candidates, completions, **columns)
+
+    rewards = CandidateReward(counted, parser=PARSER)
+    trainer = trainer_of(
+        tmp_path, rewards=rewards, credit=CreditConfig(url="local:"), max_steps=1, rollout_func=scripted, ends=[1, 2]
+    )
+    trainer.train()
+    assert seen[:4] == [2, 2, 1, 1]
+
+
+def test_weights_of_rewards_matter(tmp_path):
+    """The reward of the whole response counts by its weight; the candidates' own weight can only be 1."""
+    advantages = []
+    for weight in (0.0, 0.5, 1.0):
+        torch.manual_seed(0)
+        trainer = trainer_of(tmp_path, credit=CreditConfig(url="local:"), max_steps=1, reward_weights=[1.0, weight])
+        watch = Watch(trainer)
+        trainer.train()
+        advantages.append(watch.generated[0][2])
+    none, half, whole = advantages
+    torch.testing.assert_close(whole - none, 2 * (half - none), rtol=1e-4, atol=1e-5)
+    assert (whole != none).any()
+    with pytest.raises(ValueError, match="candidate reward; expected 1"):
+        trainer_of(tmp_path, credit=CreditConfig(url="local:"), reward_weights=[0.0, 1.0])
+
+
+def test_credit_is_attached_once(tmp_path):
+    """A second time is refused in words."""
+    trainer = trainer_of(tmp_path, credit=CreditConfig(url="local:"))
+    with pytest.raises(TypeError, match="has credit already"):
+        attach(trainer)
 
 
 def killing(folder):

@@ -20,7 +20,7 @@ def checked(sets, *, max_tokens=None, max_players=4, max_table_players=3):
     batch = columns(sets)
     errors = SetErrors(batch.n_sets)
     check_candidate_sets(
-        batch, errors, max_players=max_players, max_table_players=max_table_players, max_tokens=max_tokens
+        batch, errors, kept=None, max_players=max_players, max_table_players=max_table_players, max_tokens=max_tokens
     )
     found = errors.sorted()
     assert [error.row for error in found] == np.flatnonzero(errors.failed).tolist()
@@ -62,7 +62,7 @@ def test_without_a_column_of_nulls_every_reward_has_to_be_finite():
     """A batch that says nothing about nulls has none, so NaN is an error."""
     batch = dataclasses.replace(columns([OneSet([0.5, NAN]), OneSet([0.5])]), missing=None)
     errors = SetErrors(batch.n_sets)
-    check_candidate_sets(batch, errors, max_players=4, max_table_players=3, max_tokens=None)
+    check_candidate_sets(batch, errors, kept=None, max_players=4, max_table_players=3, max_tokens=None)
     assert [place(error) for error in errors.sorted()] == [(0, "non_finite_value", "reward", 1)]
     assert find_players(batch, MalformedPolicy(), errors).playing.all()
 
@@ -157,7 +157,7 @@ def test_columns_that_the_checks_need_are_asked_for():
         rewards=np.zeros(1), row_splits=np.array([0, 1]), groups=np.zeros(1, dtype=np.int64), n_groups=1
     )
     with pytest.raises(ValueError, match="spans and n_tokens"):
-        check_candidate_sets(bare, SetErrors(1), max_players=4, max_table_players=4, max_tokens=MOST_TOKENS)
+        check_candidate_sets(bare, SetErrors(1), kept=None, max_players=4, max_table_players=4, max_tokens=MOST_TOKENS)
     table = CandidateSets(
         rewards=np.zeros(1),
         row_splits=np.array([0, 1]),
@@ -166,7 +166,7 @@ def test_columns_that_the_checks_need_are_asked_for():
         tables=np.zeros(2),
     )
     with pytest.raises(ValueError, match="table_splits"):
-        check_candidate_sets(table, SetErrors(1), max_players=4, max_table_players=4, max_tokens=None)
+        check_candidate_sets(table, SetErrors(1), kept=None, max_players=4, max_table_players=4, max_tokens=None)
 
 
 @pytest.mark.parametrize("row_splits", [[1, 2], [0, 1], [0, 3], [0, 2, 1, 2]])
@@ -278,3 +278,14 @@ def test_the_largest_rewards_give_finite_numbers():
     assert not result.errors
     assert np.isfinite(result.credits).all()
     assert np.isfinite(result.advantages).all()
+
+
+def test_surplus_candidates_do_not_count_for_the_limit():
+    """A policy that writes hundreds of items costs an error only where they would play."""
+    sets = columns([OneSet([0.5] * 300), OneSet([1.0])])
+    assert [error.code for error in set_credit(sets, SetCreditOptions()).errors] == ["too_many_players"]
+    policies = (MalformedPolicy(candidates=4), MalformedPolicy(candidates=4, extra="score_all"))
+    kept, scored = (set_credit(sets, SetCreditOptions(malformed=policy)) for policy in policies)
+    assert (kept.errors, len(scored.errors)) == ((), 1)
+    assert np.isfinite(kept.credits[:4]).all()
+    assert np.isnan(kept.credits[4:300]).all()

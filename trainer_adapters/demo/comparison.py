@@ -10,9 +10,9 @@ from typing import Any
 Runs = Sequence[Mapping[str, Any]]
 
 T_QUANTILES = (
-    12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281, 2.2010, 2.1788, 2.1604, 2.1448, 2.1314,
+    12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281, 2.2010, 2.1788, 2.1604, 2.1448,
 )  # fmt: skip
-"""97.5 % quantiles of Student's t for 1, 2, … degrees of freedom."""
+"""97.5 % quantiles of Student's t for 1 to 14 degrees of freedom."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,11 @@ class Difference:
 
 
 def interval(differences: Sequence[float]) -> Difference:
-    """Mean ± t · s/√n of n ≥ 2 differences, s with divisor n − 1."""
+    """Mean ± t · s/√n of 2 to 15 differences, s with divisor n − 1."""
     n = len(differences)
     mean = math.fsum(differences) / n
     spread = math.sqrt(math.fsum((value - mean) ** 2 for value in differences) / (n - 1))
-    half = T_QUANTILES[min(n - 2, len(T_QUANTILES) - 1)] * spread / math.sqrt(n)
+    half = T_QUANTILES[n - 2] * spread / math.sqrt(n)
     return Difference(mean, mean - half, mean + half, n)
 
 

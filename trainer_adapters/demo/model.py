@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -41,7 +43,7 @@ def new_model(seed: int) -> LlamaForCausalLM:
 
 
 def teach_format(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, seed: int) -> float:
-    """Train on sets of K random gifts, so that the policy knows the format and prefers no gift; returns the last loss."""
+    """Train on sets of K random gifts, so that the policy knows the format and prefers no gift; the last loss."""
     rng = np.random.default_rng([task.TABLE_SEED, seed])
     rows = task.Tables().train
     optimizer = torch.optim.AdamW(model.parameters(), LESSON_RATE)
@@ -49,10 +51,12 @@ def teach_format(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, se
     model.train()
     last = float("nan")
     for _ in range(LESSONS):
-        gifts = zip(
-            rng.choice(task.ADJECTIVES, (LESSON_SIZE, task.K)), rng.choice(task.NOUNS, (LESSON_SIZE, task.K)), strict=True
-        )
-        sets = [task.completion([f"{a} {n}" for a, n in zip(*words, strict=True)]) for words in gifts]
+        adjectives = rng.choice(task.ADJECTIVES, (LESSON_SIZE, task.K))
+        nouns = rng.choice(task.NOUNS, (LESSON_SIZE, task.K))
+        sets = [
+            task.completion([f"{adjective} {noun}" for adjective, noun in zip(*gifts, strict=True)])
+            for gifts in zip(adjectives, nouns, strict=True)
+        ]
         prompts = [task.PROMPTS[row] for row in rng.choice(rows, LESSON_SIZE)]
         ids = torch.tensor(tokenizer([f"{p} {s}" for p, s in zip(prompts, sets, strict=True)])["input_ids"])
         labels = ids.clone()
@@ -64,3 +68,19 @@ def teach_format(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, se
         schedule.step()
         last = float(loss.detach())
     return last
+
+
+@cache
+def _lesson(seed: int) -> tuple[dict[str, torch.Tensor], float]:
+    """Weights after the lessons and the last loss: the same for every method, so they are taught once per process."""
+    model = new_model(seed)
+    loss = teach_format(model, word_tokenizer(), seed)
+    return {name: weight.clone() for name, weight in model.state_dict().items()}, loss
+
+
+def taught_model(seed: int) -> tuple[LlamaForCausalLM, float]:
+    """A model that knows the format, and the last loss of its lessons."""
+    weights, loss = _lesson(seed)
+    model = new_model(seed)
+    model.load_state_dict(weights)
+    return model, loss

@@ -25,10 +25,11 @@ from pathlib import Path
 from typing import Any
 
 import comparison
+import figure
 import report
 import task
 import training
-from service import Service, live_service
+from live import Service, live_service
 
 HERE = Path(__file__).resolve().parent
 SOURCES = ("task.py", "model.py", "training.py")
@@ -62,8 +63,8 @@ class Schedule:
     control_seeds: tuple[int, ...]
 
 
-FULL = Schedule((3e-4, 1e-3, 3e-3), 0, 100, (1, 2, 3, 4, 5), 200, 20, 40, (1, 2, 3, 4, 5))
-QUICK = Schedule((1e-3, 3e-3), 0, 5, (1, 2, 3), 10, 5, 5, (1,))
+FULL = Schedule((5e-4, 1.5e-3, 4.5e-3), 0, 100, (1, 2, 3, 4, 5), 200, 10, 20, (1, 2, 3, 4, 5))
+QUICK = Schedule((1.5e-3, 4.5e-3), 0, 5, (1, 2, 3), 10, 5, 5, (1,))
 
 
 class Progress:
@@ -110,7 +111,7 @@ def main(arguments: list[str] | None = None) -> int:
         (out / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
         (out / "progress.json").unlink()
     results = json.loads((out / "results.json").read_text(encoding="utf-8"))
-    report.draw(results, out / "curves.png")
+    figure.draw(results, out / "curves.png")
     text = report.text(results)
     (out / "report.md").write_text(text, encoding="utf-8")
     print(text)
@@ -152,9 +153,7 @@ def _results(schedule: Schedule, progress_file: Path, *, quick: bool) -> dict[st
         "baseline": BASELINE,
         "references": task.references(task.Tables()),
         "rates": rates,
-        "comparisons": comparison.comparisons(
-            runs, list(training.RULES), BASELINE, (schedule.early, schedule.steps)
-        ),
+        "comparisons": comparison.comparisons(runs, list(training.RULES), BASELINE, (schedule.early, schedule.steps)),
         "killed_service": killed,
         "wall_seconds": progress.elapsed,
         "grid": grid,

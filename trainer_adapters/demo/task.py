@@ -1,13 +1,13 @@
 """The task: suggest four gifts to somebody whose taste is hidden.
 
-A prompt names a person by three words. Each person is of one of four types, and the policy never learns which: the type
-is drawn anew for every rollout, with probabilities that depend on the prompt. A candidate is an adjective and a noun.
-Its reward, between 0 and 1, stands in a table of prompt × type × adjective × noun, and a set is worth its best candidate.
-The gift with the highest mean reward pleases nobody fully, so a set of one gift per type is worth more than four safe
+A prompt names a person by three words. Each person is of one of four types, and the policy never learns which: the
+type is drawn anew for every rollout, with probabilities that depend on the prompt. A candidate is an adjective and a
+noun. Its reward, between 0 and 1, stands in a table of prompt × type × adjective × noun, and a set is worth its best
+candidate. The gift with the highest mean reward pleases nobody fully, so one gift per type is worth more than four safe
 ones: hedging pays. Weak candidates beside a good one cost the set nothing: they can free-ride.
 
-The table is a logistic function of random numbers, additive in the words of the prompt and in the two words of the gift,
-and the same in every run. Nothing in it knows of a credit rule.
+The table is a logistic function of random numbers, additive in the words of the prompt and in the two words of the
+gift, and the same in every run. Nothing in it knows of a credit rule.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ TYPES = 4
 PARSER = {"type": "regex", "pattern": r"<c> (?P<candidate>[a-z]+ [a-z]+)"}
 """A candidate is two words behind a mark. Whether they are a gift is for the reward to say."""
 
-TABLE_SEED = 2603_29871
+TABLE_SEED = 260329871
 GENERAL, SPECIFIC, TYPE_CONTRAST, SHIFT = 1.2, 0.5, 0.5, 3.5
-"""Standard deviations of the logits that are common to all prompts, of one attribute word and of the types; threshold."""
+"""Standard deviations: of logits common to all prompts, of those of one attribute word, of the types'; threshold."""
 HELD_OUT = 64
 
 _ADJECTIVE = {word: place for place, word in enumerate(ADJECTIVES)}
@@ -108,7 +108,8 @@ class HiddenTypes:
     def draw(self, rows: Sequence[int]) -> NDArray[np.int64]:
         """One type per rollout; each call takes the next stretch of the stream, one number per rollout."""
         drawn = self._rng.random(len(rows))[:, None]
-        return np.minimum((drawn >= self._cumulative[list(rows)]).sum(axis=1), TYPES - 1)
+        kinds: NDArray[np.int64] = (drawn >= self._cumulative[list(rows), :-1]).sum(axis=1)
+        return kinds
 
 
 def references(tables: Tables) -> dict[str, float]:
@@ -132,7 +133,8 @@ def references(tables: Tables) -> dict[str, float]:
 
 def _best(rewards: Floats, weights: Floats) -> NDArray[np.int64]:
     """The gift with the highest weighted reward, per row of (rows, types, gifts)."""
-    return np.einsum("rt,rtg->rg", weights, rewards).argmax(axis=1)
+    best: NDArray[np.int64] = np.einsum("rt,rtg->rg", weights, rewards).argmax(axis=1)
+    return best
 
 
 def _greedy(rewards: Floats, weights: Floats) -> NDArray[np.int64]:

@@ -14,14 +14,21 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset, disable_progress_bars
-from transformers import LlamaForCausalLM, PreTrainedTokenizerFast, TrainerCallback
+from transformers import (
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 from transformers.trainer_callback import PrinterCallback
 from trl import GRPOConfig, GRPOTrainer
 
-import model as models
 import task
 from creditd.adapters.trl import CandidateReward, CreditConfig, CreditGRPOTrainer, anneal
 from creditd.credit import parse_candidates, parser_of
+from model import new_model, taught_model, word_tokenizer
 
 GROUP = 8
 ROLLOUTS = 256
@@ -76,21 +83,21 @@ def settings() -> dict[str, Any]:
         "rollouts_per_prompt": GROUP,
         "new_tokens": NEW_TOKENS,
         "vocabulary": len(task.VOCABULARY),
-        "weights": sum(weight.numel() for weight in models.new_model(0).parameters()),
+        "weights": sum(weight.numel() for weight in new_model(0).parameters()),
         "warmup_steps": WARMUP,
         "evaluated_sets": EVALUATED_SETS * task.HELD_OUT,
         "deadline_s": DEADLINE_S,
-        "loss": "TRL's default (dapo), beta 0, one optimizer step per batch of rollouts, AdamW, gradient norm at most 1",
+        "optimizer": "TRL's defaults: loss dapo, beta 0, AdamW, gradient norm at most 1; a step per batch of rollouts",
     }
 
 
 class SetEvaluation:
     """Quality of the sets that a policy writes for the held-out prompts; the same random numbers every time."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, tables: task.Tables) -> None:
-        self._tokenizer, self._tables = tokenizer, tables
+    def __init__(self, tables: task.Tables) -> None:
+        self._tokenizer, self._tables = word_tokenizer(), tables
         self._rows = [int(row) for row in tables.held_out for _ in range(EVALUATED_SETS)]
-        self._prompts = tokenizer([task.PROMPTS[row] for row in self._rows], return_tensors="pt")
+        self._prompts = self._tokenizer([task.PROMPTS[row] for row in self._rows], return_tensors="pt")
         self._parser = parser_of(task.PARSER)
 
     def __call__(self, policy: LlamaForCausalLM) -> dict[str, float]:
@@ -137,31 +144,35 @@ class Curve(TrainerCallback):  # type: ignore[misc]
         self.trainer: Any = None
         self._evaluation, self._every, self._kill = evaluation, every, kill
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
         """Evaluate the policy that only knows the format."""
-        del args, control
-        self._evaluate(state.global_step, kwargs["model"])
+        del args, control, kwargs
+        self._evaluate(state.global_step)
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
         """Evaluate; end the service when that is what this run is for."""
-        del args, control
+        del args, control, kwargs
         if state.global_step % self._every == 0:
-            self._evaluate(state.global_step, kwargs["model"])
+            self._evaluate(state.global_step)
         if self._kill and state.global_step == self._kill[1]:
             os.kill(self._kill[0], signal.SIGKILL)
             self.killed_at = time.perf_counter()
 
-    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
         """Name the request beside the numbers that came of it."""
         del args, control, kwargs
         requests = getattr(self.trainer, "credit_request_ids", None)
         if requests:
             state.log_history[-1]["credit/request_id"] = requests[-1]
 
-    def _evaluate(self, step: int, policy: LlamaForCausalLM) -> None:
+    def _evaluate(self, step: int) -> None:
         if self._evaluation is not None:
             started = time.perf_counter()
-            self.points.append({"step": step, **self._evaluation(policy)})
+            self.points.append({"step": step, **self._evaluation(self.trainer.model)})
             self.seconds += time.perf_counter() - started
 
 
@@ -174,17 +185,16 @@ def train(plan: Plan, url: str, *, kill: tuple[int, int] | None = None) -> dict[
         kill: Process id of the service and the step after which it is killed, or None. Such a run is not evaluated.
 
     Returns:
-        The curve, and what the trainer logged about time and requests. Of a run that ended with an error: which, and how
-        many seconds after the kill.
+        The curve, and what the trainer logged about time and requests; of a run whose service was killed, the error
+        that ended it and the seconds from the kill to the end.
     """
     torch.set_num_threads(1)
     disable_progress_bars()
-    tables, tokenizer = task.Tables(), models.word_tokenizer()
-    policy = models.new_model(plan.seed)
-    lesson_loss = models.teach_format(policy, tokenizer, plan.seed)
-    curve = Curve(None if kill else SetEvaluation(tokenizer, tables), plan.evaluate_every, kill)
+    tables = task.Tables()
+    policy, lesson_loss = taught_model(plan.seed)
+    curve = Curve(None if kill else SetEvaluation(tables), plan.evaluate_every, kill)
     with tempfile.TemporaryDirectory() as scratch:
-        trainer = _trainer(plan, url, policy, tokenizer, tables, scratch)
+        trainer = _trainer(plan, url, policy, tables, scratch)
         trainer.add_callback(curve)
         trainer.remove_callback(PrinterCallback)
         curve.trainer = trainer
@@ -217,35 +227,47 @@ def train(plan: Plan, url: str, *, kill: tuple[int, int] | None = None) -> dict[
     return record
 
 
-def _trainer(
-    plan: Plan, url: str, policy: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, tables: task.Tables, scratch: str
-) -> GRPOTrainer:
-    """TRL's trainer with the settings that all methods share."""
-    warnings.filterwarnings("ignore", category=FutureWarning)
-    hidden, parser = task.HiddenTypes(tables, plan.seed), parser_of(task.PARSER)
+class Rewards:
+    """Reward functions as TRL calls them; the types of rollouts are drawn in here, where no policy sees them."""
 
-    def score(
-        prompts: Sequence[str], candidates: Sequence[Sequence[str]], completions: Sequence[str], **columns: Any
+    def __init__(self, tables: task.Tables, tokenizer: PreTrainedTokenizerFast, seed: int) -> None:
+        self._tables, self._end = tables, tokenizer.eos_token_id
+        self._hidden = task.HiddenTypes(tables, seed)
+        self._parser = parser_of(task.PARSER)
+
+    def of_candidates(
+        self, prompts: list[str], candidates: list[list[str]], completions: list[str], row: list[int], **columns: object
     ) -> list[list[float]]:
-        del prompts, completions
-        rows: list[int] = columns["row"]
-        types = hidden.draw(rows)
+        """One reward per candidate: what creditd's methods learn from."""
+        del prompts, completions, columns
         return [
-            tables.by_type(row, texts)[kind].tolist() for row, kind, texts in zip(rows, types, candidates, strict=True)
+            self._tables.by_type(place, texts)[kind].tolist()
+            for place, kind, texts in zip(row, self._hidden.draw(row), candidates, strict=True)
         ]
 
-    def well_formed(prompts: Sequence[str], completions: Sequence[str], **columns: Any) -> list[float]:
-        del prompts, columns
+    def of_format(self, completions: list[str], **columns: object) -> list[float]:
+        """1 for K gifts and nothing else, for every method alike."""
+        del columns
         return [float(task.well_formed(text)) for text in completions]
 
-    def best_of_set(prompts: Sequence[str], completions: Sequence[str], **columns: Any) -> list[float]:
-        ids: list[list[int]] = columns["completion_ids"]
+    def of_set(
+        self, completions: list[str], completion_ids: list[list[int]], row: list[int], **columns: object
+    ) -> list[float]:
+        """The best of the set, for the control without creditd."""
+        del columns
         sets = [
-            parse_candidates(text, parser, cut_off=row[-1] != tokenizer.eos_token_id).texts
-            for text, row in zip(completions, ids, strict=True)
+            list(parse_candidates(text, self._parser, cut_off=ids[-1] != self._end).texts)
+            for text, ids in zip(completions, completion_ids, strict=True)
         ]
-        scored = score(prompts, sets, completions, **columns)
+        scored = self.of_candidates([], sets, completions, row)
         return [max(rewards[: task.K], default=0.0) for rewards in scored]
+
+
+def _trainer(plan: Plan, url: str, policy: LlamaForCausalLM, tables: task.Tables, scratch: str) -> GRPOTrainer:
+    """TRL's trainer with the settings that all methods share."""
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    tokenizer = word_tokenizer()
+    rewards = Rewards(tables, tokenizer, plan.seed)
 
     shared: Mapping[str, Any] = {
         "model": policy,
@@ -273,10 +295,10 @@ def _trainer(
         "processing_class": tokenizer,
     }
     if plan.method == STOCK:
-        return GRPOTrainer(reward_funcs=[best_of_set, well_formed], **shared)
+        return GRPOTrainer(reward_funcs=[rewards.of_set, rewards.of_format], **shared)
     rule = anneal("shapley", "leave_one_out", steps=plan.steps // 2) if plan.method == "annealed" else plan.method
     return CreditGRPOTrainer(
-        reward_funcs=[CandidateReward(score, parser=task.PARSER), well_formed],
+        reward_funcs=[CandidateReward(rewards.of_candidates, parser=task.PARSER), rewards.of_format],
         credit=CreditConfig(url=url, credit=rule, candidates=task.K, on_failure="raise", deadline_s=DEADLINE_S),
         **shared,
     )

@@ -7,7 +7,7 @@ import os
 import re
 import uuid
 from dataclasses import dataclass
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import httpx
 
@@ -66,8 +66,7 @@ class Attempts:
         self.base_url = (base_url or os.environ.get("CREDITD_URL") or DEFAULT_URL).rstrip("/")
         self.is_local = self.base_url == LOCAL_URL
         address = urlsplit(self.base_url)
-        _ = address.port  # raises what a port that is no number deserves
-        if not self.is_local and (address.scheme not in {"http", "https"} or not address.hostname):
+        if not self.is_local and (address.scheme not in {"http", "https"} or not _names_a_host(address)):
             raise ValueError(f"got base_url {self.base_url!r}; expected http://HOST:PORT, https://… or {LOCAL_URL!r}")
         self.is_loopback = address.hostname in {"127.0.0.1", "::1", "localhost"}
         self._api_key = (api_key or os.environ.get("CREDITD_API_KEY") or "").strip()
@@ -192,3 +191,11 @@ def checked_request_id(request_id: str | None) -> str:
     if not _REQUEST_ID.fullmatch(request_id):
         raise ValueError(f"got request_id {request_id!r}; expected {_REQUEST_ID.pattern}")
     return request_id
+
+
+def _names_a_host(address: SplitResult) -> bool:
+    """Whether an address has a host, and no port or one that exists."""
+    try:
+        return bool(address.hostname) and address.port != 0
+    except ValueError:
+        return False

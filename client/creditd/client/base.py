@@ -318,7 +318,8 @@ def _settled(result: _R, ids: tuple[Name | None, ...] | None, on_item_error: OnI
     """The result, unless some rows have no answer and the caller wants to know."""
     if not result.errors or on_item_error == "return":
         return result
-    first, many = result.errors[0], f"{len(result.errors)} of {len(result)} rows have no answer"
+    causes = [error for error in result.errors if error.code != "group_incomplete"]
+    first, many = (causes or result.errors)[0], f"{len(result.errors)} of {len(result)} rows have no answer"
     name = f" (id {ids[first.row]!r})" if ids is not None and first.row is not None else ""
     raise PartialResultError(
         f"{many}; first: {first}{name} [request {result.request_id}]",

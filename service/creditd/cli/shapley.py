@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from pydantic_core import from_json
 from tqdm import tqdm
 
-from creditd.client import Client, CreditdError, InvalidRequestError, ShapleyResult
+from creditd.client import Client, CreditdError, InvalidRequestError, ShapleyResult, StatusError
 from creditd.wire.columns import RequestLimits, lacking, options_of
 from creditd.wire.v1 import BlendCredit, CandidateSet, MixtureCredit, ShapleyRequest
 from creditd.wire.validation import WireError, from_validation_error
@@ -126,7 +126,8 @@ def _solve_all(
         print(f"creditd shapley: {error}", file=sys.stderr)
         for line in work.lines:
             if line.number not in work.results:
-                work.fail(line.number, line.item.get("id"), None, f"not answered: {type(error).__name__}")
+                code = error.code if isinstance(error, StatusError) and error.code else "not_answered"
+                work.fail(line.number, line.item.get("id"), code, f"not answered: {type(error).__name__}")
 
 
 def _choices(options: argparse.Namespace) -> ShapleyRequest:

@@ -200,13 +200,20 @@ class SetErrors:
 
 
 def check_candidate_sets(
-    batch: CandidateSets, errors: SetErrors, *, max_players: int, max_table_players: int, max_tokens: int | None
+    batch: CandidateSets,
+    errors: SetErrors,
+    *,
+    kept: int | None,
+    max_players: int,
+    max_table_players: int,
+    max_tokens: int | None,
 ) -> None:
     """Fail the sets whose own values cannot be used.
 
     Args:
         batch: The sets.
         errors: Receives at most one error per set.
+        kept: Candidates that truncation leaves in a set with rewards, or None.
         max_players: Largest number of candidates of a set with rewards.
         max_table_players: Largest number of candidates of a set with a table.
         max_tokens: Largest number of completion tokens of a set, whose spans and counts must be sound. None: no token
@@ -216,11 +223,12 @@ def check_candidate_sets(
         O(C log C), and a few microseconds per failing set.
     """
     limit = max_players if batch.tables is None else max_table_players
+    sizes = batch.sizes if batch.tables is not None or kept is None else np.minimum(batch.sizes, kept)
     errors.add_sets(
-        np.flatnonzero(batch.sizes > limit),
+        np.flatnonzero(sizes > limit),
         "too_many_players",
         "candidates",
-        lambda row: f"the set holds {batch.sizes[row]} candidates; expected at most {limit}",
+        lambda row: f"the set holds {sizes[row]} candidates; expected at most {limit}",
     )
     if batch.tables is None:
         for code, wrong in unusable_numbers(batch.rewards, batch.missing):

@@ -145,6 +145,7 @@ def set_credit(
     check_candidate_sets(
         batch,
         errors,
+        kept=options.malformed.candidates if options.malformed.extra == "truncate" else None,
         max_players=options.max_players,
         max_table_players=options.max_table_players,
         max_tokens=None if options.tokens is None else options.max_tokens_per_set,

@@ -6,16 +6,26 @@ Nothing here computes a credit: the client does, in a service or in this process
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from creditd.client import Client, CreditdError, InvalidRequestError, PartialResultError, ShapleyResult
+from creditd.client import (
+    AuthenticationError,
+    Client,
+    CreditdError,
+    InvalidRequestError,
+    NotFoundError,
+    PartialResultError,
+    ShapleyResult,
+)
+from creditd.client.bodies import type_of
 from creditd.credit.candidate_parsers import CandidateParser, parse_candidates
 from creditd.credit.segments import token_spans
 
@@ -24,6 +34,11 @@ Choice: TypeAlias = str | Mapping[str, Any]
 Schedule: TypeAlias = Callable[[int], Choice]
 FailurePolicy: TypeAlias = Literal["raise", "group_reward", "mask", "local"]
 Decode: TypeAlias = Callable[[Sequence[int]], str]
+
+MOST_CANDIDATES = 256
+"""Candidates of one completion that play when no number was asked for; the service takes no more."""
+
+log = logging.getLogger("creditd.adapters")
 
 
 @dataclass(frozen=True)
@@ -89,6 +104,16 @@ class CreditConfig:
     api_key: str | None = None
     record: str | None = None
 
+    def __post_init__(self) -> None:
+        if self.on_failure not in get_args(FailurePolicy):
+            raise ValueError(
+                f"got on_failure {self.on_failure!r}; expected one of {', '.join(get_args(FailurePolicy))}"
+            )
+        if self.candidates is not None and self.candidates < 1:
+            raise ValueError(f"got candidates {self.candidates}; expected at least 1")
+        if self.max_credit_share is not None and self.max_credit_share < 0:
+            raise ValueError(f"got max_credit_share {self.max_credit_share}; expected a share or None")
+
     def rule_at(self, step: int) -> Choice:
         """The rule of a step."""
         return self.credit(step) if callable(self.credit) else self.credit
@@ -141,33 +166,46 @@ def token_offsets(ids: Sequence[int], decode: Decode) -> tuple[str, list[tuple[i
         The text of all tokens, and T ranges that follow one another without a gap. A token that only begins a character
         of several bytes, or that is special, has an empty range; the token that completes the character has all of it.
 
-    Raises:
-        ValueError: If no way of decoding piece by piece gives the text of the whole.
-
     Cost:
-        One decoding of one token per token where that adds up to the text, else two more of a few tokens each.
+        One decoding of one token per token where that adds up to the text, else two more of a few tokens each. Only for
+        bytes that are no text, which some tokenizers decode differently in company, one decoding of each prefix.
     """
     text = decode(ids)
     pieces = [decode([token]) for token in ids]
     if "".join(pieces) == text:  # most byte-level tokenizers, wherever no character is split
         ends = list(accumulate(map(len, pieces)))
-        return text, list(zip([0, *ends], ends, strict=False))
+    else:
+        ends = _ends_by_window(ids, decode, text) or _ends_by_prefix(ids, decode, text)
+    return text, list(zip([0, *ends], ends, strict=False))
+
+
+def _ends_by_window(ids: Sequence[int], decode: Decode, text: str) -> list[int] | None:
+    """Where each token's characters end, from decoding it behind its neighbours; None if that is not the text."""
     start = read = position = 0
-    offsets: list[tuple[int, int]] = []
+    ends: list[int] = []
     for place in range(len(ids)):
         before, now = decode(ids[start:read]), decode(ids[start : place + 1])
         if len(now) > len(before) and not now.endswith("\N{REPLACEMENT CHARACTER}"):
-            offsets.append((position, position + len(now) - len(before)))
-            position = offsets[-1][1]
+            if not text.startswith(now[len(before) :], position):
+                return None
+            position += len(now) - len(before)
             start, read = read, place + 1
-        else:
-            offsets.append((position, position))
-    if offsets and position < len(text):
-        offsets[-1] = (offsets[-1][0], len(text))
-        position = len(text)
-    if position != len(text):
-        raise ValueError(f"tokens decode to {position} characters one by one, expected {len(text)} as for the whole")
-    return text, offsets
+        ends.append(position)
+    if text[position:].strip("\N{REPLACEMENT CHARACTER}"):
+        return None
+    return [*ends[:-1], len(text)]
+
+
+def _ends_by_prefix(ids: Sequence[int], decode: Decode, text: str) -> list[int]:
+    """Where each token's characters end: as far as the text of the tokens up to it agrees with the whole."""
+    ends: list[int] = []
+    for place in range(len(ids)):
+        so_far = decode(ids[: place + 1])
+        agreed = next(
+            (at for at, (one, other) in enumerate(zip(so_far, text, strict=False)) if one != other), len(so_far)
+        )
+        ends.append(max(agreed, ends[-1] if ends else 0))
+    return [*ends[:-1], len(text)]
 
 
 def find_candidates(
@@ -184,10 +222,10 @@ def find_candidates(
     Returns:
         Texts and half-open token ranges, in order, disjoint.
     """
-    text, offsets = token_offsets(ids, decode)
-    parsed = parse_candidates(text, parser, cut_off=cut_off)
+    parsed = parse_candidates(decode(ids), parser, cut_off=cut_off)
     if not parsed.texts:
         return (), ()
+    _, offsets = token_offsets(ids, decode)
     spans = token_spans(np.array(parsed.spans), np.array(offsets).reshape(-1, 2))
     return parsed.texts, tuple((int(start), int(stop)) for start, stop in spans)
 
@@ -206,21 +244,38 @@ class Creditor:
             config.url, api_key=config.api_key, deadline_s=config.deadline_s, record=config.record
         )
         self._local = Client("local:")
+        self._warned = False
+        self._check_choices()
 
-    def credit(self, rollouts: Sequence[Rollout], group_size: int, step: int) -> Credited:
+    def _check_choices(self) -> None:
+        """Refuse choices that no service would take, before a run begins: they must not pass for a lost service."""
+        if type_of(self.config.utility) == "table":
+            raise ValueError("got the table utility; expected one of rewards: a trainer has no tables")
+        probe = Rollout(1, ("",), ((0, 1),), (0.0,), None, 0.0)
+        try:
+            self._ask(self._local, [probe, probe], 2, self.config.rule_at(0), 1.0)
+        except InvalidRequestError as error:
+            if not _of_values(error):
+                raise ValueError(f"the credit configuration is refused: {error}") from None
+
+    def credit(
+        self, rollouts: Sequence[Rollout], group_size: int, step: int, *, set_reward_weight: float = 1.0
+    ) -> Credited:
         """Advantages of every token of a batch of whole groups.
 
         Args:
             rollouts: B rollouts; rows i·G … i·G + G − 1 answer one prompt.
             group_size: G. The service is told, so that a split group is an error.
             step: The trainer's global step.
+            set_reward_weight: Weight of the advantages of whole responses, on top of that of the configuration.
 
         Returns:
             One array per rollout, finite everywhere.
 
         Raises:
-            CreditdError: Under `raise`, whatever the service or the network did; under `local`, what is wrong with the
-                rewards themselves.
+            CreditdError: Under `raise`, whatever the service or the network did; otherwise what another try or another
+                computer cannot heal: a wrong key, a wrong address, choices that are refused, and under `local` rewards
+                that are wrong.
         """
         started = time.perf_counter()
         metrics = {"credit/fallbacks": 0.0, "credit/local": 0.0, "credit/errors": 0.0}
@@ -230,13 +285,14 @@ class Creditor:
         concerned = np.zeros(len(rollouts), dtype=np.bool_)
         result: ShapleyResult | None = None
         try:
-            result = self._ask(self.client, rollouts, group_size, rule)
+            result = self._ask(self.client, rollouts, group_size, rule, set_reward_weight)
         except CreditdError as error:
-            if self.config.on_failure == "raise":
+            if self.config.on_failure == "raise" or not _may_fall_back(error):
                 raise
             metrics["credit/errors"] = 1.0
+            self._warn_once(error)
             if self.config.on_failure == "local":
-                result = self._ask(self._local, rollouts, group_size, rule)
+                result = self._ask(self._local, rollouts, group_size, rule, set_reward_weight)
                 metrics["credit/local"] = 1.0
             elif isinstance(error, PartialResultError) and isinstance(error.result, ShapleyResult):
                 result = error.result
@@ -254,26 +310,48 @@ class Creditor:
         metrics["credit/seconds"] = time.perf_counter() - started
         return Credited(tokens, metrics, None if result is None else result.request_id)
 
-    def utilities(self, rewards: Sequence[Sequence[float | None]]) -> list[float | None]:
-        """v(N) of each set, for the trainer's own reward log and for the plain advantage of a fallback.
+    def utilities(
+        self, rewards: Sequence[Sequence[float | None]], texts: Sequence[Sequence[str]]
+    ) -> list[float | None]:
+        """v(N) of each set under the policies for malformed ones, for the trainer's log and for plain advantages.
 
         The failure reward where nothing was parsed or scored, None where a reward cannot be used.
         """
-        failure = float(self.config.malformed.get("failure_reward", 0.0))
+        malformed = self._malformed()
+        failure = float(malformed.get("failure_reward", 0.0))
         scored = [any(reward is not None for reward in row) for row in rewards]
         try:
-            result = self._local.shapley(rewards, utility=self.config.utility, advantage="none", on_item_error="return")
+            result = self._local.shapley(
+                rewards,
+                texts=list(texts) if malformed.get("duplicates") == "collapse" else None,
+                utility=self.config.utility,
+                malformed=malformed,
+                advantage="none",
+                on_item_error="return",
+            )
         except InvalidRequestError:
             return [None if known else failure for known in scored]
         grand = result.utility_grand.tolist()
-        values = [value if known else failure for value, known in zip(grand, scored, strict=True)]
+        nothing = result.has_flag("no_candidates").tolist()
+        values = [failure if bare else value for value, bare in zip(grand, nothing, strict=True)]
         return [value if sound else None for value, sound in zip(values, result.ok, strict=True)]
 
-    def _ask(self, client: Client, rollouts: Sequence[Rollout], group_size: int, rule: Choice) -> ShapleyResult:
-        malformed = dict(self.config.malformed)
-        if self.config.candidates is not None:
-            malformed.setdefault("candidates", self.config.candidates)
-        collapse = malformed.get("duplicates") == "collapse"
+    def _malformed(self) -> dict[str, Any]:
+        """Policies for malformed sets; a policy that writes without end must not end the run."""
+        most = self.config.candidates if self.config.candidates is not None else MOST_CANDIDATES
+        return {"candidates": most, **self.config.malformed}
+
+    def _warn_once(self, error: CreditdError) -> None:
+        if not self._warned:
+            self._warned = True
+            log.warning("no credit, on_failure=%s is applied: %s", self.config.on_failure, error)
+
+    def _ask(
+        self, client: Client, rollouts: Sequence[Rollout], group_size: int, rule: Choice, set_reward_weight: float
+    ) -> ShapleyResult:
+        malformed = self._malformed()
+        tokens = dict(self.config.tokens)
+        tokens["set_reward_weight"] = float(tokens.get("set_reward_weight", 1.0)) * set_reward_weight
         set_rewards = [rollout.set_reward for rollout in rollouts]
         return client.shapley(
             [rollout.rewards for rollout in rollouts],
@@ -281,11 +359,11 @@ class Creditor:
             spans=[rollout.spans for rollout in rollouts],
             n_tokens=[rollout.n_tokens for rollout in rollouts],
             set_rewards=set_rewards if any(reward is not None for reward in set_rewards) else None,
-            texts=[rollout.texts for rollout in rollouts] if collapse else None,
+            texts=[rollout.texts for rollout in rollouts] if malformed.get("duplicates") == "collapse" else None,
             utility=self.config.utility,
             credit=rule,
             advantage=self.config.advantage,
-            tokens=self.config.tokens,
+            tokens=tokens,
             malformed=malformed,
             expect={"group_size": group_size},
         )
@@ -294,6 +372,18 @@ class Creditor:
         """Advantages of a rollout for which there is no credit."""
         advantage = rollout.base_advantage if self.config.on_failure == "group_reward" else 0.0
         return np.full(rollout.n_tokens, advantage)
+
+
+def _of_values(error: InvalidRequestError) -> bool:
+    """Whether a refusal is about the values of sets, and not about the choices of the request."""
+    return bool(error.items) and all(item.pointer.startswith("/columns/") for item in error.items)
+
+
+def _may_fall_back(error: CreditdError) -> bool:
+    """Whether the service is at fault, or single sets; a wrong key, address or choice is the configuration's fault."""
+    if isinstance(error, InvalidRequestError):
+        return _of_values(error)
+    return not isinstance(error, AuthenticationError | NotFoundError)
 
 
 def _tokens_of(result: ShapleyResult, row: int) -> Floats:

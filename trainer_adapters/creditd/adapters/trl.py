@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import pickle
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -61,6 +62,9 @@ class CandidateReward:
             texts of each completion; returns one reward or None per candidate. May be `async`.
         parser: How candidates are written: `{"type": "numbered"}`, bullets, json_array, tags, regex.
         name: What TRL calls it in its log; None takes the function's name.
+
+    Attributes:
+        seconds: What finding the candidates and their utilities took in the last call, without the function.
     """
 
     def __new__(cls, function: Callable[..., Any], *_: object, **__: object) -> Self:
@@ -77,10 +81,14 @@ class CandidateReward:
         self._tokenizer: PreTrainedTokenizerBase | None = None
         self._found: list[tuple[tuple[str, ...], tuple[tuple[int, int], ...], tuple[float | None, ...]]] | None = None
         self._decoded: dict[tuple[int, ...], str] = {}
+        self._ends: set[int] = set()
+        self._longest = 0
+        self.seconds = 0.0
 
-    def bind(self, creditor: Creditor, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Tell who values the sets and who wrote the tokens; the trainer does."""
+    def bind(self, creditor: Creditor, tokenizer: PreTrainedTokenizerBase, ends: set[int], longest: int) -> None:
+        """Tell who values the sets, how tokens are read, which ones end a completion, and how long it can be."""
         self._creditor, self._tokenizer = creditor, tokenizer
+        self._ends, self._longest = ends, longest
 
     def take(self) -> list[tuple[tuple[str, ...], tuple[tuple[int, int], ...], tuple[float | None, ...]]]:
         """Texts, token ranges and rewards of the completions of the last call, once."""
@@ -111,11 +119,13 @@ class CandidateReward:
                     self._decoded[key] = text
             return text
 
-        ends = {tokenizer.eos_token_id, tokenizer.pad_token_id}
-        return [
-            find_candidates(ids, decode, self.parser, cut_off=bool(ids) and ids[-1] not in ends)
+        started = time.perf_counter()
+        found = [
+            find_candidates(ids, decode, self.parser, cut_off=len(ids) >= self._longest and ids[-1] not in self._ends)
             for ids in completion_ids
         ]
+        self.seconds = time.perf_counter() - started
+        return found
 
     def _keep(
         self, parsed: list[tuple[tuple[str, ...], tuple[tuple[int, int], ...]]], rewards: Rewards
@@ -133,7 +143,10 @@ class CandidateReward:
         self._found = [(texts, spans, given) for (texts, spans), given in zip(parsed, plain, strict=True)]
         if self._creditor is None:
             raise RuntimeError("a CandidateReward works in a CreditGRPOTrainer, or after attach(trainer)")
-        return self._creditor.utilities(plain)
+        started = time.perf_counter()
+        utilities = self._creditor.utilities(plain, [texts for texts, _ in parsed])
+        self.seconds += time.perf_counter() - started
+        return utilities
 
 
 class _AsyncCandidateReward(CandidateReward):
@@ -167,13 +180,21 @@ class CreditMixin:
         places = [place for place, func in enumerate(self.reward_funcs) if isinstance(func, CandidateReward)]
         if len(places) != 1:
             raise ValueError(f"got {len(places)} candidate rewards among reward_funcs; expected exactly one")
+        weight = float(self.reward_weights[places[0]])
+        if weight != 1.0:
+            raise ValueError(
+                f"got reward weight {weight:g} for the candidate reward; expected 1: credit has the scale that "
+                "CreditConfig.advantage gives it, and the other rewards are weighed against it"
+            )
         self._candidate_place = places[0]
         self._creditor = Creditor(config)
         self._candidate_reward = self.reward_funcs[places[0]]
-        self._candidate_reward.bind(self._creditor, _tokenizer_of(self.processing_class))
+        tokenizer = _tokenizer_of(self.processing_class)
+        ends = {*self.eos_token_ids, tokenizer.pad_token_id}
+        self._candidate_reward.bind(self._creditor, tokenizer, ends, self.max_completion_length)
         self._scored: tuple[list[list[int]], torch.Tensor] | None = None
         self._last_call_s: float | None = None
-        self._large_shares = 0
+        self._large_shares: int | None = 0
         self.credit_request_ids = []
 
     def _calculate_rewards(
@@ -194,28 +215,30 @@ class CreditMixin:
         group_size = self.num_generations if training else self.num_generations_eval
         rank = self.accelerator.process_index
         own = slice(rank * len(ids), (rank + 1) * len(ids))
-        whole = _set_rewards(rewards[own], self.reward_weights, self._candidate_place)
+        whole, weight = _set_rewards(rewards[own], self.reward_weights, self._candidate_place)
+        written = _written_by_policy(ids, out.get("tool_mask"))
         rollouts = [
-            Rollout(len(row), texts, spans, given, reward, float(base))
-            for row, (texts, spans, given), reward, base in zip(ids, found, whole, out["advantages"], strict=True)
+            Rollout(len(row), *_played(candidates, mask), reward, float(base))
+            for row, candidates, mask, reward, base in zip(ids, found, written, whole, out["advantages"], strict=True)
         ]
-        credited = self._credit_everywhere(rollouts, group_size)
+        credited = self._credit_everywhere(rollouts, group_size, weight)
+        credited.metrics["credit/seconds"] += self._candidate_reward.seconds
         out["advantages"] = _filled(out, credited.token_advantages[own])
         self._log_credit(credited, "train" if training else "eval")
         return out
 
-    def _credit_everywhere(self: Any, rollouts: list[Rollout], group_size: int) -> Credited:
+    def _credit_everywhere(self: Any, rollouts: list[Rollout], group_size: int, weight: float) -> Credited:
         """Ask once for the rollouts of all processes, because a group may span them; all raise together."""
         step = self.state.global_step
         if self.accelerator.num_processes == 1:
-            return self._creditor.credit(rollouts, group_size, step)
+            return self._creditor.credit(rollouts, group_size, step, set_reward_weight=weight)
         everyone = gather_object(rollouts)
         parcel: list[Any] = [None]
         if self.accelerator.is_main_process:
             try:
-                parcel = [self._creditor.credit(everyone, group_size, step)]
+                parcel = [self._creditor.credit(everyone, group_size, step, set_reward_weight=weight)]
             except Exception as error:  # noqa: BLE001 - sent to all processes, which raise it
-                parcel = [error]
+                parcel = [_transportable(error)]
         broadcast_object_list(parcel)
         if isinstance(parcel[0], Exception):
             raise parcel[0]
@@ -230,8 +253,10 @@ class CreditMixin:
             share = metrics["credit/seconds"] / max(now - self._last_call_s, 1e-9)
             metrics["credit/share_of_step"] = share
             limit = self._creditor.config.max_credit_share
-            self._large_shares = self._large_shares + 1 if limit is not None and share > limit else 0
-            if self._large_shares == STEPS_BEFORE_WARNING:
+            if self._large_shares is not None:
+                self._large_shares = self._large_shares + 1 if limit is not None and share > limit else 0
+            if self._large_shares == STEPS_BEFORE_WARNING and self.accelerator.is_main_process:
+                self._large_shares = None  # said once
                 warnings.warn(
                     f"credit took more than {limit:.0%} of each of the last {STEPS_BEFORE_WARNING} steps "
                     f"({metrics['credit/seconds']:.2f} s in this one); a service nearer to the trainer helps, and "
@@ -266,10 +291,12 @@ def attach(trainer: GRPOTrainer, credit: CreditConfig | None = None) -> GRPOTrai
         The same object, whose class now has the mixin before it.
 
     Raises:
-        TypeError: If it is no `GRPOTrainer`.
+        TypeError: If it is no `GRPOTrainer`, or has credit already.
         ValueError: If the trainer's settings would lose the credit.
     """
     kind = type(trainer)
+    if isinstance(trainer, CreditMixin):
+        raise TypeError(f"got a {kind.__name__}, which has credit already; expected a GRPOTrainer without it")
     if not isinstance(trainer, GRPOTrainer):
         raise TypeError(f"got a {kind.__name__}; expected a GRPOTrainer, whose loss takes advantages of shape (B, T)")
     trainer.__class__ = type(f"Credit{kind.__name__}", (CreditMixin, kind), {})
@@ -307,13 +334,47 @@ def _tokenizer_of(processing_class: Any) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def _set_rewards(rewards: torch.Tensor, weights: torch.Tensor, candidate_place: int) -> list[float | None]:
-    """Weighted rewards of whole responses, without the candidates' own column; None where no function gave one."""
-    others = [place for place in range(rewards.shape[1]) if place != candidate_place]
+def _set_rewards(
+    rewards: torch.Tensor, weights: torch.Tensor, candidate_place: int
+) -> tuple[list[float | None], float]:
+    """Rewards of whole responses, without the candidates' own column, and the weight of their advantage.
+
+    The rewards are the weighted mean of what the functions gave, None where none of them gave anything, and the weight
+    is the sum of the functions' weights: standardising the rewards of a group would otherwise take their weight away.
+    """
+    others = [place for place in range(rewards.shape[1]) if place != candidate_place and weights[place] != 0]
+    if not others:
+        return [None] * len(rewards), 0.0
     given = rewards[:, others].double()
-    weighted = (given * weights[others].to(given)).nansum(dim=1).tolist()
+    of_each = weights[others].to(given)
+    total = float(of_each.abs().sum())
+    weighted = ((given * of_each).nansum(dim=1) / total).tolist()
     absent = torch.isnan(given).all(dim=1).tolist()
-    return [None if missing else value for value, missing in zip(weighted, absent, strict=True)]
+    return [None if missing else value for value, missing in zip(weighted, absent, strict=True)], total
+
+
+def _written_by_policy(ids: list[list[int]], tool_mask: torch.Tensor | None) -> list[list[bool]]:
+    """For each token whether the policy wrote it, and not a tool."""
+    if tool_mask is None:
+        return [[True] * len(row) for row in ids]
+    return [[bool(one) for one in mask[: len(row)]] for row, mask in zip(ids, tool_mask.tolist(), strict=True)]
+
+
+def _played(
+    candidates: tuple[tuple[str, ...], tuple[tuple[int, int], ...], tuple[float | None, ...]], written: list[bool]
+) -> tuple[tuple[str, ...], tuple[tuple[int, int], ...], tuple[float | None, ...]]:
+    """The candidates that the policy wrote, at least in part: what only a tool said is not the policy's to answer."""
+    kept = [(text, span, given) for text, span, given in zip(*candidates, strict=True) if any(written[slice(*span)])]
+    return tuple(text for text, _, _ in kept), tuple(span for _, span, _ in kept), tuple(given for _, _, given in kept)
+
+
+def _transportable(error: Exception) -> Exception:
+    """The error if other processes can be sent it, else its name and message."""
+    try:
+        pickle.loads(pickle.dumps(error))  # noqa: S301 - made in this very line
+    except Exception:  # noqa: BLE001 - whatever is wrong with it, the others have to hear of it
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
 
 
 def _filled(out: dict[str, Any], rows: Sequence[np.ndarray[Any, np.dtype[np.float64]]]) -> torch.Tensor:

@@ -39,7 +39,7 @@ def live_service(directory: Path) -> Iterator[Service]:
     log = directory / "service.log"
     command = [sys.executable, "-m", "creditd.cli", "serve", "--port", "0"]
     with log.open("w", encoding="utf-8") as stream:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stream, text=True)  # noqa: S603
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stream, text=True)
         try:
             greeting = process.stdout.readline() if process.stdout else ""
             if "listens on http://" not in greeting:
