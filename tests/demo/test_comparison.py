@@ -28,7 +28,14 @@ def results(shapley, other):
         for method, shifts in (("set_reward", (0.0, 0.0)), ("shapley", shapley), ("leave_one_out", other))
     ]
     names = {"set_reward": "set-level GRPO", "shapley": "Shapley", "leave_one_out": "leave-one-out"}
-    schedule = {"early": 20, "steps": 200, "seeds": [0, 1, 2], "rates": [0.001], "grid_steps": 200, "grid_seed": 0}
+    schedule = {
+        "compared": STEPS,
+        "steps": 200,
+        "seeds": [0, 1, 2],
+        "rates": [0.001],
+        "grid_steps": 200,
+        "grid_seed": 0,
+    }
     machine = dict.fromkeys(("cpu", "cores", "python", "torch", "trl", "transformers"), "x")
     settings = {
         "schedule": schedule, "quick": False, "weights": 1, "prompts_per_step": 32, "rollouts_per_prompt": 8,
@@ -81,12 +88,21 @@ def test_unequal_seeds_are_refused():
 
 
 def test_the_best_rate_of_each_method_is_taken():
-    """By max@K at the step that is named; at a tie the smaller rate."""
+    """By the mean of the last evaluations; at a tie the smaller rate."""
     grid = [
-        run("a", 0, (0.9, 0.5), rate=0.003), run("a", 0, (0.1, 0.6), rate=0.001),
-        run("b", 0, (0.1, 0.5), rate=0.003), run("b", 0, (0.9, 0.5), rate=0.001),
+        run("a", 0, (0.9, 0.5), rate=0.003), run("a", 0, (0.7, 0.6), rate=0.001),
+        run("b", 0, (0.1, 0.5), rate=0.003), run("b", 0, (0.1, 0.5), rate=0.001),
     ]  # fmt: skip
-    assert comparison.best_rates(grid, 200) == {"a": 0.001, "b": 0.001}
+    assert comparison.best_rates(grid) == {"a": 0.003, "b": 0.001}
+
+
+def test_only_the_last_evaluations_choose_the_rate():
+    """What a run was worth early does not count."""
+    early = {
+        **run("a", 0, (0, 0)),
+        "curve": [{"step": step, "max_at_k": value} for step, value in enumerate([9, 1, 2, 3])],
+    }
+    assert comparison.level(early) == pytest.approx(2.0)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,9 @@ T_QUANTILES = (
 )  # fmt: skip
 """97.5 % quantiles of Student's t for 1 to 14 degrees of freedom."""
 
+LAST_POINTS = 3
+"""One evaluation of one run is too noisy to choose by."""
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -77,14 +80,19 @@ def paired(runs: Runs, method: str, baseline: str, step: int, metric: str = "max
     return interval([ours[seed] - theirs[seed] for seed in sorted(ours)])
 
 
-def best_rates(grid: Runs, step: int) -> dict[str, float]:
-    """The learning rate of each method whose run has the highest max@K at a step; the smaller one at a tie."""
-    best: dict[str, tuple[float, float]] = {}
+def level(run: Mapping[str, Any]) -> float:
+    """Mean max@K of the last evaluations of a run: what learning rates are chosen by."""
+    last = run["curve"][-LAST_POINTS:]
+    return math.fsum(point["max_at_k"] for point in last) / len(last)
+
+
+def best_rates(grid: Runs) -> dict[str, float]:
+    """The learning rate of each method whose run has the highest level; the smaller one at a tie."""
+    best: dict[str, Mapping[str, Any]] = {}
     for run in sorted(grid, key=lambda run: float(run["rate"])):
-        (value,) = at_step([run], run["method"], "max_at_k", step).values()
-        if run["method"] not in best or value > best[run["method"]][1]:
-            best[run["method"]] = (float(run["rate"]), value)
-    return {method: rate for method, (rate, _) in best.items()}
+        if run["method"] not in best or level(run) > level(best[run["method"]]):
+            best[run["method"]] = run
+    return {method: float(run["rate"]) for method, run in best.items()}
 
 
 def comparisons(runs: Runs, methods: Sequence[str], baseline: str, steps: Sequence[int]) -> list[dict[str, Any]]:

@@ -38,8 +38,7 @@ def draw(results: Results, path: Path) -> None:
     for panel, (metric, label) in zip(axes.flat, PANELS, strict=True):
         _panel(panel, results, metric)
         panel.set_ylabel(label)
-    schedule = results["settings"]["schedule"]
-    for step in (schedule["early"], schedule["steps"]):
+    for step in results["settings"]["schedule"]["compared"]:
         axes[0, 0].axvline(step, color="0.75", linewidth=0.8, zorder=0)
     for panel in axes[1]:
         panel.set_xlabel("optimizer step (256 rollouts each)")

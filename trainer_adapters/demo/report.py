@@ -17,10 +17,10 @@ def text(results: Results) -> str:
 
 
 def headline(results: Results) -> str:
-    """Whether Shapley is the best of all methods, and better than set-level GRPO, at both stated steps."""
-    schedule, names, runs = results["settings"]["schedule"], results["rules"], results["runs"]
+    """Whether Shapley is the best of all methods, and better than set-level GRPO, at all steps that are compared."""
+    names, runs = results["rules"], results["runs"]
     clauses, wins = [], True
-    for step in (schedule["early"], schedule["steps"]):
+    for step in results["settings"]["schedule"]["compared"]:
         against = comparison.paired(runs, "shapley", results["baseline"], step)
         means = {method: comparison.mean_at(runs, method, "max_at_k", step) for method in names}
         other = max(means.keys() - {"shapley"}, key=lambda method: means[method])
@@ -52,9 +52,9 @@ A Llama of {settings["weights"]:,} weights, made from nothing and taught only th
 person whose type it cannot see (`task.py`): dense rewards, the best of the set counts, a hidden type drawn per rollout.
 Every method has the same prompts, seeds, hidden types and settings, and the same second reward for four well-formed
 gifts. Evaluation draws {settings["evaluated_sets"]} sets for prompts that training never saw and averages over types
-exactly. Comparisons use {len(schedule["seeds"])} seeds that the choice of learning rates has not seen. The steps that
-are compared, {schedule["early"]} (early) and {schedule["steps"]} (the end), were fixed before the first full run.
-Bands in the figure: ± one standard deviation over seeds.
+exactly. Comparisons use {len(schedule["seeds"])} seeds that neither the choice of learning rates nor the pilots used.
+The first full pilot compared steps 40 and 200; step 20 was added when it showed that curves cross before 40. Bands in
+the figure: ± one standard deviation over seeds; grey lines: the steps that are compared.
 
 Expected max@4 on the held-out prompts, for orientation: {worth}.
 
@@ -64,20 +64,20 @@ Machine: {machine["cpu"]}, {machine["cores"]} cores, no accelerator; {results["w
 
 def _table(results: Results) -> str:
     schedule, runs = results["settings"]["schedule"], results["runs"]
-    early, last = schedule["early"], schedule["steps"]
-    steps = f"max@4, step {early} | max@4, step {last}"
+    compared = schedule["compared"]
+    steps = " | ".join(f"max@4, step {step}" for step in compared)
     rows = [
         f"| method | rate | {steps} | mean reward | distinct | entropy | well-formed | s/step | in credit |",
-        "|---" * 10 + "|",
+        "|---" * (8 + len(compared)) + "|",
     ]
     shown = dict(results["rules"])
     if any(run["method"] == "stock" for run in runs):
         shown["stock"] = "control: TRL without creditd"
     for method, name in shown.items():
         own = [run for run in runs if run["method"] == method]
-        figures = [f"{comparison.mean_at(runs, method, 'max_at_k', step):.3f}" for step in (early, last)]
+        figures = [f"{comparison.mean_at(runs, method, 'max_at_k', step):.3f}" for step in compared]
         metrics = ("mean_reward", "distinct", "entropy", "well_formed")
-        ends = [comparison.mean_at(runs, method, metric, last) for metric in metrics]
+        ends = [comparison.mean_at(runs, method, metric, schedule["steps"]) for metric in metrics]
         step_s = sum(run["seconds_per_step"] for run in own) / len(own)
         credit_s = sum(run["seconds_in_credit"] / run["steps"] for run in own) / len(own)
         cells = [name, f"{own[0]['rate']:g}", *figures, f"{ends[0]:.3f}", f"{ends[1]:.2f}", f"{ends[2]:.1f}"]
@@ -90,41 +90,36 @@ def _table(results: Results) -> str:
 
 
 def _differences(results: Results) -> str:
-    schedule, names, runs = results["settings"]["schedule"], results["rules"], results["runs"]
-    steps = (schedule["early"], schedule["steps"])
-    rows = [f"| max@4 minus that of set-level GRPO | step {steps[0]} | | step {steps[1]} | |", "|---|---|---|---|---|"]
-    for method, name in names.items():
-        if method != results["baseline"]:
-            found = [comparison.paired(runs, method, results["baseline"], step) for step in steps]
-            rows.append(f"| {name} | " + " | ".join(f"{one} | {one.verdict}" for one in found) + " |")
+    names, runs, steps = results["rules"], results["runs"], results["settings"]["schedule"]["compared"]
+    rows = [
+        "| max@4 minus set-level GRPO's | " + " | ".join(f"step {step} | " for step in steps) + " |",
+        "|---" * (1 + 2 * len(steps)) + "|",
+    ]
+    others = [method for method in names if method != results["baseline"]]
+    for method in others:
+        found = [comparison.paired(runs, method, results["baseline"], step) for step in steps]
+        rows.append(f"| {names[method]} | " + " | ".join(f"{one} | {one.verdict}" for one in found) + " |")
     return (
-        "Paired differences with 95 % t-intervals over seeds. An interval that holds 0 is called no difference. Ten "
-        "intervals are shown and none is corrected for that.\n\n" + "\n".join(rows)
-    )
+        "Paired differences with 95 % t-intervals over seeds. An interval that holds 0 is called no difference. "
+        f"{len(others) * len(steps)} intervals are shown and none is corrected for that.\n\n"
+    ) + "\n".join(rows)
 
 
 def _grid(results: Results) -> str:
-    schedule = results["settings"]["schedule"]
+    schedule, chosen = results["settings"]["schedule"], results["rates"]
     rates = schedule["rates"]
-    rows = [f"| max@4, step {schedule['grid_steps']} | " + " | ".join(f"{rate:g}" for rate in rates) + " |"]
-    rows.append("|---" * (len(rates) + 1) + "|")
-    at_edge = []
+    rows = ["| max@4 | " + " | ".join(f"{rate:g}" for rate in rates) + " |", "|---" * (len(rates) + 1) + "|"]
+    levels = {(run["method"], run["rate"]): f"{comparison.level(run):.3f}" for run in results["grid"]}
     for method, name in results["rules"].items():
-        cells = []
-        for rate in rates:
-            runs = [run for run in results["grid"] if run["method"] == method and run["rate"] == rate]
-            value = f"{comparison.mean_at(runs, method, 'max_at_k', schedule['grid_steps']):.3f}"
-            cells.append(f"**{value}**" if rate == results["rates"][method] else value)
-        if results["rates"][method] in {rates[0], rates[-1]}:
-            at_edge.append(name)
-        rows.append(f"| {name} | " + " | ".join(cells) + " |")
+        cells = [levels[method, rate] for rate in rates]
+        cells[rates.index(chosen[method])] = f"**{levels[method, chosen[method]]}**"
+        rows.append(f"| {name} | {' | '.join(cells)} |")
+    at_edge = [name for method, name in results["rules"].items() if chosen[method] in {rates[0], rates[-1]}]
     edge = f" At the edge of the grid, so that a better rate may lie outside it: {', '.join(at_edge)}."
     return (
-        f"The grid of learning rates, seed {schedule['grid_seed']}, {schedule['grid_steps']} steps; the choice is bold."
-        + (edge if at_edge else "")
-        + "\n\n"
-        + "\n".join(rows)
-    )
+        f"The grid of learning rates: seed {schedule['grid_seed']}, {schedule['grid_steps']} steps, mean of the last "
+        f"{comparison.LAST_POINTS} evaluations; the choice is bold.{edge if at_edge else ''}\n\n"
+    ) + "\n".join(rows)
 
 
 def _service(results: Results) -> str:
@@ -151,7 +146,8 @@ def _limits(results: Results) -> str:
         )
     return (
         "What this does not show: anything beyond one task, one table of rewards, one small model and one grid of "
-        "three rates chosen on one seed. Seeds vary weights, lessons, prompts, sampling and hidden types, not the "
+        "three rates, chosen on one seed by the level at its end, so that early differences are differences of rate "
+        "too. Seeds vary weights, lessons, prompts, sampling and hidden types, not the "
         "table. The second reward is there because in pilots without it policies stopped writing four candidates, most "
         f"of all under leave-one-out.{stock}"
     )

@@ -134,7 +134,7 @@ class SetEvaluation:
         }
 
 
-class Curve(TrainerCallback):  # type: ignore[misc]
+class Curve(TrainerCallback):
     """Evaluates every few steps, writes the request of each step into the trainer's log, and may end the service."""
 
     def __init__(self, evaluation: SetEvaluation | None, every: int, kill: tuple[int, int] | None) -> None:
