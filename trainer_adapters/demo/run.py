@@ -14,6 +14,7 @@ import json
 import multiprocessing
 import os
 import platform
+import signal
 import sys
 import tempfile
 import time
@@ -105,6 +106,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="directory of the results")
     parser.add_argument("--report", action="store_true", help="only draw and write again what results.json holds")
     options = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     out: Path = options.out or HERE / ("results_quick" if options.quick else "results")
     out.mkdir(parents=True, exist_ok=True)
     if not options.report:
@@ -169,26 +171,33 @@ def _run(
     wanted = list(plans)
     missing = [plan for plan in wanted if plan.name not in progress.runs]
     waiting = {pool.submit(training.train, plan, service.url): plan for plan in missing}
-    for done in as_completed(waiting):
-        plan, run = waiting[done], done.result()
-        requests = run.pop("request_ids")
-        expected = 0 if plan.method == training.STOCK else plan.steps
-        run["requests"] = {
-            "in_trainer_log": len(requests),
-            "in_service_log": service.answered(requests),
-            "first": requests[0] if requests else None,
-            "last": requests[-1] if requests else None,
-        }
-        if (run["requests"]["in_trainer_log"], run["requests"]["in_service_log"]) != (expected, expected):
-            raise RuntimeError(f"{plan.name}: {run['requests']}; expected {expected} requests in both logs")
-        progress.add(plan.name, run)
-        last = run["curve"][-1]
-        print(
-            f"{progress.elapsed:6.0f} s  {plan.name}: max@K {last['max_at_k']:.3f}, "
-            f"{run['seconds_per_step']:.2f} s a step",
-            flush=True,
-        )
+    try:
+        for done in as_completed(waiting):
+            _keep(waiting[done], done.result(), service, progress)
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
     return [progress.runs[plan.name] for plan in wanted]
+
+
+def _keep(plan: training.Plan, run: dict[str, Any], service: Service, progress: Progress) -> None:
+    """Check that the service answered every request of a run, and store it."""
+    requests = run.pop("request_ids")
+    expected = 0 if plan.method == training.STOCK else plan.steps
+    run["requests"] = {
+        "in_trainer_log": len(requests),
+        "in_service_log": service.answered(requests),
+        "first": requests[0] if requests else None,
+        "last": requests[-1] if requests else None,
+    }
+    if (run["requests"]["in_trainer_log"], run["requests"]["in_service_log"]) != (expected, expected):
+        raise RuntimeError(f"{plan.name}: {run['requests']}; expected {expected} requests in both logs")
+    progress.add(plan.name, run)
+    last = run["curve"][-1]
+    print(
+        f"{progress.elapsed:6.0f} s  {plan.name}: max@K {last['max_at_k']:.3f}, {run['seconds_per_step']:.2f} s a step",
+        flush=True,
+    )
 
 
 def _killed(plan: training.Plan, pool: ProcessPoolExecutor, scratch: Path) -> dict[str, Any]:
@@ -211,11 +220,9 @@ def _digest() -> str:
 
 def machine() -> dict[str, Any]:
     """The processor and the versions."""
-    names = [
-        line.partition(":")[2].strip()
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        if line.startswith("model name")
-    ]
+    listing = Path("/proc/cpuinfo")
+    lines = listing.read_text(encoding="utf-8").splitlines() if listing.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return {
         "cpu": names[0] if names else platform.processor(),
         "cores": os.cpu_count(),
