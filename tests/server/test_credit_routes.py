@@ -880,3 +880,10 @@ def test_the_limits_on_sets_and_on_tokens_of_a_set_are_settings():
     answer = post({"sets": [long, short], "tokens": {}}, **few).json()
     assert [item["status"] for item in answer["sets"]] == ["error", "ok"]
     assert answer["sets"][0]["error"]["pointer"] == "/sets/0/n_tokens"
+
+
+def test_ids_of_candidates_matter_for_tables_only():
+    """Where no table is solved, ids order nothing, so equal ones are no error in either form."""
+    of_sets = {"sets": [{"candidates": [{"reward": 1.0, "id": "a"}, {"reward": 0.5, "id": "a"}]}]}
+    of_columns = {"columns": {"rewards": [[1.0, 0.5]], "candidate_ids": ["a", "a"]}}
+    assert [post(body).status_code for body in (of_sets, of_columns)] == [200, 200]

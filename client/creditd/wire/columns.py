@@ -288,7 +288,7 @@ def _from_columns(request: v1.ShapleyRequest, columns: v1.SetColumns) -> SetBatc
             set_rewards=set_rewards,
             set_rewards_missing=set_missing,
             text_codes=_text_codes(columns.texts),
-            ranks=None if columns.candidate_ids is None else _ranks(columns.candidate_ids),
+            ranks=_ranks(columns.candidate_ids) if table and columns.candidate_ids is not None else None,
             tables=tables,
             table_splits=table_splits,
         ),

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-import pickle
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -34,6 +33,7 @@ from creditd.adapters.rollouts import (
     anneal,
     find_candidates,
 )
+from creditd.client import CreditdError
 from creditd.credit.candidate_parsers import parser_of
 
 if TYPE_CHECKING:
@@ -369,12 +369,8 @@ def _played(
 
 
 def _transportable(error: Exception) -> Exception:
-    """The error if other processes can be sent it, else its name and message."""
-    try:
-        pickle.loads(pickle.dumps(error))  # noqa: S301 - made in this very line
-    except Exception:  # noqa: BLE001 - whatever is wrong with it, the others have to hear of it
-        return RuntimeError(f"{type(error).__name__}: {error}")
-    return error
+    """The error as other processes can be sent it: the client's own travel whole, of any other its name and message."""
+    return error if isinstance(error, CreditdError) else RuntimeError(f"{type(error).__name__}: {error}")
 
 
 def _filled(out: dict[str, Any], rows: Sequence[np.ndarray[Any, np.dtype[np.float64]]]) -> torch.Tensor:
