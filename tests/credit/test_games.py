@@ -239,20 +239,24 @@ def test_a_set_does_not_know_its_batch(rows, rule_name):
 
 
 def test_every_utility_answers_its_four_questions():
-    """v(∅), v(N) and v of every prefix are the utility's own, in each row of a batch."""
+    """v(∅), v(N) and v of any players in any order are the utility's own, in each row of a batch."""
     rows = [[0.5, -0.25, 0.75], [1.0, 1.0, -2.0]]
     for utility, definition in UTILITIES.values():
         games = OrderStatisticGames(np.array(rows), utility)
         assert games.empty().tolist() == [definition([])] * 2
         assert games.grand() == pytest.approx([definition(row) for row in rows], abs=EXACT)
-        prefixes = np.array([[definition(row[:j]) for j in range(3)] for row in rows])
-        assert games.prefixes() == pytest.approx(prefixes, abs=EXACT)
         tables = TableGames(
             np.array([oracles.game_of(row, definition) for row in rows]), *(np.array([[0, 1, 2]] * 2),) * 2
         )
         assert tables.empty().tolist() == [definition([])] * 2
         assert tables.grand() == pytest.approx([definition(row) for row in rows], abs=EXACT)
-        assert tables.prefixes() == pytest.approx(prefixes, abs=EXACT)
+        for players in ([], [1], [2, 0], [0, 1, 2]):
+            worth = pytest.approx([definition([row[i] for i in players]) for row in rows], abs=EXACT)
+            for some in (games, tables):
+                part = some.restricted(np.array(players, dtype=np.int64))
+                assert part.n_players == len(players)
+                assert part.grand() == worth
+                assert part.empty().tolist() == [definition([])] * 2
 
 
 def test_a_mixture_for_another_size_is_refused():

@@ -174,7 +174,7 @@ MUTANTS = {
     **{
         f"{method} of {games}": Mutant("games", f"{games}.{method}", _always, "test_games.py")
         for games in ("OrderStatisticGames", "TableGames")
-        for method in ("empty", "grand", "prefixes", "semivalues")
+        for method in ("empty", "grand", "semivalues")
     },
     **{
         f"sums of groups: {name}": Mutant("group_sums", name, _always, "test_group_sums.py")

@@ -45,8 +45,8 @@ class SetGames(Protocol):
     def scale(self) -> Floats:
         """Largest magnitude among the utilities that enter, shape (B,)."""
 
-    def prefixes(self) -> Floats:
-        """v(first j players) for j = 0 … n−1 in the order given, shape (B, n)."""
+    def restricted(self, players: Integers) -> SetGames:
+        """The games among some players, named by position, in the order named; players has shape (m,), m ≥ 0."""
 
     def semivalues(self, weights: Floats) -> Floats:
         """Semivalues with coalition-size weights of shape (n,), shape (B, n)."""
@@ -83,10 +83,9 @@ class OrderStatisticGames:
         utilities: Floats = np.maximum(np.abs(self.grand()), abs(float(self.utility.empty_utility)))
         return np.maximum(largest, utilities)
 
-    def prefixes(self) -> Floats:
-        """v(first j players), shape (B, n)."""
-        columns = [grand_utilities(self.rewards[:, :j], self.utility) for j in range(self.n_players)]
-        return np.stack(columns, axis=1)
+    def restricted(self, players: Integers) -> OrderStatisticGames:
+        """The games among some players."""
+        return OrderStatisticGames(rewards=self.rewards[:, players], utility=self.utility)
 
     def semivalues(self, weights: Floats) -> Floats:
         """Semivalues by the L-statistics kernel, shape (B, n)."""
@@ -119,16 +118,17 @@ class TableGames:
 
     def grand(self) -> Floats:
         """v(N), shape (B,)."""
-        return self._utilities(self.n_players)
+        index = (np.int64(1) << self.players).sum(axis=1, dtype=np.int64)
+        return np.take_along_axis(self.tables, index[:, None], axis=1)[:, 0]
 
     def scale(self) -> Floats:
         """Largest magnitude in each table, shape (B,)."""
         largest: Floats = np.abs(self.tables).max(axis=1)
         return largest
 
-    def prefixes(self) -> Floats:
-        """v(first j players), shape (B, n)."""
-        return np.stack([self._utilities(j) for j in range(self.n_players)], axis=1)
+    def restricted(self, players: Integers) -> TableGames:
+        """The games among some players."""
+        return TableGames(tables=self.tables, players=self.players[:, players], ranks=self.ranks[:, players])
 
     def semivalues(self, weights: Floats) -> Floats:
         """Semivalues by one matrix product per 64 tables, shape (B, n)."""
@@ -142,10 +142,6 @@ class TableGames:
         result = np.empty_like(values)
         np.put_along_axis(result, order, values, axis=1)
         return result
-
-    def _utilities(self, n_first: int) -> Floats:
-        index = (np.int64(1) << self.players[:, :n_first]).sum(axis=1, dtype=np.int64)
-        return np.take_along_axis(self.tables, index[:, None], axis=1)[:, 0]
 
 
 def candidate_credits(games: SetGames, rule: CreditRule, n_candidates: int) -> Floats:
@@ -183,5 +179,6 @@ def candidate_credits(games: SetGames, rule: CreditRule, n_candidates: int) -> F
         share = (games.grand() - games.empty()) / games.n_players
         return np.repeat(share[:, None], games.n_players, axis=1)
     if isinstance(rule, PrefixGain):
-        return games.grand()[:, None] - games.prefixes()
+        before = [games.restricted(np.arange(j)).grand() for j in range(games.n_players)]
+        return games.grand()[:, None] - np.stack(before, axis=1)
     return games.semivalues(without_null_players(size_weights(rule, n_candidates), games.n_players))
