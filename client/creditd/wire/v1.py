@@ -9,18 +9,32 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 from pydantic.config import JsonDict
 from typing_extensions import Self
 
 from creditd.wire.errors import ErrorCode
+from creditd.wire.fields import (
+    MAX_MAGNITUDE,
+    MAX_SETS,
+    Amount,
+    Count,
+    Index,
+    Indices,
+    Name,
+    Names,
+    Numbers,
+    NumbersOrNull,
+    Positive,
+    Ragged,
+    RaggedNames,
+    RaggedNumbers,
+    Weight,
+    WireModel,
+)
+from creditd.wire.utilities import MAX_TARGETS, MaxUtility, UtilityChoice
 
-MAX_SETS = 65_536
-MAX_NAME_LENGTH = 256
-MAX_MAGNITUDE = 1e100
-"""Largest magnitude of a number in reward units: sums of squares of larger ones leave float64."""
-MAX_WEIGHT = 1e6
-"""Largest magnitude of a weight."""
+MAX_REWARD_NAMES = 16
 
 SetStatus: TypeAlias = Literal["ok", "error"]
 FlagName: TypeAlias = Literal[
@@ -33,114 +47,11 @@ FlagName: TypeAlias = Literal[
     "duplicates_collapsed",
     "unstable_normalization",
 ]
-Name: TypeAlias = Annotated[str, Field(max_length=MAX_NAME_LENGTH)] | Annotated[int, Field(ge=-(2**63), lt=2**63)]
-Amount: TypeAlias = Annotated[float, Field(ge=-MAX_MAGNITUDE, le=MAX_MAGNITUDE, allow_inf_nan=False)]
-Weight: TypeAlias = Annotated[float, Field(ge=-MAX_WEIGHT, le=MAX_WEIGHT, allow_inf_nan=False)]
-Count: TypeAlias = Annotated[int, Field(ge=0)]
-Positive: TypeAlias = Annotated[int, Field(ge=1, le=1_000_000)]
-Index: TypeAlias = Annotated[int, Field(ge=-(2**62), le=2**62)]
-Numbers: TypeAlias = Annotated[list[float], Field(fail_fast=True)]
-NumbersOrNull: TypeAlias = Annotated[list[float | None], Field(fail_fast=True)]
-Indices: TypeAlias = Annotated[list[Index], Field(fail_fast=True)]
-Names: TypeAlias = Annotated[list[Name], Field(fail_fast=True, max_length=MAX_SETS)]
-
-
-class WireModel(BaseModel):
-    """Strict, closed and frozen: no conversion of types, no unknown field."""
-
-    model_config = ConfigDict(
-        extra="forbid", strict=True, frozen=True, populate_by_name=True, use_attribute_docstrings=True
-    )
-
-
-class Ragged(WireModel):
-    """Rows of unequal length, flat."""
-
-    values: NumbersOrNull
-    """All rows, one after another; null where there is no value."""
-    row_splits: Indices
-    """From 0 to the number of values, non-decreasing, one more than there are rows."""
-
-
-class RaggedNumbers(WireModel):
-    """Rows of unequal length, flat, with a number in every slot."""
-
-    values: Numbers
-    """All rows, one after another."""
-    row_splits: Indices
-    """From 0 to the number of values, non-decreasing, one more than there are rows."""
-
-
-class MaxUtility(WireModel):
-    """v(S) = max r, v(∅) = empty; with floor b, v(S) = max(b, max r), v(∅) = b."""
-
-    type: Literal["max"] = "max"
-    empty: Amount = 0.0
-    floor: Amount | None = None
-
-
-class MinUtility(WireModel):
-    """v(S) = min r."""
-
-    type: Literal["min"]
-    empty: Amount
-    """v(∅), explicit: no set of rewards defines it."""
-
-
-class SumUtility(WireModel):
-    """v(S) = Σ r."""
-
-    type: Literal["sum"]
-    empty: Amount = 0.0
-
-
-class MeanUtility(WireModel):
-    """v(S) = Σ r/|S|."""
-
-    type: Literal["mean"]
-    empty: Amount
-    """v(∅), explicit: no set of rewards defines it."""
-
-
-class TopMUtility(WireModel):
-    """v(S) = sum of the m best rewards."""
-
-    type: Literal["top_m"]
-    m: Positive
-    empty: Amount = 0.0
-
-
-class RthBestUtility(WireModel):
-    """v(S) = the r-th best reward, `default` for a smaller non-empty set."""
-
-    type: Literal["rth_best"]
-    r: Positive
-    default: Amount = 0.0
-    empty: Amount | None = None
-    """v(∅); null means `default`."""
-
-
-class ThresholdUtility(WireModel):
-    """v(S) = 1 when at least `count` rewards reach the threshold, else 0."""
-
-    type: Literal["threshold"]
-    threshold: Amount
-    count: Positive = 1
-    empty: Amount = 0.0
-
-
-class TableUtility(WireModel):
-    """Any utility: `utilities` holds its 2^K values per set; bit i of the index is candidate i, entry 0 is v(∅)."""
-
-    type: Literal["table"]
-
-
-UtilityChoice: TypeAlias = Annotated[
-    MaxUtility | MinUtility | SumUtility | MeanUtility | TopMUtility | RthBestUtility | ThresholdUtility | TableUtility,
-    Field(discriminator="type"),
+MethodName: TypeAlias = Literal[
+    "order_statistic", "coverage", "pairwise", "vote", "quadrature", "log_det", "table", "sum", "owen"
 ]
 
-PlainRule: TypeAlias = Literal["shapley", "leave_one_out", "own_reward", "set_reward", "prefix_gain"]
+PlainRule: TypeAlias = Literal["shapley", "leave_one_out", "own_reward", "set_reward", "prefix_gain", "owen"]
 
 
 class PlainCredit(WireModel):
@@ -230,11 +141,28 @@ class ExpectChoice(WireModel):
     candidates: Positive | None = None
 
 
+class AggregationChoice(WireModel):
+    """How several named rewards become one credit."""
+
+    type: Literal["sum_then_normalize", "normalize_then_sum"] = "sum_then_normalize"
+    """Add the weighted rewards and share out their sum, or share out and normalise each, then add the advantages."""
+    weights: Annotated[dict[str, Weight], Field(max_length=MAX_REWARD_NAMES)] | None = None
+    """Weight by name; 1 for a name that is not here."""
+
+
 class Candidate(WireModel):
     """One item of a candidate set."""
 
-    reward: float | None = None
-    """Reward units; null when it was not scored. Needed but for tables."""
+    reward: float | dict[str, float | None] | None = None
+    """Reward units; null when it was not scored; by name when there are several. Needed where the utility uses it."""
+    label: Name | None = None
+    """The answer that the candidate gives. Needed by `plurality`."""
+    topics: Annotated[list[Name], Field(fail_fast=True, max_length=MAX_TARGETS)] | None = None
+    """What it covers. Needed by `coverage`."""
+    scores: Annotated[list[float], Field(fail_fast=True, max_length=MAX_TARGETS)] | None = None
+    """What it is worth to each target. Needed by `facility_location` and `noisy_or`."""
+    union: Name | None = None
+    """Candidates of one union share a name. Needed by the credit `owen`."""
     span: Annotated[list[Index], Field(min_length=2, max_length=2)] | None = None
     """Half-open token range in the completion; null for a candidate without tokens. Needed when `tokens` is asked."""
     text: str | None = None
@@ -255,6 +183,8 @@ class CandidateSet(WireModel):
     """Reward of the whole response (format, length, safety): a GRPO advantage of its own on all tokens."""
     utilities: Numbers | None = None
     """2^K values, for the table utility only."""
+    similarities: Annotated[list[Numbers], Field(fail_fast=True)] | None = None
+    """K × K, symmetric: of candidate i with candidate j. Needed by the utilities of pairs and by `log_det`."""
     candidates: Annotated[list[Candidate], Field(fail_fast=True)]
 
 
@@ -265,11 +195,21 @@ class TokenSpans(WireModel):
     stops: Indices
 
 
+RewardColumn: TypeAlias = Ragged | Annotated[list[NumbersOrNull], Field(fail_fast=True, max_length=MAX_SETS)]
+
+NamedRewardColumns: TypeAlias = Annotated[dict[str, RewardColumn], Field(min_length=1, max_length=MAX_REWARD_NAMES)]
+
+
 class SetColumns(WireModel):
     """The same as `sets`, column by column; about eight times cheaper."""
 
-    rewards: Ragged | Annotated[list[NumbersOrNull], Field(fail_fast=True, max_length=MAX_SETS)] | None = None
-    """Needed but for tables, whose lengths tell the number of candidates."""
+    rewards: (
+        RewardColumn | Annotated[dict[str, RewardColumn], Field(min_length=1, max_length=MAX_REWARD_NAMES)] | None
+    ) = None
+    """Needed where the utility uses them; by name when there are several."""
+    row_splits: Indices | None = None
+    """Candidates of each set, from 0 on, one entry more than there are sets. Needed where there are no rewards, but for
+    tables, whose lengths tell the number of candidates."""
     groups: Names | None = None
     ids: Names | None = None
     spans: TokenSpans | None = None
@@ -280,6 +220,16 @@ class SetColumns(WireModel):
     """One per candidate, aligned with the values of `rewards`; recognises duplicates."""
     candidate_ids: Annotated[list[Name], Field(fail_fast=True)] | None = None
     """One per candidate, aligned with the values of `rewards`."""
+    labels: Annotated[list[Name | None], Field(fail_fast=True)] | None = None
+    """The answer of each candidate, aligned with the values of `rewards`."""
+    topics: RaggedNames | Annotated[list[list[Name]], Field(fail_fast=True)] | None = None
+    """One row per candidate."""
+    scores: RaggedNumbers | Annotated[list[Numbers], Field(fail_fast=True)] | None = None
+    """One row per candidate."""
+    similarities: RaggedNumbers | Annotated[list[Numbers], Field(fail_fast=True, max_length=MAX_SETS)] | None = None
+    """One row per set: its K × K matrix, row by row."""
+    unions: Annotated[list[Name | None], Field(fail_fast=True)] | None = None
+    """The union of each candidate, aligned with the values of `rewards`."""
 
 
 SETS_EXAMPLE: JsonDict = {
@@ -325,6 +275,7 @@ class ShapleyRequest(WireModel):
     sets: Annotated[list[CandidateSet], Field(fail_fast=True, min_length=1, max_length=MAX_SETS)] | None = None
     columns: SetColumns | None = None
     utility: UtilityChoice = MaxUtility()
+    aggregation: AggregationChoice = AggregationChoice()
     credit: CreditChoice = PlainCredit()
     estimator: EstimatorChoice = EstimatorChoice()
     advantage: AdvantageChoice = AdvantageChoice()
@@ -394,9 +345,9 @@ class SetResult(WireModel):
     gap: float | None = None
     """Σ credit − (v(N) − v(∅)): near 0 for efficient rules, a fact of the others."""
     exact: bool | None = None
-    method: Literal["order_statistic", "table"] | None = None
+    method: MethodName | None = None
     standard_errors: list[float] | None = None
-    flags: list[FlagName] = []
+    flags: list[FlagName] = Field(default_factory=list)
     error: ItemError | None = None
 
 
@@ -426,7 +377,7 @@ class ColumnResult(WireModel):
     """One bit mask per set; bit i is `flag_names[i]`."""
     flag_names: list[FlagName]
     exact: bool
-    method: Literal["order_statistic", "table"]
+    method: MethodName
 
 
 class RowError(ItemError):

@@ -14,6 +14,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from creditd.credit.candidate_features import CandidateFeatures
 from creditd.credit.group_sums import MAX_MAGNITUDE
 from creditd.credit.token_advantages import overlapping_candidates
 
@@ -28,10 +29,38 @@ ErrorCode: TypeAlias = Literal[
     "group_size_mismatch",
     "group_incomplete",
     "invalid_request",
+    "non_finite_utility",
 ]
-ErrorField: TypeAlias = Literal["reward", "span", "id", "utilities", "set_reward", "n_tokens", "candidates", "group"]
+ErrorField: TypeAlias = Literal[
+    "reward",
+    "label",
+    "topics",
+    "scores",
+    "union",
+    "span",
+    "id",
+    "utilities",
+    "similarities",
+    "set_reward",
+    "n_tokens",
+    "candidates",
+    "group",
+]
 
 USABLE = f"a finite number of magnitude at most {MAX_MAGNITUDE:g}"
+
+
+@dataclass(frozen=True)
+class RewardPart:
+    """One of several named rewards of all candidates.
+
+    Attributes:
+        weight: Its weight, finite.
+        rewards: Shape (C,), float64, reward units; NaN where missing.
+    """
+
+    weight: float
+    rewards: Floats
 
 
 @dataclass(frozen=True)
@@ -39,7 +68,8 @@ class CandidateSets:
     """B candidate sets, column by column.
 
     Attributes:
-        rewards: Shape (C,), float64, reward units; NaN where missing. Ignored by tables.
+        rewards: Shape (C,), float64, reward units; NaN where missing. Ignored by tables, and by utilities that are made
+            of features alone.
         row_splits: Shape (B + 1,), int64, from 0 to C, non-decreasing: set b holds candidates row_splits[b] … [b +
             1] − 1.
         groups: Shape (B,), int64 in [0, n_groups): sets of one prompt share a number.
@@ -55,6 +85,9 @@ class CandidateSets:
             given.
         tables: Shape (V,), float64: the 2^K utilities of each set, one set after another. None but for tables.
         table_splits: Shape (B + 1,), int64, row splits of `tables`.
+        features: What is known of candidates beside their rewards. None: nothing.
+        parts: The named rewards that are normalised one by one before they are summed; `rewards` is then their weighted
+            sum. None: `rewards` is all there is.
     """
 
     rewards: Floats
@@ -70,6 +103,8 @@ class CandidateSets:
     ranks: Integers | None = None
     tables: Floats | None = None
     table_splits: Integers | None = None
+    features: CandidateFeatures | None = None
+    parts: tuple[RewardPart, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.row_splits[0] != 0 or self.row_splits[-1] != len(self.rewards) or (np.diff(self.row_splits) < 0).any():
@@ -113,19 +148,6 @@ class MalformedPolicy:
     failure_reward: float = 0.0
     extra: Literal["truncate", "score_all"] = "truncate"
     duplicates: Literal["keep", "collapse"] = "keep"
-    candidates: int | None = None
-
-
-@dataclass(frozen=True)
-class Expectation:
-    """What the caller is sure of; a set or group that is otherwise is an error.
-
-    Attributes:
-        group_size: Sets in each group, or None.
-        candidates: Candidates in each set, surplus ones left out, or None.
-    """
-
-    group_size: int | None = None
     candidates: int | None = None
 
 
@@ -231,14 +253,8 @@ def check_candidate_sets(
         lambda row: f"the set holds {sizes[row]} candidates; expected at most {limit}",
     )
     if batch.tables is None:
-        for code, wrong in unusable_numbers(batch.rewards, batch.missing):
-            errors.add_entries(
-                batch.row_splits,
-                np.flatnonzero(wrong),
-                code,
-                "reward",
-                lambda flat: f"reward is {number_name(batch.rewards[flat])}; expected {USABLE} or null",
-            )
+        for rewards in (*(part.rewards for part in batch.parts or ()), batch.rewards):
+            _check_rewards(batch, rewards, errors)
     else:
         _check_tables(batch, errors)
     if batch.set_rewards is not None:
@@ -295,6 +311,18 @@ def find_players(batch: CandidateSets, malformed: MalformedPolicy, errors: SetEr
             )
         copies[later] = True
     return Players(playing=playing & ~copies, copies=copies, truncated=truncated, unscored=unscored)
+
+
+def _check_rewards(batch: CandidateSets, rewards: Floats, errors: SetErrors) -> None:
+    """Each reward is a usable number or missing."""
+    for code, wrong in unusable_numbers(rewards, batch.missing):
+        errors.add_entries(
+            batch.row_splits,
+            np.flatnonzero(wrong),
+            code,
+            "reward",
+            lambda flat: f"reward is {number_name(rewards[flat])}; expected {USABLE} or null",
+        )
 
 
 def _check_tables(batch: CandidateSets, errors: SetErrors) -> None:

@@ -97,7 +97,17 @@ class Mixture:
             raise ValueError(f"mixture needs K finite weights: got {len(self.weights)} weights")
 
 
-EndRule: TypeAlias = Shapley | LeaveOneOut | OwnReward | SetReward | PrefixGain | MaxAtK | Mixture
+@dataclass(frozen=True)
+class Owen:
+    """The Owen value: Shapley over unions of candidates, then inside each union. Efficient.
+
+    With one candidate per union, or one union, it is the Shapley value.
+    """
+
+    type: ClassVar[str] = "owen"
+
+
+EndRule: TypeAlias = Shapley | LeaveOneOut | OwnReward | SetReward | PrefixGain | Owen | MaxAtK | Mixture
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ Legend: `B` sets, `C` candidates over all sets, `P` players, `T` completion toke
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from creditd.credit.candidate_sets import (
     CandidateSets,
-    Expectation,
     MalformedPolicy,
     Players,
     SetError,
@@ -22,13 +21,22 @@ from creditd.credit.candidate_sets import (
     check_candidate_sets,
     find_players,
 )
-from creditd.credit.credit_rules import Blend, CreditRule, Mixture, Shapley
+from creditd.credit.credit_rules import Blend, CreditRule, Owen, Shapley
+from creditd.credit.feature_checks import check_features
 from creditd.credit.flags import Flag
-from creditd.credit.games import OrderStatisticGames, SetGames, Table, TableGames, Utility, candidate_credits
 from creditd.credit.group_advantages import group_advantages
 from creditd.credit.group_sums import group_sums
 from creditd.credit.order_statistics import Max
-from creditd.credit.set_advantages import Normalization, SetCreditEntries, set_advantages
+from creditd.credit.set_advantages import Normalization, SetAdvantages, SetCreditEntries, set_advantages
+from creditd.credit.set_expectations import (
+    Expectation,
+    check_expectation,
+    check_rule,
+    fail_incomplete_groups,
+    fail_uneven_groups,
+)
+from creditd.credit.set_games import SolvedSets, solve_sets
+from creditd.credit.set_utilities import Utility
 from creditd.credit.token_advantages import CandidateSpans, TokenPolicy, token_advantages
 
 Floats: TypeAlias = NDArray[np.float64]
@@ -116,6 +124,7 @@ def set_credit(
     options: SetCreditOptions,
     rejected: tuple[SetError, ...] = (),
     checkpoint: Callable[[], None] = _no_checkpoint,
+    given: SolvedSets | None = None,
 ) -> SetCredits:
     """Credit, advantages and token advantages of candidate sets.
 
@@ -124,6 +133,8 @@ def set_credit(
         options: Utility, rule, normalisation and policies.
         rejected: Sets that failed before, at most one error each; they fail here too and count as lost to their groups.
         checkpoint: Called before each kernel call; what it raises ends the computation.
+        given: Credits that were found elsewhere, such as by asking for utilities, instead of those of `options.utility`
+            and `options.rule`.
 
     Returns:
         One answer or one error per set. The credit of a set is the same to the last bit in any batch, and its
@@ -151,27 +162,31 @@ def set_credit(
         max_tokens=None if options.tokens is None else options.max_tokens_per_set,
     )
     players = find_players(batch, options.malformed, errors)
-    owner = batch.owner
-    n_candidates = np.bincount(owner[players.playing | players.copies], minlength=batch.n_sets)
-    _check_expectations(batch, options, players, n_candidates, errors)
-    _fail_groups(batch, options, n_candidates, errors)
-    solved = _solve(batch, options, players, n_candidates, ~errors.failed, checkpoint)
-    flags = _flags(batch, players, errors.failed, n_candidates)
-    advantages, of_sets, group_flags = _advantages(batch, options, players, solved, n_candidates, ~errors.failed)
-    flags |= group_flags
+    n_players = np.bincount(batch.owner[players.playing], minlength=batch.n_sets)
+    n_candidates = n_players + np.bincount(batch.owner[players.copies], minlength=batch.n_sets)
+    _check(batch, options, players, n_players, n_candidates, errors, given=given is not None)
+    alive = ~errors.failed
+    solved, advantages = _solve(batch, options, players, n_candidates, alive, checkpoint, given)
+    flags = _flags(batch, players, errors.failed, n_candidates) | advantages.flags
     whole = _set_reward_advantages(batch, options, errors.failed, flags)
     tokens, token_splits = None, None
     if options.tokens is not None and batch.spans is not None and batch.n_tokens is not None:
         tokens, token_splits = _token_advantages(
-            batch, options.tokens, options.max_tokens_per_set, advantages, of_sets, whole, errors.failed
+            batch,
+            options.tokens,
+            options.max_tokens_per_set,
+            advantages.advantages,
+            advantages.set_advantages,
+            whole,
+            errors.failed,
         )
-    sums = group_sums(np.where(np.isnan(solved.credits), 0.0, solved.credits), owner, batch.n_sets)
+    sums = group_sums(np.where(np.isnan(solved.credits), 0.0, solved.credits), batch.owner, batch.n_sets)
     sums[errors.failed] = np.nan
     return SetCredits(
         credits=solved.credits,
-        advantages=advantages,
+        advantages=advantages.advantages,
         row_splits=batch.row_splits,
-        set_advantages=of_sets,
+        set_advantages=advantages.set_advantages,
         set_reward_advantages=whole,
         utility_empty=solved.empty,
         utility_grand=solved.grand,
@@ -184,82 +199,28 @@ def set_credit(
     )
 
 
-@dataclass(frozen=True)
-class _Solved:
-    credits: Floats
-    empty: Floats
-    grand: Floats
-    scale: Floats
-
-
-def _mixtures(rule: CreditRule) -> tuple[Mixture, ...]:
-    """The mixtures in a rule: they fit one number of candidates only."""
-    ends = (rule.start, rule.end) if isinstance(rule, Blend) else (rule,)
-    return tuple(end for end in ends if isinstance(end, Mixture))
-
-
-def _check_expectations(
-    batch: CandidateSets, options: SetCreditOptions, players: Players, n_candidates: Integers, errors: SetErrors
+def _check(
+    batch: CandidateSets,
+    options: SetCreditOptions,
+    players: Players,
+    n_players: Integers,
+    n_candidates: Integers,
+    errors: SetErrors,
+    *,
+    given: bool,
 ) -> None:
-    """Fail what differs from what the caller is sure of, or from what the rule is made for."""
-    group_size, expected = options.expect.group_size, options.expect.candidates
-    if group_size is not None:
-        found = np.bincount(batch.groups, minlength=batch.n_groups)[batch.groups]
-        errors.add_sets(
-            np.flatnonzero(found != group_size),
-            "group_size_mismatch",
-            "group",
-            lambda row: f"the group holds {found[row]} sets in this request; expected {group_size}",
-        )
-    if expected is not None:
-        listed = np.bincount(batch.owner[~players.truncated], minlength=batch.n_sets)
-        errors.add_sets(
-            np.flatnonzero(listed != expected),
-            "shape_mismatch",
-            "candidates",
-            lambda row: f"the set holds {listed[row]} candidates; expected {expected}",
-        )
-    for mixture in _mixtures(options.rule):
-        _check_mixture(len(mixture.weights), n_candidates, errors)
-
-
-def _check_mixture(n_weights: int, n_candidates: Integers, errors: SetErrors) -> None:
-    """Fail the sets for which a mixture has no weights."""
-    errors.add_sets(
-        np.flatnonzero((n_candidates != n_weights) & (n_candidates > 0)),
-        "shape_mismatch",
-        "candidates",
-        lambda row: f"the set has {n_candidates[row]} candidates; expected {n_weights}, one per mixture weight",
-    )
-
-
-def _fail_groups(batch: CandidateSets, options: SetCreditOptions, n_candidates: Integers, errors: SetErrors) -> None:
-    """Fail the groups that the request wants whole, and those whose sets differ in size under `per_slot`."""
+    """Fail the sets that the utility, the rule, the caller or the normalisation cannot take."""
+    if not given:
+        rules = (options.rule.start, options.rule.end) if isinstance(options.rule, Blend) else (options.rule,)
+        unions = any(isinstance(rule, Owen) for rule in rules)
+        limit = options.max_table_players
+        check_rule(options.rule, options.utility, n_players, n_candidates, errors, max_table_players=limit)
+        check_features(batch, options.utility, players, errors, unions=unions)
+    check_expectation(batch, options.expect, players, errors)
     if options.fail_incomplete_groups:
-        broken = np.zeros(batch.n_groups, dtype=np.bool_)
-        broken[batch.groups[errors.failed]] = True
-        errors.add_sets(
-            np.flatnonzero(broken[batch.groups]),
-            "group_incomplete",
-            "group",
-            lambda _: "another set of this group failed; expected every set of the group to be sound",
-        )
+        fail_incomplete_groups(batch, errors)
     if options.normalization.type == "per_slot":
-        alive = ~errors.failed
-        smallest = np.full(batch.n_groups, np.iinfo(np.int64).max)
-        largest = np.full(batch.n_groups, -1)
-        np.minimum.at(smallest, batch.groups[alive], n_candidates[alive])
-        np.maximum.at(largest, batch.groups[alive], n_candidates[alive])
-        uneven = alive & ((smallest != largest) | (largest == 0))[batch.groups]
-        errors.add_sets(
-            np.flatnonzero(uneven),
-            "shape_mismatch",
-            "candidates",
-            lambda row: (
-                f"per_slot needs equally many candidates in each set of a group: "
-                f"got {smallest[batch.groups[row]]} to {largest[batch.groups[row]]}"
-            ),
-        )
+        fail_uneven_groups(batch, n_candidates, errors)
 
 
 def _solve(
@@ -269,53 +230,40 @@ def _solve(
     n_candidates: Integers,
     alive: Booleans,
     checkpoint: Callable[[], None],
-) -> _Solved:
-    """Credits of all players, one kernel call for each number of players and candidates that occurs."""
-    credits_ = np.full(len(batch.rewards), np.nan)
-    empty, grand, scale = (np.full(batch.n_sets, np.nan) for _ in range(3))
-    owner = batch.owner
-    credits_[players.copies & alive[owner]] = 0.0
-    index = np.flatnonzero(players.playing)
-    n_players = np.bincount(owner[index], minlength=batch.n_sets)
-    first_player = np.cumsum(n_players) - n_players
-    bare = np.flatnonzero(alive & (n_players == 0))
-    empty[bare] = grand[bare] = _empty_utilities(batch, options.utility, bare)
-    scale[bare] = np.abs(empty[bare])
-    sizes = batch.sizes if batch.tables is not None else np.zeros_like(batch.sizes)
-    keys = np.stack([n_players, n_candidates, sizes], axis=1)
-    busy = np.flatnonzero(alive & (n_players > 0))
-    kinds, kind = np.unique(keys[busy], axis=0, return_inverse=True)
-    for number, (n, k, _) in enumerate(kinds.tolist()):
-        checkpoint()
-        rows = busy[kind.reshape(-1) == number]
-        members = index[first_player[rows][:, None] + np.arange(n)]
-        games = _games(batch, options.utility, rows, members)
-        credits_[members] = candidate_credits(games, options.rule, k)
-        empty[rows], grand[rows], scale[rows] = games.empty(), games.grand(), games.scale()
-    return _Solved(credits=credits_, empty=empty, grand=grand, scale=scale)
-
-
-def _empty_utilities(batch: CandidateSets, utility: Utility, rows: Integers) -> Floats:
-    """v(∅) of sets in which nobody plays."""
-    if isinstance(utility, Table):
-        if batch.tables is None or batch.table_splits is None:
-            raise ValueError("a table utility needs tables and table_splits")
-        return batch.tables[batch.table_splits[rows]]
-    return np.full(len(rows), float(utility.empty_utility))
-
-
-def _games(batch: CandidateSets, utility: Utility, rows: Integers, members: Integers) -> SetGames:
-    """The games of sets of one size; members holds the flat indices of their players, shape (rows, n)."""
-    if not isinstance(utility, Table):
-        return OrderStatisticGames(rewards=batch.rewards[members], utility=utility)
-    if batch.tables is None or batch.table_splits is None:
-        raise ValueError("a table utility needs tables and table_splits")
-    n_values = 1 << int(batch.sizes[rows[0]])
-    tables = batch.tables[batch.table_splits[rows][:, None] + np.arange(n_values)]
-    positions = members - batch.row_splits[rows][:, None]
-    return TableGames(
-        tables=tables, players=positions, ranks=positions if batch.ranks is None else batch.ranks[members]
+    given: SolvedSets | None,
+) -> tuple[SolvedSets, SetAdvantages]:
+    """Credits and advantages; of named rewards that are normalised one by one, their weighted sums."""
+    if given is not None:
+        solved = given.only(batch.row_splits, alive)
+        return solved, _advantages(batch, options, players, solved, n_candidates, alive)
+    if batch.parts is None:
+        solved = solve_sets(batch, options.utility, options.rule, players, alive, checkpoint)
+        return solved, _advantages(batch, options, players, solved, n_candidates, alive)
+    pairs = []
+    for part in batch.parts:
+        one = replace(batch, rewards=part.rewards)
+        solved = solve_sets(one, options.utility, options.rule, players, alive, checkpoint)
+        pairs.append((solved, _advantages(one, options, players, solved, n_candidates, alive)))
+    weights = [part.weight for part in batch.parts]
+    solutions, advantages = zip(*pairs, strict=True)
+    return (
+        SolvedSets(
+            credits=_weighted(weights, [one.credits for one in solutions]),
+            empty=_weighted(weights, [one.empty for one in solutions]),
+            grand=_weighted(weights, [one.grand for one in solutions]),
+            scale=_weighted([abs(weight) for weight in weights], [one.scale for one in solutions]),
+        ),
+        SetAdvantages(
+            advantages=_weighted(weights, [one.advantages for one in advantages]),
+            set_advantages=_weighted(weights, [one.set_advantages for one in advantages]),
+            flags=np.bitwise_or.reduce([one.flags for one in advantages]),
+        ),
     )
+
+
+def _weighted(weights: list[float], columns: list[Floats]) -> Floats:
+    """The weighted sum of columns, added in their order."""
+    return np.cumsum([weight * column for weight, column in zip(weights, columns, strict=True)], axis=0)[-1]
 
 
 def _flags(batch: CandidateSets, players: Players, failed: Booleans, n_candidates: Integers) -> Integers:
@@ -336,16 +284,16 @@ def _advantages(
     batch: CandidateSets,
     options: SetCreditOptions,
     players: Players,
-    solved: _Solved,
+    solved: SolvedSets,
     n_candidates: Integers,
     alive: Booleans,
-) -> tuple[Floats, Floats, Integers]:
-    """Advantages of candidates and of sets, and the flags of their groups."""
+) -> SetAdvantages:
+    """Advantages of all candidates and sets, NaN where there is none, and the flags of their groups."""
     advantages = np.full(len(batch.rewards), np.nan)
     of_sets, flags = np.full(batch.n_sets, np.nan), np.zeros(batch.n_sets, dtype=np.int64)
     sets = np.flatnonzero(alive)
     if len(sets) == 0:
-        return advantages, of_sets, flags
+        return SetAdvantages(advantages=advantages, set_advantages=of_sets, flags=flags)
     compact = np.cumsum(alive) - 1
     owner = batch.owner
     index = np.flatnonzero((players.playing | players.copies) & alive[owner])
@@ -369,7 +317,7 @@ def _advantages(
     )
     advantages[index] = result.advantages[: len(index)]
     of_sets[sets], flags[sets] = result.set_advantages, result.flags
-    return advantages, of_sets, flags
+    return SetAdvantages(advantages=advantages, set_advantages=of_sets, flags=flags)
 
 
 def _running_count(owner: Integers) -> Integers:

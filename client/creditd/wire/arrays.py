@@ -1,0 +1,105 @@
+"""From lists of numbers and names, as they travel, to the arrays of the arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TypeAlias, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from creditd.wire.errors import ErrorCode
+from creditd.wire.fields import Ragged, RaggedNames, RaggedNumbers
+from creditd.wire.validation import wire_error
+
+Floats: TypeAlias = NDArray[np.float64]
+Integers: TypeAlias = NDArray[np.int64]
+Booleans: TypeAlias = NDArray[np.bool_]
+_T = TypeVar("_T")
+
+
+def numbers_or_missing(values: Sequence[float | None]) -> tuple[Floats, Booleans | None]:
+    """Numbers with NaN for null, and where the nulls are (None when there is none).
+
+    Args:
+        values: Numbers and nulls.
+
+    Returns:
+        Two arrays of the same length. A NaN that the caller sent is not a null.
+    """
+    array = np.array(values, dtype=np.float64)
+    if not np.isnan(array).any():
+        return array, None
+    missing = np.fromiter((value is None for value in values), dtype=np.bool_, count=len(values))
+    return array, missing if missing.any() else None
+
+
+def numbered(names: Iterable[str | int]) -> tuple[Integers, int]:
+    """Each name as the number of its first occurrence, and how many different names there are."""
+    seen: dict[str | int, int] = {}
+    numbers = np.array([seen.setdefault(name, len(seen)) for name in names], dtype=np.int64)
+    return numbers, len(seen)
+
+
+def optional_numbers(names: Sequence[str | int | None]) -> Integers:
+    """As `numbered`, −1 for null."""
+    seen: dict[str | int, int] = {}
+    return np.array([-1 if name is None else seen.setdefault(name, len(seen)) for name in names], dtype=np.int64)
+
+
+def ranks_of(names: Sequence[str | int]) -> tuple[Integers, list[str | int]]:
+    """Rank of each name in a fixed order of all names, numbers by value before strings; and the names in that order."""
+    ordered = sorted(set(names), key=_name_order)
+    order = {name: rank for rank, name in enumerate(ordered)}
+    return np.array([order[name] for name in names], dtype=np.int64), ordered
+
+
+def splits_of(lengths: Sequence[int]) -> Integers:
+    """Row splits of rows of these lengths, one entry more than there are rows."""
+    return np.append(np.int64(0), np.cumsum(np.array(lengths, dtype=np.int64)))
+
+
+def flat(
+    ragged: Ragged | RaggedNumbers | RaggedNames | Sequence[Sequence[_T]], pointer: str
+) -> tuple[Sequence[_T], Integers]:
+    """Values and row splits of a ragged array in either form.
+
+    Args:
+        ragged: Rows, or values with row splits.
+        pointer: Where it stands in the request.
+
+    Returns:
+        Values row after row, and their row splits.
+
+    Raises:
+        WireError: If the row splits are not.
+    """
+    if not isinstance(ragged, Ragged | RaggedNumbers | RaggedNames):
+        return [value for row in ragged for value in row], splits_of([len(row) for row in ragged])
+    return ragged.values, checked_splits(ragged.row_splits, f"{pointer}/row_splits", len(ragged.values))  # type: ignore[return-value]
+
+
+def checked_splits(row_splits: Sequence[int], pointer: str, n_values: int | None = None) -> Integers:
+    """Row splits as an array.
+
+    Args:
+        row_splits: What was sent.
+        pointer: Where it stands in the request.
+        n_values: What they have to end with, or None.
+
+    Returns:
+        Shape (rows + 1,), int64.
+
+    Raises:
+        WireError: If they do not rise from 0.
+    """
+    splits = np.array(row_splits, dtype=np.int64)
+    ends = "" if n_values is None else f" to {n_values}, the number of values"
+    wrong_end = len(splits) > 0 and n_values is not None and splits[-1] != n_values
+    if len(splits) < 1 or splits[0] != 0 or wrong_end or (np.diff(splits) < 0).any():
+        raise wire_error(ErrorCode.SHAPE_MISMATCH, pointer, f"expected numbers that never fall, from 0{ends}")
+    return splits
+
+
+def _name_order(name: str | int) -> tuple[bool, int, str]:
+    return (isinstance(name, str), 0, name) if isinstance(name, str) else (False, name, "")

@@ -1,0 +1,91 @@
+"""One reward per candidate from one column of rewards, or from several named ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from creditd.credit.candidate_sets import RewardPart
+from creditd.wire import v1
+from creditd.wire.arrays import numbers_or_missing
+from creditd.wire.errors import ErrorCode
+from creditd.wire.validation import wire_error
+
+Floats: TypeAlias = NDArray[np.float64]
+Booleans: TypeAlias = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class RewardColumns:
+    """Rewards of C candidates.
+
+    Attributes:
+        rewards: Shape (C,), float64: the reward, or the weighted sum of the named ones; NaN where missing.
+        missing: Shape (C,), bool; True where any reward with a weight is null. None: nowhere.
+        parts: The named rewards, in the order of their names, where each is normalised by itself.
+    """
+
+    rewards: Floats
+    missing: Booleans | None
+    parts: tuple[RewardPart, ...] | None = None
+
+
+def single(values: Sequence[float | None], aggregation: v1.AggregationChoice) -> RewardColumns:
+    """Rewards without a name.
+
+    Args:
+        values: Numbers and nulls.
+        aggregation: Must not speak of names.
+
+    Returns:
+        The numbers themselves.
+
+    Raises:
+        WireError: If there are weights for names.
+    """
+    if aggregation.weights:
+        name = min(aggregation.weights)
+        raise wire_error(
+            ErrorCode.INVALID_REQUEST, "/aggregation/weights", f"there is no reward {name[:64]!r}: rewards have no names"
+        )
+    rewards, missing = numbers_or_missing(values)
+    return RewardColumns(rewards=rewards, missing=missing)
+
+
+def combined(named: Mapping[str, Sequence[float | None]], aggregation: v1.AggregationChoice) -> RewardColumns:
+    """Named rewards with their weights, added in the order of their names.
+
+    Args:
+        named: Numbers and nulls by name, equally many.
+        aggregation: Weights, and what is done first.
+
+    Returns:
+        Their weighted sum; a candidate that has a null in a reward of nonzero weight is missing.
+
+    Raises:
+        WireError: If a weight names no reward, or no reward has a weight.
+    """
+    weights = aggregation.weights or {}
+    unknown = sorted(set(weights) - set(named))
+    if unknown:
+        detail = f"there is no reward {unknown[0][:64]!r}; expected names of rewards"
+        raise wire_error(ErrorCode.INVALID_REQUEST, "/aggregation/weights", detail)
+    used = [(name, weights.get(name, 1.0)) for name in sorted(named) if weights.get(name, 1.0)]
+    if not used:
+        raise wire_error(ErrorCode.INVALID_REQUEST, "/aggregation/weights", "all weights are 0; expected one that is not")
+    parts, missing = [], np.zeros(len(named[used[0][0]]), dtype=np.bool_)
+    for name, weight in used:
+        values, absent = numbers_or_missing(named[name])
+        parts.append(RewardPart(weight=weight, rewards=values))
+        if absent is not None:
+            missing |= absent
+    total = np.cumsum([part.weight * part.rewards for part in parts], axis=0)[-1]
+    return RewardColumns(
+        rewards=total,
+        missing=missing if missing.any() else None,
+        parts=tuple(parts) if aggregation.type == "normalize_then_sum" else None,
+    )

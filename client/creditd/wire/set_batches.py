@@ -1,0 +1,100 @@
+"""The sets of a request as columns, with the way back from an error to a pointer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from creditd.credit.candidate_sets import CandidateSets, SetError
+
+Integers: TypeAlias = NDArray[np.int64]
+
+_OF_SETS = {"set_reward": "set_rewards", "group": "groups"}
+_OF_CANDIDATES = {"span": "spans/starts", "id": "candidate_ids", "label": "labels", "union": "unions"}
+_ROWS_OF_SETS = ("utilities", "similarities")
+_ROWS_OF_CANDIDATES = ("topics", "scores")
+
+
+@dataclass(frozen=True)
+class SetBatch:
+    """A request's sets, ready to be solved.
+
+    Attributes:
+        sets: The columns.
+        rejected: Sets that lack something the request needs.
+        ids: The callers' names of the sets, or None.
+        nested: Whether the request came as `sets`.
+        sizes_from: Pointer to the column that says how many candidates each set has.
+        by_rows: Names of the columns that came as lists of rows instead of flat values with row splits.
+    """
+
+    sets: CandidateSets
+    rejected: tuple[SetError, ...]
+    ids: Sequence[str | int | None] | None
+    nested: bool = True
+    sizes_from: str = "/sets"
+    by_rows: frozenset[str] = frozenset()
+
+    def pointer(self, error: SetError) -> str:
+        """JSON pointer to what is wrong with a set, in the form in which the request came."""
+        return self._nested_pointer(error) if self.nested else self._column_pointer(error)
+
+    def _nested_pointer(self, error: SetError) -> str:
+        base = f"/sets/{error.row}"
+        if error.position is None:
+            return f"{base}/{error.field}"
+        if error.field == "utilities":
+            return f"{base}/utilities/{error.position}"
+        if error.field == "similarities":
+            size = max(int(self.sets.sizes[error.row]), 1)
+            return f"{base}/similarities/{error.position // size}/{error.position % size}"
+        return f"{base}/candidates/{error.position}/{error.field}"
+
+    def _column_pointer(self, error: SetError) -> str:
+        row, position = error.row, error.position
+        if error.field == "candidates":
+            return self._size_pointer(row)
+        if error.field in _ROWS_OF_SETS:
+            return self._row_pointer(error.field, row, position, self._splits_of(error.field))
+        if position is None:
+            return f"/columns/{_OF_SETS.get(error.field, error.field)}/{row}"
+        flat = int(self.sets.row_splits[row]) + position
+        if error.field == "reward":
+            return f"/columns/rewards/{row}/{position}" if "rewards" in self.by_rows else f"/columns/rewards/values/{flat}"
+        if error.field in _ROWS_OF_CANDIDATES:
+            return self._row_pointer(error.field, flat, None, None)
+        return f"/columns/{_OF_CANDIDATES[error.field]}/{flat}"
+
+    def _size_pointer(self, row: int) -> str:
+        name = self.sizes_from.rpartition("/")[2]
+        if name in self.by_rows:
+            return f"{self.sizes_from}/{row}"
+        return f"{self.sizes_from}/{row + 1}" if name == "row_splits" else f"{self.sizes_from}/row_splits/{row + 1}"
+
+    def _splits_of(self, name: str) -> Integers | None:
+        if name == "utilities":
+            return self.sets.table_splits
+        return None if self.sets.features is None else self.sets.features.similarity_splits
+
+    def _row_pointer(self, name: str, row: int, position: int | None, splits: Integers | None) -> str:
+        if name in self.by_rows:
+            return f"/columns/{name}/{row}" + ("" if position is None else f"/{position}")
+        if position is None or splits is None:
+            return f"/columns/{name}/row_splits/{row + 1}"
+        return f"/columns/{name}/values/{int(splits[row]) + position}"
+
+
+def causes_first(errors: Sequence[SetError]) -> list[SetError]:
+    """Errors with those that only follow from another one last.
+
+    Args:
+        errors: By row.
+
+    Returns:
+        The same errors; within causes and within consequences by row.
+    """
+    return sorted(errors, key=lambda error: error.code == "group_incomplete")
