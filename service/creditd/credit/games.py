@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from creditd.credit.credit_rules import Blend, CreditRule, PrefixGain, SetReward, size_weights, without_null_players
-from creditd.credit.order_statistics import OrderStatistic, grand_utilities, semivalues
+from creditd.credit.level_games import grand_utilities, semivalues
+from creditd.credit.order_statistics import OrderStatistic
 from creditd.credit.tables import player_count, restrict_players, table_semivalues
 
 Floats: TypeAlias = NDArray[np.float64]
