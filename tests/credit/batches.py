@@ -7,29 +7,39 @@ from collections.abc import Sequence
 import numpy as np
 from hypothesis import strategies as st
 
-from credit import oracles
+from credit import closed_oracles, oracles
 from credit.oracles import OneSet
 from creditd.credit import (
+    AllPass,
     Blend,
     CandidateSets,
+    CVaR,
+    ExpectedMax,
     LeaveOneOut,
     Max,
     MaxAtK,
     Mean,
+    Median,
     Min,
     Mixture,
     OwnReward,
+    PassAtK,
     PrefixGain,
+    Quantile,
     RthBest,
     SetReward,
     Shapley,
     Sum,
     Threshold,
     TopM,
+    TopMMean,
+    TrimmedMean,
 )
 
 EXACT = 1e-10
 """Exact values equal enumeration to this share of the largest utility (the promise of the library)."""
+ENUMERATED = 1e-12
+"""Closed forms equal enumeration, and rational arithmetic, to this share of the largest utility."""
 EFFICIENCY = 1e-9
 """Credits of an efficient rule close to this share of the largest utility (the promise of the library)."""
 CENTRED = 1e-12
@@ -48,6 +58,15 @@ UTILITIES = {
     "rth_best": (RthBest(r=2, default=-1.0), oracles.rth_largest(2, default=-1.0)),
     "rth_best_empty": (RthBest(r=3, default=0.5, empty=2.0), oracles.rth_largest(3, default=0.5, empty=2.0)),
     "threshold": (Threshold(threshold=0.25, count=2, empty=0.5), oracles.enough(0.25, 2, empty=0.5)),
+    "median": (Median(empty=-0.75), closed_oracles.middle(empty=-0.75)),
+    "quantile": (Quantile(q=0.3, empty=0.625), closed_oracles.at_share(0.3, empty=0.625)),
+    "trimmed_mean": (TrimmedMean(fraction=0.29, empty=0.375), closed_oracles.trimmed(0.29, empty=0.375)),
+    "cvar": (CVaR(alpha=0.3, empty=-0.125), closed_oracles.mean_of_tail(0.3, "worst", empty=-0.125)),
+    "cvar_best": (CVaR(alpha=0.7, empty=1.5, tail="best"), closed_oracles.mean_of_tail(0.7, "best", empty=1.5)),
+    "top_m_mean": (TopMMean(m=3, empty=0.875), closed_oracles.mean_of_best(3, empty=0.875)),
+    "max_at_k": (ExpectedMax(k=3, empty=-0.375), closed_oracles.best_of_a_draw(3, empty=-0.375)),
+    "pass_at_k": (PassAtK(threshold=0.25, k=2, empty=0.25), closed_oracles.pass_in_a_draw(0.25, 2, empty=0.25)),
+    "all_pass": (AllPass(threshold=-0.5, empty=0.75), closed_oracles.everyone(-0.5, empty=0.75)),
 }
 """Every utility of sorted rewards, with v(∅) ≠ 0 wherever it can be, beside its definition."""
 

@@ -6,6 +6,7 @@ A mutant names the function that it wraps, says which output of which calls it s
 from __future__ import annotations
 
 import dataclasses
+import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -145,20 +146,20 @@ ANSWER_COLUMNS = (
 
 MUTANTS = {
     **{
-        f"semivalues of {t}": Mutant("order_statistics", "semivalues", _kernel(t), "test_order_statistics.py")
+        f"semivalues of {t}": Mutant("level_games", "semivalues", _kernel(t), "test_level_games.py")
         for t in UTILITY_TYPES
     },
     "semivalues of max with a floor": Mutant(
-        "order_statistics", "semivalues", _kernel("max", floor=True), "test_order_statistics.py"
+        "level_games", "semivalues", _kernel("max", floor=True), "test_level_games.py"
     ),
     **{
-        f"grand utilities of {t}": Mutant("order_statistics", "grand_utilities", _kernel(t), "test_order_statistics.py")
+        f"grand utilities of {t}": Mutant("level_games", "grand_utilities", _kernel(t), "test_level_games.py")
         for t in UTILITY_TYPES
     },
     "values of the level games": Mutant(
-        "order_statistics", "_level_values", lambda result, *_: tuple(map(shifted, result)), "test_order_statistics.py"
+        "level_games", "_level_values", lambda result, *_: tuple(map(shifted, result)), "test_level_games.py"
     ),
-    "binomial coefficients": Mutant("order_statistics", "binomials", _always, "test_order_statistics.py"),
+    "binomial coefficients": Mutant("coalitions", "binomials", _always, "test_coalitions.py"),
     "semivalues of tables": Mutant("tables", "table_semivalues", _always, "test_tables.py"),
     "restricted tables": Mutant("tables", "restrict_players", _always, "test_tables.py"),
     "weights of tables": Mutant("tables", "_marginal_weights", _always, "test_tables.py"),
@@ -218,5 +219,6 @@ MUTANTS = {
         f"answer: {name}": Mutant("set_credit", "set_credit", _column(name), "test_set_credit.py")
         for name in ANSWER_COLUMNS
     },
+    **importlib.import_module("mutation.closed_mutants").MUTANTS,
 }
 """Every mutant by its name."""

@@ -4,7 +4,10 @@ A coalition is a boolean row (here: bits of an index); a game is a function from
 units.
 
 Modules:
-    order_statistics    utilities of sorted rewards, solved exactly by one kernel
+    coalitions          counting them: binomials, chances of a draw, weights of sizes
+    level_games         the kernel that solves every utility of sorted rewards exactly
+    order_statistics    utilities of sorted rewards: extremes, sums, ranks, passes
+    partial_means       utilities of sorted rewards: median, quantile, trimmed mean, tails
     tables              utilities given as all 2ⁿ values
     credit_rules        the family: Shapley, leave-one-out, own reward, set reward, max@k, mixtures, blends, prefix gain
     games               a batch of games of one size, and the credit of its players
@@ -34,7 +37,20 @@ from creditd.credit.credit_rules import (
 from creditd.credit.flags import Flag
 from creditd.credit.games import Table, Utility
 from creditd.credit.group_advantages import GRPO_EPSILONS, GroupAdvantages, group_advantages
-from creditd.credit.order_statistics import Max, Mean, Min, RthBest, Sum, Threshold, TopM, semivalues
+from creditd.credit.level_games import semivalues
+from creditd.credit.order_statistics import (
+    AllPass,
+    ExpectedMax,
+    Max,
+    Mean,
+    Min,
+    PassAtK,
+    RthBest,
+    Sum,
+    Threshold,
+    TopM,
+)
+from creditd.credit.partial_means import CVaR, Median, Quantile, TopMMean, TrimmedMean
 from creditd.credit.segments import token_spans
 from creditd.credit.set_advantages import Normalization
 from creditd.credit.set_credit import SetCreditOptions, SetCredits, set_credit
@@ -44,10 +60,13 @@ from creditd.credit.token_advantages import TokenPolicy
 __all__ = [
     "GRPO_EPSILONS",
     "PARSERS",
+    "AllPass",
     "Blend",
+    "CVaR",
     "CandidateSets",
     "CreditRule",
     "Expectation",
+    "ExpectedMax",
     "Flag",
     "GroupAdvantages",
     "LeaveOneOut",
@@ -55,12 +74,15 @@ __all__ = [
     "Max",
     "MaxAtK",
     "Mean",
+    "Median",
     "Min",
     "Mixture",
     "Normalization",
     "OwnReward",
     "ParsedCandidates",
+    "PassAtK",
     "PrefixGain",
+    "Quantile",
     "RthBest",
     "SetCreditOptions",
     "SetCredits",
@@ -72,6 +94,8 @@ __all__ = [
     "Threshold",
     "TokenPolicy",
     "TopM",
+    "TopMMean",
+    "TrimmedMean",
     "Utility",
     "group_advantages",
     "parse_candidates",

@@ -16,7 +16,7 @@ from typing import ClassVar, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from creditd.credit.order_statistics import binomials
+from creditd.credit.coalitions import binomials
 
 Floats: TypeAlias = NDArray[np.float64]
 

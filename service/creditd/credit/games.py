@@ -20,7 +20,8 @@ from creditd.credit.credit_rules import (
     size_weights,
     without_null_players,
 )
-from creditd.credit.order_statistics import OrderStatistic, grand_utilities, semivalues
+from creditd.credit.level_games import grand_utilities, semivalues
+from creditd.credit.order_statistics import OrderStatistic
 from creditd.credit.owen import owen_values
 from creditd.credit.tables import player_count, restrict_players, table_semivalues
 

@@ -12,7 +12,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from creditd.credit.order_statistics import binomials
+from creditd.credit.coalitions import binomials
 
 Floats: TypeAlias = NDArray[np.float64]
 

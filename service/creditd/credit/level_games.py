@@ -1,0 +1,205 @@
+"""One kernel that solves every utility that is linear in the sorted rewards, exactly.
+
+Legend: `B` sets, `n` players (candidates) of one set, `s` the size of a coalition, `u` how many of its members lie
+above a level, `m` how many of all players do.
+
+Every such utility is decided by its *level game*: give each player reward 0 or 1, and let `level(s, u)` be the
+utility of a coalition of s players of which u have reward 1. Sorting the rewards a_(1) ≤ … ≤ a_(n) cuts any set into
+n such games, one for each step Δ_t = a_(t) − a_(t−1), in which the m = n − t + 1 best players have 1:
+
+    v(S) = reference + Σ_t Δ_t · level(|S|, |S ∩ {t, …, n}|)   for S ≠ ∅,        v(∅) = empty
+
+`max` pays level(s, u) = 1[u ≥ 1], `mean` pays u/s, and so on. A level game has two kinds of players only, so its
+value is a pair of numbers, and the value of the set is a cumulative sum over the sorted steps.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from functools import lru_cache
+from typing import ClassVar, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from creditd.credit.coalitions import binomials, check_size_weights
+
+Floats: TypeAlias = NDArray[np.float64]
+
+MAX_PLAYERS = 1000
+"""Largest set whose binomial coefficients stay within float64."""
+
+
+class LevelUtility(ABC):
+    """What the kernel asks of a utility of sorted rewards, with the answers that most of them give.
+
+    A utility is frozen and hashable: the values of its level games are remembered under `level_game`.
+    """
+
+    type: ClassVar[str]
+
+    @property
+    @abstractmethod
+    def empty_utility(self) -> float:
+        """v(∅), in units of the utility."""
+
+    @property
+    @abstractmethod
+    def level_game(self) -> LevelUtility:
+        """The utility less what does not enter its level game, so that one game serves every v(∅) and threshold."""
+
+    @property
+    def reference(self) -> float:
+        """Utility of a non-empty coalition whose members all stand at the lowest level, in units of the utility."""
+        return self.empty_utility
+
+    def prepare(self, rewards: Floats) -> Floats:
+        """Rewards as the level games see them, same shape."""
+        return rewards
+
+    @abstractmethod
+    def level(self, s: Floats, u: Floats) -> Floats:
+        """Utility of s players of which u have reward 1 and the others 0; s and u broadcast; nobody is worth 0."""
+
+
+def grand_utilities(rewards: Floats, utility: LevelUtility) -> Floats:
+    """v(N) of each set: the utility of all the rewards given.
+
+        v(N) = reference + Σ_t Δ_t · level(n, n − t + 1) = Σ_j [level(n, n−j+1) − level(n, n−j)] · a_(j) + …
+
+    Args:
+        rewards: Shape (B, n), float64, reward units, finite. n = 0 gives v(∅).
+        utility: The set utility.
+
+    Returns:
+        Shape (B,), float64, reward units. Permuting a row changes no bit.
+
+    Cost:
+        O(B · n log n).
+    """
+    n_sets, n = rewards.shape
+    if n == 0:
+        return np.full(n_sets, float(utility.empty_utility))
+    above = np.arange(n, -1, -1, dtype=np.float64)
+    levels = utility.level(np.full(n + 1, float(n)), above)
+    weights = levels[:-1] - levels[1:]
+    ordered = np.sort(utility.prepare(rewards), axis=-1)
+    totals: Floats = np.cumsum(weights * ordered, axis=-1)[:, -1]
+    rest = utility.reference * (1.0 - levels[0])
+    # `sum` and `top_m` have reference 0; the others reach level 1 at u = s unless the set is too small for its rank.
+    return totals + rest if rest else totals
+
+
+def semivalues(rewards: Floats, utility: LevelUtility, size_weights: Floats) -> Floats:
+    """Semivalue of each candidate: its marginal utility averaged over coalitions, weighted by their size.
+
+        φ_i = Σ_{s=0}^{n−1} q_s · mean over coalitions S of size s without i of [v(S ∪ i) − v(S)]
+        φ_(j) = Σ_{t≤j} Δ_t·α(n−t+1) + Σ_{t>j} Δ_t·β(n−t+1) + q_0·(reference − v(∅)),     Δ_1 = a_(1) − reference
+
+    where α(m) and β(m) are the values of a player above and of a player below in the level game with m players above
+    (`level_values`). q_s = 1/n is the Shapley value; for `max` it makes α(m) = 1/m and β = 0, the airport game.
+
+    Args:
+        rewards: Shape (B, n), float64, reward units, finite; any sign, ties allowed. n ≥ 1.
+        utility: The set utility.
+        size_weights: Shape (n,), float64: q_s for coalitions of s other candidates, s = 0 … n−1.
+
+    Returns:
+        Shape (B, n), float64, reward units. Equal rewards get equal bits; permuting a row permutes its result to the
+        last bit; a row does not depend on the rest of the batch. With q_s = 1/n it sums to v(N) − v(∅).
+
+    Raises:
+        ValueError: If the shapes do not fit, or n > 1,000.
+
+    Cost:
+        O(B · n log n); the coefficients of a (utility, n, q) cost up to O(n³) once and are remembered.
+
+    Reference:
+        Littlechild and Owen 1973 for max; ShapE-GRPO, arXiv:2603.29871v1, uses max; PKPO, arXiv:2505.15201, is the
+        member q = e_{k−1}·k/n of the family.
+
+    Differs from the paper:
+        The paper treats max only, with v(∅) unstated; here v(∅) is always explicit.
+    """
+    if rewards.ndim != 2 or rewards.shape[1] < 1:
+        raise ValueError(f"rewards must have shape (B, n) with n ≥ 1: got {rewards.shape}")
+    above, below = (values[:0:-1] for values in level_values(utility, rewards.shape[1], size_weights))
+    prepared = utility.prepare(rewards)
+    order = np.argsort(prepared, axis=-1, kind="stable")
+    ordered = np.take_along_axis(prepared, order, axis=-1)
+    steps = np.diff(ordered, axis=-1, prepend=utility.reference)
+    values = np.cumsum(steps * above, axis=-1)
+    if below.any():
+        gains = np.cumsum((steps * below)[:, ::-1], axis=-1)[:, ::-1]
+        values[:, :-1] += gains[:, 1:]
+    # Adding +0.0 also turns a −0.0 into 0.0, so that tied candidates agree in the sign of zero.
+    values += size_weights[0] * (utility.reference - utility.empty_utility) + 0.0
+    result = np.empty_like(values)
+    np.put_along_axis(result, order, values, axis=-1)
+    return result
+
+
+def level_values(utility: LevelUtility, n_players: int, size_weights: Floats) -> tuple[Floats, Floats]:
+    """Semivalues of the two kinds of players of each level game: α(m) of a player above, β(m) of a player below.
+
+        α(m) = Σ_s q_s Σ_u P(u of the m − 1 others above are among s drawn) · [level(s + 1, u + 1) − level(s, u)]
+        β(m) = Σ_s q_s Σ_u P(u of the m others above are among s drawn) · [level(s + 1, u) − level(s, u)]
+
+    Args:
+        utility: The set utility; v(∅) and thresholds do not enter.
+        n_players: n ≥ 1.
+        size_weights: Shape (n,), float64: q_s for coalitions of s other players, s = 0 … n−1.
+
+    Returns:
+        α and β, each of shape (n + 1,), float64, read-only, indexed by m; 0 where there is no such player: α(0), β(n).
+        With q_s = 1/n, m·α(m) + (n − m)·β(m) = level(n, m).
+
+    Raises:
+        ValueError: If the weights do not have shape (n,), or n > 1,000.
+
+    Cost:
+        O(n³) at most, and once for each (level game, n, q): remembered for the last 512.
+    """
+    if n_players > MAX_PLAYERS:
+        raise ValueError(
+            f"binomial coefficients of n players leave float64: got n = {n_players}, expected at most {MAX_PLAYERS}"
+        )
+    check_size_weights(size_weights, n_players)
+    return _level_values(utility.level_game, n_players, size_weights.tobytes())
+
+
+@lru_cache(maxsize=512)
+def _level_values(utility: LevelUtility, n: int, size_weights: bytes) -> tuple[Floats, Floats]:
+    """α(m) and β(m) for m = 0 … n.
+
+    The other players of a coalition of size s hold u of the m players above with hypergeometric probability.
+    """
+    weights = np.frombuffer(size_weights, dtype=np.float64)
+    sizes = np.flatnonzero(weights)
+    s = sizes[:, None].astype(np.float64)
+    u = np.arange(n, dtype=np.float64)[None, :]
+    possible = u <= s
+    gain_above = np.where(possible, utility.level(s + 1, u + 1) - utility.level(s, u), 0.0) * weights[sizes][:, None]
+    gain_below = np.where(possible, utility.level(s + 1, u) - utility.level(s, u), 0.0) * weights[sizes][:, None]
+    above, below = np.zeros(n + 1), np.zeros(n + 1)
+    for m in range(n + 1):
+        if m > 0:
+            above[m] = _expected_gain(gain_above, sizes, n_others=n - 1, n_above=m - 1)
+        if m < n:
+            below[m] = _expected_gain(gain_below, sizes, n_others=n - 1, n_above=m)
+    above.flags.writeable = below.flags.writeable = False
+    return above, below
+
+
+def _expected_gain(gain: Floats, sizes: NDArray[np.intp], *, n_others: int, n_above: int) -> float:
+    """Σ_s Σ_u P(u of the n_above others among s drawn) · gain[s, u]."""
+    columns = np.flatnonzero(gain.any(axis=0))
+    columns = columns[columns <= n_above]
+    if columns.size == 0:
+        return 0.0
+    choose = binomials(1 << n_others.bit_length())
+    drawn_below = sizes[:, None] - columns[None, :]
+    possible = (drawn_below >= 0) & (drawn_below <= n_others - n_above)
+    ways = choose[n_above, columns][None, :] * choose[n_others - n_above, np.where(possible, drawn_below, 0)]
+    probabilities = np.where(possible, ways, 0.0) / choose[n_others, sizes][:, None]
+    return float(np.sum(probabilities * gain[:, columns]))

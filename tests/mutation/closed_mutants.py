@@ -1,0 +1,34 @@
+"""Mutants of the utilities with closed forms beyond the first order statistics."""
+
+from __future__ import annotations
+
+from mutation.mutants import Mutant, _always, _kernel, shifted
+
+RANK_TYPES = {
+    "median": "test_partial_means.py",
+    "quantile": "test_partial_means.py",
+    "trimmed_mean": "test_partial_means.py",
+    "cvar": "test_partial_means.py",
+    "top_m_mean": "test_partial_means.py",
+    "max_at_k": "test_order_statistics.py",
+    "pass_at_k": "test_order_statistics.py",
+    "all_pass": "test_order_statistics.py",
+}
+"""Each new utility of sorted rewards, and the file that holds its own tests."""
+
+
+def _pair(result, *_args):
+    """Shift the values of both kinds of players."""
+    return tuple(map(shifted, result))
+
+
+MUTANTS = {
+    **{f"semivalues of {t}": Mutant("level_games", "semivalues", _kernel(t), suite) for t, suite in RANK_TYPES.items()},
+    **{
+        f"grand utilities of {t}": Mutant("level_games", "grand_utilities", _kernel(t), suite)
+        for t, suite in RANK_TYPES.items()
+    },
+    "values of level games, asked for": Mutant("level_games", "level_values", _pair, "test_level_games.py"),
+    "chances of a draw": Mutant("coalitions", "chance_of_drawing_none", _always, "test_coalitions.py"),
+}
+"""Every mutant by its name."""
