@@ -220,3 +220,7 @@ MUTANTS = {
     },
 }
 """Every mutant by its name."""
+
+from mutation.smooth_mutants import SMOOTH_MUTANTS  # noqa: E402 - it is built on what stands above
+
+MUTANTS.update(SMOOTH_MUTANTS)
