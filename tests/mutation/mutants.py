@@ -222,3 +222,7 @@ MUTANTS = {
     **importlib.import_module("mutation.closed_mutants").MUTANTS,
 }
 """Every mutant by its name."""
+
+from mutation.smooth_mutants import SMOOTH_MUTANTS  # noqa: E402 - it is built on what stands above
+
+MUTANTS.update(SMOOTH_MUTANTS)

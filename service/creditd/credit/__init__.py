@@ -9,6 +9,8 @@ Modules:
     order_statistics    utilities of sorted rewards: extremes, sums, ranks, passes
     partial_means       utilities of sorted rewards: median, quantile, trimmed mean, tails
     tables              utilities given as all 2ⁿ values
+    noisy_or            topics that each candidate covers with a probability
+    quadrature          averages over coalitions as integrals over the probability of presence
     credit_rules        the family: Shapley, leave-one-out, own reward, set reward, max@k, mixtures, blends, prefix gain
     games               a batch of games of one size, and the credit of its players
     group_advantages    GRPO and its relatives, for whole responses
