@@ -6,6 +6,7 @@ units.
 Modules:
     order_statistics    utilities of sorted rewards, solved exactly by one kernel
     tables              utilities given as all 2ⁿ values
+    owen                the Shapley value of candidates that come in unions
     credit_rules        the family: Shapley, leave-one-out, own reward, set reward, max@k, mixtures, blends, prefix gain
     games               a batch of games of one size, and the credit of its players
     group_advantages    GRPO and its relatives, for whole responses
@@ -35,6 +36,7 @@ from creditd.credit.flags import Flag
 from creditd.credit.games import Table, Utility
 from creditd.credit.group_advantages import GRPO_EPSILONS, GroupAdvantages, group_advantages
 from creditd.credit.order_statistics import Max, Mean, Min, RthBest, Sum, Threshold, TopM, semivalues
+from creditd.credit.owen import owen_values
 from creditd.credit.segments import token_spans
 from creditd.credit.set_advantages import Normalization
 from creditd.credit.set_credit import SetCreditOptions, SetCredits, set_credit
@@ -74,6 +76,7 @@ __all__ = [
     "TopM",
     "Utility",
     "group_advantages",
+    "owen_values",
     "parse_candidates",
     "parser_of",
     "semivalues",

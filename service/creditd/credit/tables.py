@@ -110,8 +110,19 @@ def restrict_players(tables: Floats, players: NDArray[np.int64]) -> Floats:
 
 
 def middles(tables: Floats) -> Floats:
-    """(v(∅) + v(N))/2 of each table, shape (B, 1): the reference from which its utilities are counted."""
-    return 0.5 * tables[:, :1] + 0.5 * tables[:, -1:]
+    """Reference from which the utilities of a table are counted, (v(∅) + v(N))/2.
+
+    Args:
+        tables: Shape (B, 2ⁿ), float64, reward units.
+
+    Returns:
+        Shape (B, 1), float64, reward units.
+
+    Cost:
+        O(B).
+    """
+    references: Floats = 0.5 * tables[:, :1] + 0.5 * tables[:, -1:]
+    return references
 
 
 def members(n: int) -> NDArray[np.int64]:
@@ -129,6 +140,47 @@ def members(n: int) -> NDArray[np.int64]:
     return (np.arange(1 << n)[:, None] >> np.arange(n)[None, :]) & 1
 
 
+def coalition_weights(n: int, size_weights: Floats) -> tuple[Floats, Floats]:
+    """Weights of v(S) in the semivalues of the players inside and outside S.
+
+        φ_i = Σ_{S ∋ i} inside[S] · v(S) − Σ_{S ∌ i} outside[S] · v(S)
+        inside[S] = q_{|S|−1} / C(n−1, |S|−1),     outside[S] = q_{|S|} / C(n−1, |S|)
+
+    Args:
+        n: Number of players.
+        size_weights: Shape (n,), float64: q_s for coalitions of s other players.
+
+    Returns:
+        Two arrays of shape (2ⁿ,), float64: inside, 0 at ∅, and outside, 0 at N.
+
+    Cost:
+        O(2ⁿ).
+    """
+    per_coalition = size_weights / binomials(n)[n - 1, :n]
+    sizes = np.zeros(1, dtype=np.int64)
+    for _ in range(n):
+        sizes = np.concatenate([sizes, sizes + 1])
+    return np.append(0.0, per_coalition)[sizes], np.append(per_coalition, 0.0)[sizes]
+
+
+def marginal_matrix(n: int, size_weights: Floats) -> Floats:
+    """Matrix that turns a table into semivalues.
+
+    Args:
+        n: Number of players.
+        size_weights: Shape (n,), float64: q_s for coalitions of s other players.
+
+    Returns:
+        Shape (2ⁿ, n), float64: `coalition_weights`, inside for members and minus outside for the others. Every column
+        sums to zero within rounding.
+
+    Cost:
+        O(n · 2ⁿ) time and memory.
+    """
+    inside, outside = coalition_weights(n, size_weights)
+    return np.where(members(n) == 1, inside[:, None], -outside[:, None])
+
+
 def _tiled_semivalues(tables: Floats, n: int, size_weights: Floats) -> Floats:
     """Semivalues by one matrix product per tile of 64 tables, shape (B, n)."""
     weights = _marginal_weights(n, size_weights.tobytes())
@@ -144,14 +196,14 @@ def _tiled_semivalues(tables: Floats, n: int, size_weights: Floats) -> Floats:
 
 def _folded_semivalues(tables: Floats, n: int, size_weights: Floats) -> Floats:
     """Semivalues by folding one table after the other, shape (B, n)."""
-    joined, left = _coalition_weights(n, size_weights.tobytes())
+    inside, outside = _folding_weights(n, size_weights.tobytes())
     n_low = n // 2
     values = np.empty((tables.shape[0], n))
     shifts = middles(tables)[:, 0]
     for row, table in enumerate(tables):
         utilities = table - shifts[row]
-        with_player = (utilities * joined).reshape(-1, 1 << n_low)
-        without = (utilities * left).reshape(-1, 1 << n_low)
+        with_player = (utilities * inside).reshape(-1, 1 << n_low)
+        without = (utilities * outside).reshape(-1, 1 << n_low)
         values[row, :n_low] = _differences(_halved_sums(with_player), _halved_sums(without), n_low)
         values[row, n_low:] = _differences(_halved_sums(with_player.T), _halved_sums(without.T), n - n_low)
     return values
@@ -167,30 +219,21 @@ def _halved_sums(terms: Floats) -> Floats:
     while len(terms) > 1:
         half = len(terms) // 2
         terms = terms[:half] + terms[half:]
-    return terms[0]
+    total: Floats = terms[0]
+    return total
 
 
 @lru_cache(maxsize=8)
 def _marginal_weights(n: int, size_weights: bytes) -> Floats:
-    """The (2ⁿ, n) matrix that turns a table into semivalues; every column sums to zero."""
-    joined, left = _weights_by_coalition(n, size_weights)
-    matrix: Floats = np.where(members(n) == 1, joined[:, None], -left[:, None])
+    """`marginal_matrix`, remembered."""
+    matrix = marginal_matrix(n, np.frombuffer(size_weights, dtype=np.float64))
     matrix.flags.writeable = False
     return matrix
 
 
 @lru_cache(maxsize=2)
-def _coalition_weights(n: int, size_weights: bytes) -> tuple[Floats, Floats]:
-    """Weight of v(S) in the semivalue of a member of S and, sign reversed, of any other player, two arrays of 2ⁿ."""
-    joined, left = _weights_by_coalition(n, size_weights)
-    joined.flags.writeable = left.flags.writeable = False
-    return joined, left
-
-
-def _weights_by_coalition(n: int, size_weights: bytes) -> tuple[Floats, Floats]:
-    """q_{|S|−1}/C(n−1, |S|−1) and q_{|S|}/C(n−1, |S|) for each coalition S; 0 where no player can join or leave."""
-    per_coalition = np.frombuffer(size_weights, dtype=np.float64) / binomials(n)[n - 1, :n]
-    sizes = np.zeros(1, dtype=np.int64)
-    for _ in range(n):
-        sizes = np.concatenate([sizes, sizes + 1])
-    return np.append(0.0, per_coalition)[sizes], np.append(per_coalition, 0.0)[sizes]
+def _folding_weights(n: int, size_weights: bytes) -> tuple[Floats, Floats]:
+    """`coalition_weights`, remembered."""
+    inside, outside = coalition_weights(n, np.frombuffer(size_weights, dtype=np.float64))
+    inside.flags.writeable = outside.flags.writeable = False
+    return inside, outside
