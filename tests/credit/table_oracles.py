@@ -71,7 +71,8 @@ def logarithm(number: Fraction) -> float:
     """Natural logarithm of a positive rational number, also far from and very near to 1."""
     if abs(number - 1) < Fraction(1, 2):
         return math.log1p(float(number - 1))
-    return math.log(number.numerator) - math.log(number.denominator)
+    exponent = number.numerator.bit_length() - number.denominator.bit_length()
+    return math.fsum([math.log1p(float(number / Fraction(2) ** exponent - 1)), exponent * math.log(2.0)])
 
 
 def log_det_game(kernel: Sequence[Sequence[float]], form: str, empty: float = 0.0) -> list[float]:

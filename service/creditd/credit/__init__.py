@@ -7,6 +7,7 @@ Modules:
     order_statistics    utilities of sorted rewards, solved exactly by one kernel
     tables              utilities given as all 2ⁿ values
     owen                the Shapley value of candidates that come in unions
+    log_det             quality and diversity as the log-determinant of a kernel
     credit_rules        the family: Shapley, leave-one-out, own reward, set reward, max@k, mixtures, blends, prefix gain
     games               a batch of games of one size, and the credit of its players
     group_advantages    GRPO and its relatives, for whole responses
@@ -35,6 +36,7 @@ from creditd.credit.credit_rules import (
 from creditd.credit.flags import Flag
 from creditd.credit.games import Table, Utility
 from creditd.credit.group_advantages import GRPO_EPSILONS, GroupAdvantages, group_advantages
+from creditd.credit.log_det import LogDet
 from creditd.credit.order_statistics import Max, Mean, Min, RthBest, Sum, Threshold, TopM, semivalues
 from creditd.credit.owen import owen_values
 from creditd.credit.segments import token_spans
@@ -53,6 +55,7 @@ __all__ = [
     "Flag",
     "GroupAdvantages",
     "LeaveOneOut",
+    "LogDet",
     "MalformedPolicy",
     "Max",
     "MaxAtK",
