@@ -6,14 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from credit import oracles
+from credit import oracles, table_oracles
 from credit.batches import EFFICIENCY, EXACT, games_of_tables
 from creditd.credit import Table, table_semivalues
 from creditd.credit.games import TableGames
-from creditd.credit.tables import MAX_PLAYERS, TILE_ROWS, player_count, restrict_players
+from creditd.credit.tables import MAX_PLAYERS, MAX_TILE_PLAYERS, TILE_ROWS, player_count, restrict_players
 
 LINEAR = 1e-12
 """A sum of two games is solved once or twice: a few roundings of numbers of the size of the utilities."""
+
+ENUMERATED = 1e-12
+"""Tables equal their enumeration to this share of the largest utility, times the sum of the weights' magnitudes."""
 
 
 def shapley(values):
@@ -175,14 +178,72 @@ def test_players_left_out_are_absent(n):
             assert smaller[1, mask] == tables[1, sum(1 << chosen[::-1][j] for j in members)]
 
 
-def test_sixteen_players_are_solved_and_seventeen_refused():
-    """The largest table agrees with an additive game; a larger one is an error."""
-    shares = np.arange(1.0, MAX_PLAYERS + 1)
-    members = np.arange(1 << MAX_PLAYERS)[:, None] >> np.arange(MAX_PLAYERS) & 1
-    values = (members * shares).sum(axis=1)
-    assert np.abs(shapley(values.tolist()) - shares).max() <= EXACT * values[-1]
-    with pytest.raises(ValueError, match="17 players"):
-        table_semivalues(np.zeros((1, 1 << 17)), np.full(17, 1.0 / 17))
+@pytest.mark.parametrize("n", [16, 17, 18])
+@pytest.mark.parametrize("offset", [0.0, -1e6])
+def test_large_tables_equal_the_definition(n, offset):
+    """Below and above the change of method a player's semivalue is its weighted mean marginal, whatever the offset."""
+    random = np.random.default_rng(n)
+    values = offset + random.normal(size=1 << n)
+    weights = random.normal(size=n)
+    credit = table_semivalues(values[None, :], weights)[0]
+    tolerance = ENUMERATED * np.abs(values).max() * np.abs(weights).sum()
+    for player in (0, n // 2 - 1, n // 2, n - 1):
+        expected = table_oracles.semivalue_of_player(values.tolist(), n, weights.tolist(), player)
+        assert abs(credit[player] - expected) <= tolerance
+
+
+@pytest.mark.parametrize("n", [17, 20])
+def test_large_tables_of_max_equal_their_closed_form(n):
+    """The best reward of up to twenty candidates, ties and v(∅) ≠ 0 included, has the credit of the airport game."""
+    rewards = (np.random.default_rng(n).integers(-20, 20, size=n) / 8).tolist()
+    values = np.array([-9.0])
+    for reward in rewards:
+        values = np.concatenate([values, np.maximum(values, reward)])
+    values[0] = 0.625
+    assert np.abs(shapley(values) - oracles.airport(rewards, 0.625)).max() <= ENUMERATED * 3.0
+
+
+@pytest.mark.parametrize(("size", "n"), [(1, 17), (16, 17), (0, 18), (17, 18)])
+def test_large_tables_with_one_size_of_coalition_equal_the_definition(size, n):
+    """Own reward, leave-one-out and what lies beside them: all weight on coalitions of one size."""
+    values = np.random.default_rng(size).normal(size=1 << n)
+    weights = np.zeros(n)
+    weights[size] = 1.0
+    credit = table_semivalues(values[None, :], weights)[0]
+    expected = table_oracles.semivalue_of_player(values.tolist(), n, weights.tolist(), 3)
+    assert abs(credit[3] - expected) <= ENUMERATED * np.abs(values).max()
+    if size == n - 1:
+        out = values[-1] - values[values.size - 1 - (1 << np.arange(n))]
+        assert np.abs(credit - out).max() <= ENUMERATED * np.abs(values).max()
+
+
+def test_a_large_table_has_one_value_in_every_batch():
+    """Alone, beside others, and as a view with other strides, a folded table has the same bits."""
+    n = MAX_TILE_PLAYERS + 1
+    tables = np.random.default_rng(0).normal(size=(3, 1 << n))
+    q = np.full(n, 1.0 / n)
+    together = table_semivalues(tables, q)
+    spread = table_semivalues(np.asfortranarray(tables), q)
+    assert spread.tobytes() == together.tobytes()
+    for row in range(3):
+        assert table_semivalues(tables[row : row + 1], q)[0].tobytes() == together[row].tobytes()
+
+
+@pytest.mark.parametrize("n", [16, MAX_PLAYERS])
+def test_the_largest_tables_are_solved(n):
+    """The largest table of each method agrees with an additive game, also where the utilities are huge."""
+    shares = np.arange(1.0, n + 1)
+    values = np.zeros(1)
+    for share in shares:
+        values = np.concatenate([values, values + share])
+    assert np.abs(shapley(values) - shares).max() <= EXACT * values[-1]
+    assert np.abs(shapley(1e98 * values) / 1e98 - shares).max() <= EXACT * values[-1]
+
+
+def test_twenty_one_players_are_refused():
+    """A table of more than twenty players is an error before anything is computed."""
+    with pytest.raises(ValueError, match="21 players"):
+        table_semivalues(np.broadcast_to(0.0, (1, 1 << 21)), np.full(21, 1.0 / 21))
 
 
 @pytest.mark.parametrize(

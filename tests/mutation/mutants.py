@@ -226,3 +226,7 @@ MUTANTS = {
 from mutation.smooth_mutants import SMOOTH_MUTANTS  # noqa: E402 - it is built on what stands above
 
 MUTANTS.update(SMOOTH_MUTANTS)
+# Families of mutants build on the names above, so they come last.
+from mutation.table_mutants import TABLE_MUTANTS  # noqa: E402
+
+MUTANTS.update(TABLE_MUTANTS)

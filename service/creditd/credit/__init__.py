@@ -11,6 +11,8 @@ Modules:
     tables              utilities given as all 2ⁿ values
     noisy_or            topics that each candidate covers with a probability
     quadrature          averages over coalitions as integrals over the probability of presence
+    owen                the Shapley value of candidates that come in unions
+    log_det             quality and diversity as the log-determinant of a kernel
     credit_rules        the family: Shapley, leave-one-out, own reward, set reward, max@k, mixtures, blends, prefix gain
     games               a batch of games of one size, and the credit of its players
     group_advantages    GRPO and its relatives, for whole responses
@@ -24,7 +26,7 @@ Modules:
 """
 
 from creditd.credit.candidate_parsers import PARSERS, ParsedCandidates, parse_candidates, parser_of
-from creditd.credit.candidate_sets import CandidateSets, Expectation, MalformedPolicy, SetError
+from creditd.credit.candidate_sets import CandidateSets, MalformedPolicy, SetError
 from creditd.credit.credit_rules import (
     Blend,
     CreditRule,
@@ -37,7 +39,7 @@ from creditd.credit.credit_rules import (
     Shapley,
 )
 from creditd.credit.flags import Flag
-from creditd.credit.games import Table, Utility
+from creditd.credit.games import Table
 from creditd.credit.group_advantages import GRPO_EPSILONS, GroupAdvantages, group_advantages
 from creditd.credit.level_games import semivalues
 from creditd.credit.order_statistics import (
@@ -53,9 +55,13 @@ from creditd.credit.order_statistics import (
     TopM,
 )
 from creditd.credit.partial_means import CVaR, Median, Quantile, TopMMean, TrimmedMean
+from creditd.credit.log_det import LogDet
+from creditd.credit.owen import owen_values
 from creditd.credit.segments import token_spans
 from creditd.credit.set_advantages import Normalization
 from creditd.credit.set_credit import SetCreditOptions, SetCredits, set_credit
+from creditd.credit.set_expectations import Expectation
+from creditd.credit.set_utilities import SumOfUtilities, Utility
 from creditd.credit.tables import table_semivalues
 from creditd.credit.token_advantages import TokenPolicy
 
@@ -72,6 +78,7 @@ __all__ = [
     "Flag",
     "GroupAdvantages",
     "LeaveOneOut",
+    "LogDet",
     "MalformedPolicy",
     "Max",
     "MaxAtK",
@@ -100,6 +107,7 @@ __all__ = [
     "TrimmedMean",
     "Utility",
     "group_advantages",
+    "owen_values",
     "parse_candidates",
     "parser_of",
     "semivalues",

@@ -17,7 +17,9 @@ from creditd.credit.coalitions import binomials
 Floats: TypeAlias = NDArray[np.float64]
 
 TILE_ROWS = 64
-MAX_PLAYERS = 16
+MAX_TILE_PLAYERS = 16
+"""Largest n whose (2ⁿ, n) weights are worth their memory; above, a table is folded."""
+MAX_PLAYERS = 20
 
 
 def player_count(n_values: int) -> int:
@@ -45,9 +47,11 @@ def table_semivalues(tables: Floats, size_weights: Floats) -> Floats:
 
         φ_i = Σ_{S ⊆ N∖{i}} q_{|S|} / C(n−1, |S|) · [v(S ∪ i) − v(S)]
 
-    One matrix product per 64 tables. Each tile is padded with zeros to 64 rows, because the last bits of a BLAS product
-    depend on its shape; each table is first shifted by the middle of v(∅) and v(N), so that a large offset costs no
-    digits.
+    Up to n = 16 one matrix product per 64 tables. Each tile is padded with zeros to 64 rows, because the last bits of a
+    BLAS product depend on its shape. Above, each table is folded by itself: with the players split in a lower and an
+    upper half, adding up the weighted utilities of all coalitions that agree in one half leaves 2^(n/2) sums, and the
+    marginals of that half are sums of those. Every addition is elementwise, between halves.
+    Each table is first shifted by the middle of v(∅) and v(N), so that a large offset costs no digits.
 
     Args:
         tables: Shape (B, 2ⁿ), float64, reward units, finite. n ≥ 1.
@@ -58,10 +62,12 @@ def table_semivalues(tables: Floats, size_weights: Floats) -> Floats:
         With q_s = 1/n it sums to v(N) − v(∅) within 1e-9 of its scale.
 
     Raises:
-        ValueError: If the shapes do not fit, or n > 16.
+        ValueError: If the shapes do not fit, or n > 20.
 
     Cost:
-        O(B · n · 2ⁿ) time, O(n · 2ⁿ) memory for the weights, which are remembered for the last few (n, q).
+        O(B · n · 2ⁿ) time and O(n · 2ⁿ) memory for the weights up to n = 16 (at most 8 MiB per (n, q), the last eight
+        are remembered), beside a tile of 64 tables. Above, O(B · 2ⁿ) time; the weights take 16·2ⁿ bytes per (n, q), the
+        last two are remembered, and the temporaries below 40·2ⁿ: at most 32 and 40 MiB at n = 20, whatever B.
 
     Reference:
         Shapley 1953. Used for any set utility of ShapE-GRPO, arXiv:2603.29871v1.
@@ -78,16 +84,8 @@ def table_semivalues(tables: Floats, size_weights: Floats) -> Floats:
         raise ValueError(
             f"size_weights must have one entry per coalition size: got {size_weights.shape}, expected ({n},)"
         )
-    weights = _marginal_weights(n, size_weights.tobytes())
-    values = np.empty((tables.shape[0], n))
-    tile = np.zeros((TILE_ROWS, tables.shape[1]))
-    for start in range(0, tables.shape[0], TILE_ROWS):
-        rows = tables[start : start + TILE_ROWS]
-        middle = 0.5 * rows[:, :1] + 0.5 * rows[:, -1:]
-        tile[: len(rows)] = rows - middle
-        tile[len(rows) :] = 0.0
-        values[start : start + TILE_ROWS] = (tile @ weights)[: len(rows)]
-    return values
+    solve = _tiled_semivalues if n <= MAX_TILE_PLAYERS else _folded_semivalues
+    return solve(tables, n, size_weights)
 
 
 def restrict_players(tables: Floats, players: NDArray[np.int64]) -> Floats:
@@ -111,16 +109,131 @@ def restrict_players(tables: Floats, players: NDArray[np.int64]) -> Floats:
     return np.take_along_axis(tables, old_index, axis=1)
 
 
+def middles(tables: Floats) -> Floats:
+    """Reference from which the utilities of a table are counted, (v(∅) + v(N))/2.
+
+    Args:
+        tables: Shape (B, 2ⁿ), float64, reward units.
+
+    Returns:
+        Shape (B, 1), float64, reward units.
+
+    Cost:
+        O(B).
+    """
+    references: Floats = 0.5 * tables[:, :1] + 0.5 * tables[:, -1:]
+    return references
+
+
+def members(n: int) -> NDArray[np.int64]:
+    """Membership of each player in each coalition.
+
+    Args:
+        n: Number of players.
+
+    Returns:
+        Shape (2ⁿ, n), int64: 1 where bit i of the row's index is set, else 0.
+
+    Cost:
+        O(n · 2ⁿ).
+    """
+    return (np.arange(1 << n)[:, None] >> np.arange(n)[None, :]) & 1
+
+
+def coalition_weights(n: int, size_weights: Floats) -> tuple[Floats, Floats]:
+    """Weights of v(S) in the semivalues of the players inside and outside S.
+
+        φ_i = Σ_{S ∋ i} inside[S] · v(S) − Σ_{S ∌ i} outside[S] · v(S)
+        inside[S] = q_{|S|−1} / C(n−1, |S|−1),     outside[S] = q_{|S|} / C(n−1, |S|)
+
+    Args:
+        n: Number of players.
+        size_weights: Shape (n,), float64: q_s for coalitions of s other players.
+
+    Returns:
+        Two arrays of shape (2ⁿ,), float64: inside, 0 at ∅, and outside, 0 at N.
+
+    Cost:
+        O(2ⁿ).
+    """
+    per_coalition = size_weights / binomials(n)[n - 1, :n]
+    sizes = np.zeros(1, dtype=np.int64)
+    for _ in range(n):
+        sizes = np.concatenate([sizes, sizes + 1])
+    return np.append(0.0, per_coalition)[sizes], np.append(per_coalition, 0.0)[sizes]
+
+
+def marginal_matrix(n: int, size_weights: Floats) -> Floats:
+    """Matrix that turns a table into semivalues.
+
+    Args:
+        n: Number of players.
+        size_weights: Shape (n,), float64: q_s for coalitions of s other players.
+
+    Returns:
+        Shape (2ⁿ, n), float64: `coalition_weights`, inside for members and minus outside for the others. Every column
+        sums to zero within rounding.
+
+    Cost:
+        O(n · 2ⁿ) time and memory.
+    """
+    inside, outside = coalition_weights(n, size_weights)
+    return np.where(members(n) == 1, inside[:, None], -outside[:, None])
+
+
+def _tiled_semivalues(tables: Floats, n: int, size_weights: Floats) -> Floats:
+    """Semivalues by one matrix product per tile of 64 tables, shape (B, n)."""
+    weights = _marginal_weights(n, size_weights.tobytes())
+    values = np.empty((tables.shape[0], n))
+    tile = np.zeros((TILE_ROWS, tables.shape[1]))
+    for start in range(0, tables.shape[0], TILE_ROWS):
+        rows = tables[start : start + TILE_ROWS]
+        tile[: len(rows)] = rows - middles(rows)
+        tile[len(rows) :] = 0.0
+        values[start : start + TILE_ROWS] = (tile @ weights)[: len(rows)]
+    return values
+
+
+def _folded_semivalues(tables: Floats, n: int, size_weights: Floats) -> Floats:
+    """Semivalues by folding one table after the other, shape (B, n)."""
+    inside, outside = _folding_weights(n, size_weights.tobytes())
+    n_low = n // 2
+    values = np.empty((tables.shape[0], n))
+    shifts = middles(tables)[:, 0]
+    for row, table in enumerate(tables):
+        utilities = table - shifts[row]
+        with_player = (utilities * inside).reshape(-1, 1 << n_low)
+        without = (utilities * outside).reshape(-1, 1 << n_low)
+        values[row, :n_low] = _differences(_halved_sums(with_player), _halved_sums(without), n_low)
+        values[row, n_low:] = _differences(_halved_sums(with_player.T), _halved_sums(without.T), n - n_low)
+    return values
+
+
+def _differences(with_player: Floats, without: Floats, n: int) -> Floats:
+    """Σ of `with_player` over the coalitions of player i less Σ of `without` over the others, shape (n,)."""
+    return _halved_sums(np.where(members(n) == 1, with_player[:, None], -without[:, None]))
+
+
+def _halved_sums(terms: Floats) -> Floats:
+    """Sums over the first axis, of length 2^k, by adding its halves k times: elementwise, in one order for each k."""
+    while len(terms) > 1:
+        half = len(terms) // 2
+        terms = terms[:half] + terms[half:]
+    total: Floats = terms[0]
+    return total
+
+
 @lru_cache(maxsize=8)
 def _marginal_weights(n: int, size_weights: bytes) -> Floats:
-    """The (2ⁿ, n) matrix that turns a table into semivalues; every column sums to zero."""
-    weights = np.frombuffer(size_weights, dtype=np.float64)
-    per_coalition = weights / binomials(n)[n - 1, :n]
-    index = np.arange(1 << n)
-    members = (index[:, None] >> np.arange(n)[None, :]) & 1
-    sizes = members.sum(axis=1)
-    joined = np.append(0.0, per_coalition)[sizes]
-    left = np.append(per_coalition, 0.0)[sizes]
-    matrix: Floats = np.where(members == 1, joined[:, None], -left[:, None])
+    """`marginal_matrix`, remembered."""
+    matrix = marginal_matrix(n, np.frombuffer(size_weights, dtype=np.float64))
     matrix.flags.writeable = False
     return matrix
+
+
+@lru_cache(maxsize=2)
+def _folding_weights(n: int, size_weights: bytes) -> tuple[Floats, Floats]:
+    """`coalition_weights`, remembered."""
+    inside, outside = coalition_weights(n, np.frombuffer(size_weights, dtype=np.float64))
+    inside.flags.writeable = outside.flags.writeable = False
+    return inside, outside
