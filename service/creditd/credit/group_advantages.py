@@ -276,7 +276,10 @@ def _centred(
     above = members + group_maxima(-members, owner, n_groups)[owner]
     centred = above - group_means(above, owner, n_groups)[owner]
     if rule == "grpo":
-        deviations = group_standard_deviations(above, owner, n_groups, ddof=ddof)
+        # In units of a power of two near the range of the group, so that the squares of small rewards do not vanish.
+        exponents = np.frexp(np.maximum(group_maxima(above, owner, n_groups), 0.0))[1]
+        scaled = np.ldexp(above, -exponents[owner])
+        deviations = np.ldexp(group_standard_deviations(scaled, owner, n_groups, ddof=ddof), exponents)
         flat |= counts <= ddof
         centred = centred / np.where(flat, 1.0, deviations + epsilon)[owner]
     elif rule == "rloo":

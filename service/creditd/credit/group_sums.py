@@ -62,21 +62,15 @@ def group_standard_deviations(
         ddof: Subtracted from the count; 1 for the sample standard deviation.
 
     Returns:
-        Shape (n_groups,), float64, ≥ 0; exactly 0 where count ≤ ddof, and above 0 where a value deviates from the mean.
-        Bit guarantees of `group_sums`.
+        Shape (n_groups,), float64, ≥ 0; exactly 0 where count ≤ ddof. Bit guarantees of `group_sums`.
 
     Cost:
         O(N log N).
     """
     counts = np.bincount(groups, minlength=n_groups)
     deviations = values - group_means(values, groups, n_groups)[groups]
-    # In units of a power of two near the largest of the group, so that the squares of small ones do not vanish.
-    largest = np.maximum(group_maxima(np.abs(deviations), groups, n_groups), 0.0)
-    exponents = np.frexp(largest)[1]
-    scaled = np.ldexp(deviations, -exponents[groups])
-    squares = group_sums(scaled * scaled, groups, n_groups)
-    spreads = np.sqrt(squares / np.maximum(counts - ddof, 1))
-    return np.where(counts > ddof, np.ldexp(spreads, exponents), 0.0)
+    squares = group_sums(deviations * deviations, groups, n_groups)
+    return np.where(counts > ddof, np.sqrt(squares / np.maximum(counts - ddof, 1)), 0.0)
 
 
 def group_maxima(values: NDArray[np.float64], groups: NDArray[np.int64], n_groups: int) -> NDArray[np.float64]:
