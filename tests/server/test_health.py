@@ -102,7 +102,7 @@ def test_everything_in_info_can_be_asked():
     more = {
         "min": {"empty": 0.0}, "mean": {"empty": 0.0}, "top_m": {"m": 2}, "rth_best": {"r": 2},
         "threshold": {"threshold": 0.5}, "max_at_k": {"k": 2}, "mixture": {"weights": [1.0, 0.5]},
-        "blend": {"from": "shapley", "to": "leave_one_out", "position": 0.5},
+        "blend": {"from": "shapley", "to": "leave_one_out", "position": 0.5}, "pass_at_k": {"k": 1},
     }  # fmt: skip
     sets = [{"candidates": [{"reward": 1.0}, {"reward": 0.5}]}]
     tables = [{"candidates": [{}, {}], "utilities": [0.0, 1.0, 1.0, 1.5]}]
@@ -114,7 +114,10 @@ def test_everything_in_info_can_be_asked():
         ]
         bodies += [{"sets": sets, "credit": {"type": name, **more.get(name, {})}} for name in info["credits"]]
         bodies += [{"sets": sets, "advantage": {"type": name}} for name in info["advantages"]]
-        groups = [{"rewards": [[1.0, 0.0]], "advantage": {"type": name}} for name in info["group_advantages"]]
+        groups = [
+            {"rewards": [[1.0, 0.0]], "advantage": {"type": name, **more.get(name, {})}}
+            for name in info["group_advantages"]
+        ]
         responses = [await service.post(body) for body in bodies]
         responses += [await service.post(body, GROUP) for body in groups]
         return [response.status_code for response in responses]

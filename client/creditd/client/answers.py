@@ -137,7 +137,7 @@ def item_error(
     code: str | ErrorCode, pointer: str, detail: str, body: Body | None, row: int | None = None
 ) -> ItemError:
     """An offence, with the set and the candidate that its pointer means."""
-    found, candidate = (None, None) if body is None else _located(pointer, body.row_splits)
+    found, candidate = (None, None) if body is None else _located(pointer, body)
     return ItemError(
         code=code.value if isinstance(code, ErrorCode) else code,
         pointer=pointer,
@@ -147,13 +147,15 @@ def item_error(
     )
 
 
-def _located(pointer: str, splits: Integers) -> tuple[int | None, int | None]:
+def _located(pointer: str, body: Body) -> tuple[int | None, int | None]:
     """Row and position within it that a pointer into a request of this client means."""
-    parts = pointer.split("/")[1:]
+    parts, splits = pointer.split("/")[1:], body.row_splits
+    if body.named and parts[0] == "rewards":
+        del parts[1:2]
     numbers = [int(part) for part in parts if part.isdecimal()]
     if not numbers:
         return None, None
-    if parts[0] == "rewards":
+    if parts[0] in {"rewards", "n_tokens"}:
         return numbers[0], numbers[1] if len(numbers) > 1 else None
     if parts[0] != "columns":
         return None, None

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from functools import partial
-from itertools import pairwise
 from typing import Literal, TypeAlias, TypeVar
 
 from creditd.client import answers, local
-from creditd.client.arrays import Column, Rows, Sets, ragged
+from creditd.client.arrays import Column, Rows, Sets
 from creditd.client.attempts import Attempts, checked_request_id, checked_seconds
-from creditd.client.bodies import Body, Choice, Options, choice, encoded, set_columns, type_of
+from creditd.client.bodies import (
+    Body,
+    Choice,
+    Options,
+    choice,
+    encoded,
+    group_rewards,
+    set_columns,
+    token_counts,
+    type_of,
+)
 from creditd.client.exceptions import CreditdError, NotReadyError, PartialResultError
 from creditd.client.exchanges import GROUP_PATH, SHAPLEY_PATH, body_of, exchange_of
 from creditd.client.mappings import Name
@@ -139,8 +148,10 @@ class Operations(Attempts):
 
     def group(
         self,
-        rewards: Rows,
+        rewards: Rows | Mapping[str, Rows],
         *,
+        weights: Mapping[str, float] | None = None,
+        n_tokens: Rows | None = None,
         convention: Literal["trl", "verl", "openrlhf"] = "trl",
         advantage: Choice = "grpo",
         expect: Options | None = None,
@@ -152,8 +163,13 @@ class Operations(Attempts):
 
         Args:
             rewards: One row per prompt, one number or None per response; lists, an array of shape (B, G), or `Ragged`.
-            convention: Whose ε is added to the standard deviation.
-            advantage: `grpo`, `dr_grpo` or `rloo`, or a mapping with `type`, `ddof`, `epsilon`.
+                Or a mapping with such rows by the name of a reward.
+            weights: Weights of named rewards. A name that is not here has weight 1.
+            n_tokens: Trainable tokens of each response, rows as in the rewards, for a whitening that counts them.
+            convention: Whose ε is added to the standard deviation, and whose whitening follows.
+            advantage: `grpo`, `dr_grpo`, `rloo`, `reinforce++_baseline`, `gdpo` or `leave_one_out`, or a mapping as
+                `creditd.wire.v1.GroupAdvantageChoice`, such as `{"type": "pass_at_k", "k": 4, "threshold": 0.5}` or
+                `{"type": "max_at_k", "k": 4}`.
             expect: What the caller is sure of: `{"group_size": 8}`.
             on_item_error: Raise when some rows have no answer, or return the others with `errors` saying why.
             deadline_s: Seconds allowed for everything, waits and retries included. None: the client's.
@@ -171,16 +187,18 @@ class Operations(Attempts):
             ResponseError: If the answer is not in the schema of this client.
         """
         _check_choice("on_item_error", on_item_error, ("raise", "return"))
-        values, splits = ragged(rewards, "rewards")
+        rows, splits, named = group_rewards(rewards)
         content = encoded(
             {
-                "rewards": [values[start:stop] for start, stop in pairwise(splits.tolist())],
+                "rewards": rows,
+                "weights": weights,
+                "n_tokens": None if n_tokens is None else token_counts(n_tokens),
                 "convention": convention,
                 "advantage": choice(advantage),
                 "expect": expect,
             }
         )
-        body = Body(content=content, row_splits=splits)
+        body = Body(content=content, row_splits=splits, named=named)
         return _settled((yield from self._group(body, deadline_s, request_id)), None, on_item_error)
 
     def repeat(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -42,11 +43,13 @@ class Body:
         content: JSON.
         row_splits: Shape (B + 1,), int64, of the rewards in it.
         ids: The caller's names of the sets; they stay here.
+        named: Whether its rewards stand under names, as those of whole responses may.
     """
 
     content: bytes
     row_splits: Integers
     ids: tuple[Name | None, ...] | None = None
+    named: bool = False
 
 
 def choice(value: Choice) -> Mapping[str, Any] | BaseModel:
@@ -114,6 +117,49 @@ def set_columns(
     columns = {name: _CONVERTERS[name](column, splits, name) for name, column in given.items()}
     columns["rewards"] = {"values": values, "row_splits": splits.tolist()}
     return SetColumns(columns=columns, row_splits=splits, ids=None if ids is None else _ids(ids, splits))
+
+
+def group_rewards(rewards: Rows | Mapping[str, Rows]) -> tuple[Any, Integers, bool]:
+    """Rewards of whole responses as the wire wants them.
+
+    Args:
+        rewards: One row per prompt, or such rows by name.
+
+    Returns:
+        Rows of Python numbers and None, or a mapping of them; the row splits of the first; whether there are names.
+
+    Raises:
+        InvalidRequestError: If a row is not one axis of numbers, or there is no name.
+    """
+    if not isinstance(rewards, Mapping):
+        rows, splits = _rows(rewards, "rewards")
+        return rows, splits, False
+    found = {name: _rows(entry, f"rewards/{name}") for name, entry in rewards.items()}
+    for _, splits in found.values():
+        return {name: rows for name, (rows, _) in found.items()}, splits, True
+    raise refusal("/rewards", "got no names; expected at least one reward")
+
+
+def token_counts(n_tokens: Rows) -> list[list[Any]]:
+    """Rows of numbers of tokens; floats of arrays that are integers become integers.
+
+    Args:
+        n_tokens: One row per prompt.
+
+    Returns:
+        Rows of Python numbers; what is no integer is left for the schema to refuse.
+
+    Raises:
+        InvalidRequestError: If a row is not one axis of numbers.
+    """
+    rows, _ = _rows(n_tokens, "n_tokens")
+    return [[int(n) if isinstance(n, float) and n.is_integer() else n for n in row] for row in rows]
+
+
+def _rows(rows: Rows, name: str) -> tuple[list[list[float | None]], Integers]:
+    """Rows of numbers, and their row splits."""
+    values, splits = ragged(rows, name)
+    return [values[start:stop] for start, stop in pairwise(splits.tolist())], splits
 
 
 def _listed(value: object) -> object:

@@ -166,20 +166,23 @@ def body_of(exchange: Exchange) -> Body:
         request = from_json(exchange.request)
     except ValueError as error:
         raise ValueError(f"request: not JSON ({error})") from None
+    named = False
     try:
         if exchange.operation == SHAPLEY_PATH:
             splits = np.array(request["columns"]["rewards"]["row_splits"], dtype=np.int64)
         elif exchange.operation == GROUP_PATH:
-            splits = splits_of([len(row) for row in request["rewards"]])
+            named = isinstance(request["rewards"], dict)
+            rows = next(iter(request["rewards"].values())) if named else request["rewards"]
+            splits = splits_of([len(row) for row in rows])
         else:
             raise ValueError(f"got operation {exchange.operation[:40]!r}; expected {SHAPLEY_PATH} or {GROUP_PATH}")
-    except (KeyError, TypeError, OverflowError):
+    except (KeyError, StopIteration, TypeError, OverflowError):
         raise ValueError(f"request: expected the columns that this client sends to {exchange.operation}") from None
     if splits.ndim != 1 or len(splits) < 1 or splits[0] != 0 or (splits[1:] < splits[:-1]).any():
         raise ValueError("request: row_splits: expected numbers that never fall, from 0")
     if exchange.ids is not None and len(exchange.ids) != len(splits) - 1:
         raise ValueError(f"ids: got {len(exchange.ids)}; expected {len(splits) - 1}, one per set")
-    return Body(content=exchange.request.encode(), row_splits=splits, ids=exchange.ids)
+    return Body(content=exchange.request.encode(), row_splits=splits, ids=exchange.ids, named=named)
 
 
 def answer_of(exchange: Exchange) -> Result | None:

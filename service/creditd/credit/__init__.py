@@ -16,6 +16,8 @@ Modules:
     credit_rules        the family: Shapley, leave-one-out, own reward, set reward, max@k, mixtures, blends, prefix gain
     games               a batch of games of one size, and the credit of its players
     group_advantages    GRPO and its relatives, for whole responses
+    pass_at_k, max_at_k advantages that climb pass@k and max@k, for whole responses
+    whitening           a request brought to mean 0 and spread 1
     set_advantages      candidate credits normalised over the responses of a prompt
     token_advantages    from candidates to completion tokens
     candidate_sets      a batch as columns, the checks of its values, which candidates play
@@ -57,6 +59,15 @@ from creditd.credit.order_statistics import (
 from creditd.credit.partial_means import CVaR, Median, Quantile, TopMMean, TrimmedMean
 from creditd.credit.log_det import LogDet
 from creditd.credit.owen import owen_values
+from creditd.credit.games import Table, Utility
+from creditd.credit.group_advantages import (
+    GRPO_EPSILONS,
+    GroupAdvantages,
+    gdpo_advantages,
+    group_advantages,
+    weighted_rewards,
+)
+from creditd.credit.order_statistics import Max, Mean, Min, RthBest, Sum, Threshold, TopM, semivalues
 from creditd.credit.segments import token_spans
 from creditd.credit.set_advantages import Normalization
 from creditd.credit.set_credit import SetCreditOptions, SetCredits, set_credit
@@ -64,6 +75,7 @@ from creditd.credit.set_expectations import Expectation
 from creditd.credit.set_utilities import SumOfUtilities, Utility
 from creditd.credit.tables import table_semivalues
 from creditd.credit.token_advantages import TokenPolicy
+from creditd.credit.whitening import Whitening
 
 __all__ = [
     "GRPO_EPSILONS",
@@ -106,6 +118,8 @@ __all__ = [
     "TopMMean",
     "TrimmedMean",
     "Utility",
+    "Whitening",
+    "gdpo_advantages",
     "group_advantages",
     "owen_values",
     "parse_candidates",
@@ -114,4 +128,5 @@ __all__ = [
     "set_credit",
     "table_semivalues",
     "token_spans",
+    "weighted_rewards",
 ]

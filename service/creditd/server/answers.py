@@ -110,15 +110,14 @@ def answer_groups(
         answer = solve_group(asked, limits)
     except WireError as error:
         raise ServiceError(error.code, error.detail, error.items) from None
+    n_rows = len(answer.flags)
     codes = Counter(error.code.value for error in answer.errors)
-    if len(answer.errors) == len(asked.rewards):
+    if len(answer.errors) == n_rows:
         items = tuple(
             ErrorItem(pointer=error.pointer, code=error.code, detail=error.detail) for error in answer.errors[:10]
         )
-        return _nothing_answered("group", len(asked.rewards), codes, items)
-    return Answer(
-        group_body(answer, envelope(request_id, queue_s)), len(asked.rewards), codes, flag_counts(answer.flags)
-    )
+        return _nothing_answered("group", n_rows, codes, items)
+    return Answer(group_body(answer, envelope(request_id, queue_s)), n_rows, codes, flag_counts(answer.flags))
 
 
 def _nothing_answered(kind: str, n_items: int, codes: Mapping[str, int], items: tuple[ErrorItem, ...]) -> Answer:

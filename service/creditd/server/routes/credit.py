@@ -37,7 +37,7 @@ async def credit_shapley(request: Request) -> Response:
 
 @router.post("/group", operation_id="credit_group", **described(GroupRequest, GroupResponse))
 async def credit_group(request: Request) -> Response:
-    """Advantages of whole responses within their group: GRPO, Dr. GRPO, RLOO."""
+    """Advantages of whole responses within their group: GRPO and its relatives, pass@k, max@k, leave-one-out."""
     deadline, resources = deadline_of(request), resources_of(request)
     asked = await parse_body(request, GroupRequest, deadline)
     received_s, request_id = time.perf_counter(), request.state.request_id
