@@ -24,7 +24,7 @@ class HasToList(Protocol):
 
 Row: TypeAlias = Sequence[float | None] | HasToList
 Rows: TypeAlias = Sequence[Row] | HasToList | Ragged
-Sets: TypeAlias = Rows | Sequence[Mapping[str, Any]]
+Sets: TypeAlias = Rows | Sequence[Mapping[str, Any]] | Mapping[str, Rows]
 Column: TypeAlias = Sequence[Any] | HasToList
 
 _PLAIN_NUMBERS = {float, int, type(None)}
@@ -128,6 +128,33 @@ def span_columns(spans: Sequence[Any], pointer: Callable[[int], str]) -> dict[st
         if len(pair) != 2:
             raise refusal(pointer(place), f"got {len(pair)} numbers; expected [start, stop]", ErrorCode.SHAPE_MISMATCH)
     return {"starts": [pair[0] for pair in pairs], "stops": [pair[1] for pair in pairs]}
+
+
+def matrices(rows: object, name: str) -> dict[str, Any]:
+    """One matrix per set, row by row.
+
+    Args:
+        rows: An array of shape (B, K, K), or per set a K × K array or its numbers in one row.
+        name: What they are called in messages.
+
+    Returns:
+        The columns of `creditd.wire.fields.RaggedNumbers`.
+
+    Raises:
+        InvalidRequestError: If something is not a matrix of numbers.
+    """
+    flat = []
+    for place, row in enumerate(sequence(rows, name)):
+        entries = sequence(row, f"{name}/{place}")
+        if entries and (isinstance(entries[0], Sequence) or hasattr(entries[0], "tolist")):
+            lines = [sequence(line, f"{name}/{place}") for line in entries]
+            if any(len(line) != len(lines) for line in lines):
+                detail = f"got rows of {sorted({len(line) for line in lines})} numbers; expected {len(lines)} in each row"
+                raise refusal(f"/{name}/{place}", detail, ErrorCode.SHAPE_MISMATCH)
+            entries = [value for line in lines for value in line]
+        flat.append(entries)
+    values, splits = ragged(flat, name)
+    return {"values": values, "row_splits": splits.tolist()}
 
 
 def _number(value: object, pointer: Callable[[int], str], place: int) -> float:

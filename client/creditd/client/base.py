@@ -68,7 +68,13 @@ class Operations(Attempts):
         utilities: Rows | None = None,
         texts: Column | None = None,
         candidate_ids: Column | None = None,
+        labels: Column | None = None,
+        topics: Column | None = None,
+        scores: Column | None = None,
+        similarities: Column | None = None,
+        unions: Column | None = None,
         utility: Choice = "max",
+        aggregation: Choice | None = None,
         credit: Choice = "shapley",
         advantage: Choice = "pooled",
         tokens: Options | None = None,
@@ -83,9 +89,9 @@ class Operations(Attempts):
         """Credit of the candidates of each set, and their advantages within the group of sets that answer one prompt.
 
         Args:
-            sets: B sets: lists of rewards (None: not scored), an array of shape (B, K), `Ragged`, or mappings in the
-                shape of `creditd.wire.v1.CandidateSet`, which carry what the columns below would. None for tables
-                without more data.
+            sets: B sets: lists of rewards (None: not scored), an array of shape (B, K), `Ragged`, or these by name of
+                the reward; or mappings in the shape of `creditd.wire.v1.CandidateSet`, which carry what the columns
+                below would. None where the utility needs no rewards.
             groups: Names of the prompts, one per set. None: each set stands alone.
             ids: Names of the sets. They come back with the result and are not sent.
             spans: Token ranges: per set one [start, stop] or None per candidate; or an array of shape (candidates, 2).
@@ -94,7 +100,15 @@ class Operations(Attempts):
             utilities: For the table utility, 2^K values per set; bit i of the index is candidate i, entry 0 is v(∅).
             texts: Per set one text or None per candidate, to recognise duplicates; or flat over all sets.
             candidate_ids: Per set one name per candidate; or flat over all sets. Tables are solved in their order.
+            labels: The answer of each candidate, set by set or flat over all sets; for `plurality`.
+            topics: A list per candidate of what it covers, set by set or flat; for `coverage`.
+            scores: A row per candidate of what it is worth to each target, set by set, flat, or an array of shape (B,
+                K, T); for `facility_location` and `noisy_or`.
+            similarities: A symmetric K × K matrix per set, or an array of shape (B, K, K); for the utilities of pairs
+                and `log_det`.
+            unions: The union of each candidate, set by set or flat; for the credit `owen`.
             utility: What a set is worth, a name or a mapping such as `{"type": "top_m", "m": 2}`.
+            aggregation: How several named rewards become one credit, a name or a mapping with `type` and `weights`.
             credit: Which rule shares it out.
             advantage: How credits become advantages.
             tokens: What the tokens of a completion receive, as `creditd.wire.v1.TokensChoice`. None: none is asked for.
@@ -127,12 +141,18 @@ class Operations(Attempts):
             "utilities": utilities,
             "texts": texts,
             "candidate_ids": candidate_ids,
+            "labels": labels,
+            "topics": topics,
+            "scores": scores,
+            "similarities": similarities,
+            "unions": unions,
         }
-        found = set_columns(sets, extras, table=type_of(utility) == "table", tokens=tokens is not None)
+        found = set_columns(sets, extras, wanted_by(utility, credit, tokens=tokens is not None))
         content = encoded(
             {
                 "columns": found.columns,
                 "utility": choice(utility),
+                "aggregation": None if aggregation is None else choice(aggregation),
                 "credit": choice(credit),
                 "advantage": choice(advantage),
                 "tokens": tokens,

@@ -6,6 +6,7 @@ the arithmetic's: a NaN travels, so that it costs its own set and not the reques
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -20,6 +21,7 @@ from creditd.client.arrays import (
     Integers,
     Rows,
     Sets,
+    matrices,
     numbers,
     ragged,
     refusal,
@@ -27,7 +29,8 @@ from creditd.client.arrays import (
     span_columns,
     splits_of,
 )
-from creditd.client.mappings import Name, SetColumns, gathered, mappings_in
+from creditd.client.mappings import Name, SetColumns, Wanted, gathered, mappings_in
+from creditd.credit.set_utilities import NEEDS
 from creditd.wire.errors import ErrorCode
 
 Choice: TypeAlias = str | Mapping[str, Any] | BaseModel
@@ -84,16 +87,41 @@ def encoded(body: Mapping[str, Any]) -> bytes:
         raise refusal("", detail) from None
 
 
-def set_columns(
-    sets: Sets | None, extras: Mapping[str, Column | Rows | None], *, table: bool, tokens: bool
-) -> SetColumns:
+def wanted_by(utility: Choice, credit: Choice, *, tokens: bool) -> Wanted:
+    """What a request needs to know of sets and candidates.
+
+    Args:
+        utility: What a set is worth, in any form.
+        credit: Which rule shares it out, in any form.
+        tokens: Whether token advantages are asked for.
+
+    Returns:
+        Names of fields; of a utility or a rule that this client does not know, none: the service knows it or refuses.
+    """
+    terms = _field(utility, "terms") or ()
+    kinds = {type_of(_field(term, "utility")) for term in terms} if terms else {type_of(utility)}
+    needed = frozenset().union(*(NEEDS.get(str(kind), frozenset()) for kind in kinds))
+    ends = [credit, _field(credit, "from"), _field(credit, "from_"), _field(credit, "to")]
+    unions = any(type_of(end) == "owen" for end in ends if end is not None)
+    of_sets = tuple(sorted(needed & {"utilities", "similarities"}))
+    return Wanted(
+        of_sets=of_sets,
+        of_candidates=(*sorted(needed - set(of_sets)), *["union"] * unions),
+        tokens=tokens,
+    )
+
+
+def _field(value: Any, name: str) -> Any:  # noqa: ANN401 - a name, a mapping or a model
+    return value.get(name) if isinstance(value, Mapping) else getattr(value, name, None)
+
+
+def set_columns(sets: Sets | None, extras: Mapping[str, Column | Rows | None], wanted: Wanted) -> SetColumns:
     """Columns of sets in any form.
 
     Args:
-        sets: Rows of rewards, or mappings. None for tables without more data.
+        sets: Rows of rewards, rows by name of the reward, or mappings. None where the utility needs no reward.
         extras: The other columns by name, beside rows only.
-        table: Whether the utility is a table.
-        tokens: Whether token advantages are asked for.
+        wanted: What the request needs.
 
     Returns:
         The same columns for the same sets in every form.
@@ -106,60 +134,48 @@ def set_columns(
     if mappings is not None:
         for name in given:
             raise refusal(f"/{name}", "got a column beside sets that are mappings; expected it inside the mappings")
-        return gathered(mappings, table=table, tokens=tokens)
-    if sets is not None:
+        return gathered(mappings, wanted)
+    if isinstance(sets, Mapping):
+        rewards, splits = _named_rewards(sets)
+    elif sets is not None:
         values, splits = ragged(sets, "sets")
-    elif table and "utilities" in given:
-        values, splits = _bare_candidates(given["utilities"])
+        rewards = {"rewards": {"values": values, "row_splits": splits.tolist()}}
     else:
-        raise refusal("/sets", "got None; expected sets, or utilities with the table utility")
+        splits = _sizes_without_rewards(given, wanted)
+        rewards = {"row_splits": splits.tolist()}
     ids = given.pop("ids", None)
     columns = {name: _CONVERTERS[name](column, splits, name) for name, column in given.items()}
-    columns["rewards"] = {"values": values, "row_splits": splits.tolist()}
-    return SetColumns(columns=columns, row_splits=splits, ids=None if ids is None else _ids(ids, splits))
+    return SetColumns(columns=columns | rewards, row_splits=splits, ids=None if ids is None else _ids(ids, splits))
 
 
-def group_rewards(rewards: Rows | Mapping[str, Rows]) -> tuple[Any, Integers, bool]:
-    """Rewards of whole responses as the wire wants them.
-
-    Args:
-        rewards: One row per prompt, or such rows by name.
-
-    Returns:
-        Rows of Python numbers and None, or a mapping of them; the row splits of the first; whether there are names.
-
-    Raises:
-        InvalidRequestError: If a row is not one axis of numbers, or there is no name.
-    """
-    if not isinstance(rewards, Mapping):
-        rows, splits = _rows(rewards, "rewards")
-        return rows, splits, False
-    found = {name: _rows(entry, f"rewards/{name}") for name, entry in rewards.items()}
-    for _, splits in found.values():
-        return {name: rows for name, (rows, _) in found.items()}, splits, True
-    raise refusal("/rewards", "got no names; expected at least one reward")
+def _named_rewards(named: Mapping[str, Any]) -> tuple[dict[str, Any], Integers]:
+    """Rewards by name, which are about the same candidates."""
+    found = {name: ragged(rows, f"sets/{name}") for name, rows in named.items()}
+    if not found:
+        raise refusal("/sets", "got no rewards; expected at least one name")
+    first, (_, splits) = next(iter(found.items()))
+    for name, (_, other) in found.items():
+        if not np.array_equal(other, splits):
+            detail = f"rows have other lengths than those of {first!r}; expected the same candidates in all rewards"
+            raise refusal(f"/sets/{name}", detail, ErrorCode.SHAPE_MISMATCH)
+    columns = {name: {"values": values, "row_splits": splits.tolist()} for name, (values, _) in found.items()}
+    return {"rewards": columns}, splits
 
 
-def token_counts(n_tokens: Rows) -> list[list[Any]]:
-    """Rows of numbers of tokens; floats of arrays that are integers become integers.
-
-    Args:
-        n_tokens: One row per prompt.
-
-    Returns:
-        Rows of Python numbers; what is no integer is left for the schema to refuse.
-
-    Raises:
-        InvalidRequestError: If a row is not one axis of numbers.
-    """
-    rows, _ = _rows(n_tokens, "n_tokens")
-    return [[int(n) if isinstance(n, float) and n.is_integer() else n for n in row] for row in rows]
-
-
-def _rows(rows: Rows, name: str) -> tuple[list[list[float | None]], Integers]:
-    """Rows of numbers, and their row splits."""
-    values, splits = ragged(rows, name)
-    return [values[start:stop] for start, stop in pairwise(splits.tolist())], splits
+def _sizes_without_rewards(given: Mapping[str, Any], wanted: Wanted) -> Integers:
+    """Row splits of candidates by the columns that go set by set."""
+    if "utilities" in wanted.of_sets and "utilities" in given:
+        return _sizes_of_tables(given["utilities"])
+    if "reward" in wanted.of_candidates:
+        raise refusal("/sets", "got None; expected sets, because this utility needs rewards")
+    if "similarities" in given:
+        rows = [sequence(row, f"similarities/{place}") for place, row in enumerate(sequence(given["similarities"], "similarities"))]
+        return splits_of([len(row) if row and not isinstance(row[0], (int, float)) else math.isqrt(len(row)) for row in rows])
+    for name in ("labels", "scores", "topics", "unions"):
+        if name in given:
+            rows = [sequence(row, f"{name}/{place}") for place, row in enumerate(sequence(given[name], name))]
+            return splits_of([len(row) for row in rows])
+    raise refusal("/sets", "got None; expected sets, or columns that this utility needs, set by set")
 
 
 def _listed(value: object) -> object:
@@ -169,8 +185,8 @@ def _listed(value: object) -> object:
     raise TypeError(f"{type(value).__name__}")
 
 
-def _bare_candidates(utilities: Rows) -> tuple[list[float | None], Integers]:
-    """Candidates without data, as many as the tables are about."""
+def _sizes_of_tables(utilities: Rows) -> Integers:
+    """Row splits of the candidates that tables are about."""
     _, splits = ragged(utilities, "utilities")
     sizes = []
     for row, length in enumerate(np.diff(splits).tolist()):
@@ -179,7 +195,7 @@ def _bare_candidates(utilities: Rows) -> tuple[list[float | None], Integers]:
                 f"/utilities/{row}", f"got {length} values; expected 2**K for K candidates", ErrorCode.SHAPE_MISMATCH
             )
         sizes.append(length.bit_length() - 1)
-    return [None] * sum(sizes), splits_of(sizes)
+    return splits_of(sizes)
 
 
 def _ids(ids: object, splits: Integers) -> tuple[Name | None, ...]:
@@ -219,6 +235,32 @@ def _per_candidate(column: object, splits: Integers, name: str) -> Sequence[Any]
     return _nested(entries, splits, name) if nested else entries
 
 
+def _rows_of_candidates(column: object, splits: Integers, name: str) -> list[Sequence[Any]]:
+    """A column with one list per candidate, flat or set by set."""
+    entries = [sequence(entry, f"{name}/{place}") for place, entry in enumerate(sequence(column, name))]
+    deep = len(entries) == len(splits) - 1 and all(
+        len(entry) == size and all(_is_list(part) for part in entry)
+        for entry, size in zip(entries, np.diff(splits).tolist(), strict=True)
+    )
+    flat = [part for entry in entries for part in entry] if deep else entries
+    return [sequence(part, name) for part in flat]
+
+
+def _scores(column: object, splits: Integers, name: str) -> dict[str, Any]:
+    """One row of numbers per candidate."""
+    values, row_splits = ragged(_rows_of_candidates(column, splits, name), name)
+    return {"values": values, "row_splits": row_splits.tolist()}
+
+
+def _matrices(column: object, _: Integers, name: str) -> dict[str, Any]:
+    """One matrix per set."""
+    return matrices(column, name)
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, (list, tuple)) or hasattr(value, "tolist")
+
+
 def _nested(column: Sequence[Any], splits: Integers, name: str) -> list[Any]:
     """A column given set by set, flat."""
     if len(column) != len(splits) - 1:
@@ -244,4 +286,9 @@ _CONVERTERS: dict[str, Callable[[Any, Integers, str], Any]] = {
     "spans": _spans,
     "texts": _per_candidate,
     "candidate_ids": _per_candidate,
+    "labels": _per_candidate,
+    "unions": _per_candidate,
+    "topics": _rows_of_candidates,
+    "scores": _scores,
+    "similarities": _matrices,
 }

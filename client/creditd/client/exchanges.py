@@ -169,7 +169,7 @@ def body_of(exchange: Exchange) -> Body:
     named = False
     try:
         if exchange.operation == SHAPLEY_PATH:
-            splits = np.array(request["columns"]["rewards"]["row_splits"], dtype=np.int64)
+            splits = _splits_in(request["columns"])
         elif exchange.operation == GROUP_PATH:
             named = isinstance(request["rewards"], dict)
             rows = next(iter(request["rewards"].values())) if named else request["rewards"]
@@ -183,6 +183,15 @@ def body_of(exchange: Exchange) -> Body:
     if exchange.ids is not None and len(exchange.ids) != len(splits) - 1:
         raise ValueError(f"ids: got {len(exchange.ids)}; expected {len(splits) - 1}, one per set")
     return Body(content=exchange.request.encode(), row_splits=splits, ids=exchange.ids, named=named)
+
+
+def _splits_in(columns: dict[str, Any]) -> Integers:
+    """Row splits of the candidates in the columns of a request."""
+    rewards = columns.get("rewards")
+    if rewards is None:
+        return np.array(columns["row_splits"], dtype=np.int64)
+    one = rewards if "row_splits" in rewards else next(iter(rewards.values()))
+    return np.array(one["row_splits"], dtype=np.int64)
 
 
 def answer_of(exchange: Exchange) -> Result | None:

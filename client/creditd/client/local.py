@@ -17,17 +17,12 @@ from creditd.credit.group_advantages import GroupRule
 from creditd.credit.set_advantages import NormalizationType
 from creditd.credit.set_credit import SetCreditOptions, set_credit
 from creditd.wire import v1
-from creditd.wire.columns import (
-    CREDIT_NAMES,
-    UTILITY_NAMES,
-    RequestLimits,
-    SetBatch,
-    batch_of,
-    causes_first,
-    options_of,
-)
+from creditd.wire.choices import CREDIT_NAMES, UTILITY_NAMES, options_of
+from creditd.wire.columns import batch_of
 from creditd.wire.errors import ErrorCode
 from creditd.wire.group_rows import GroupRows, solve_group
+from creditd.wire.limits import RequestLimits
+from creditd.wire.set_batches import SetBatch, causes_first
 from creditd.wire.validation import WireError, from_validation_error
 from creditd.wire.versions import METHODS_VERSION, package_version
 
@@ -77,7 +72,7 @@ def shapley_result(body: Body, request_id: str) -> ShapleyResult:
         credit_sum=solved.credit_sums,
         gap=solved.gaps,
         exact=True,
-        method="table" if request.utility.type == "table" else "order_statistic",
+        method=solved.method,
         ids=body.ids,
         ok=solved.ok,
         flag_masks=solved.flags,

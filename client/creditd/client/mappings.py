@@ -7,7 +7,17 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, TypeAlias
 
-from creditd.client.arrays import Integers, Sets, numbers, ragged, refusal, sequence, span_columns, splits_of
+from creditd.client.arrays import (
+    Integers,
+    Sets,
+    matrices,
+    numbers,
+    ragged,
+    refusal,
+    sequence,
+    span_columns,
+    splits_of,
+)
 from creditd.client.results import Ragged
 from creditd.wire import v1
 from creditd.wire.errors import ErrorCode
@@ -21,10 +31,30 @@ _REASONS = {
     "candidates": "candidates is missing; expected a list of mappings",
     "n_tokens": "n_tokens is missing; expected a number of tokens, because token advantages are asked for",
     "reward": "reward is missing; expected a number, or None for a candidate that was not scored",
+    "label": "label is missing; expected the answer that the candidate gives",
+    "topics": "topics is missing; expected a list of what the candidate covers",
+    "scores": "scores is missing; expected one number per target",
+    "union": "union is missing; expected the name of the candidate's union",
     "span": "span is missing; expected [start, stop], or None for a candidate without tokens",
     "utilities": "utilities is missing; expected 2**K values for the table utility",
+    "similarities": "similarities is missing; expected a K × K matrix",
 }
-_MAY_BE_NONE = {"reward", "span"}
+_MAY_BE_NONE = {"reward", "label", "union", "span"}
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a request needs to know.
+
+    Attributes:
+        of_sets: Fields of every set, `utilities` or `similarities`.
+        of_candidates: Fields of every candidate: `reward`, `label`, `topics`, `scores`, `union`.
+        tokens: Whether token advantages are asked for.
+    """
+
+    of_sets: tuple[str, ...] = ()
+    of_candidates: tuple[str, ...] = ("reward",)
+    tokens: bool = False
 
 
 @dataclass(frozen=True)
@@ -64,13 +94,12 @@ def mappings_in(sets: Sets | None) -> Mappings | None:
     return found or None
 
 
-def gathered(sets: Mappings, *, table: bool, tokens: bool) -> SetColumns:
+def gathered(sets: Mappings, wanted: Wanted) -> SetColumns:
     """Mappings as columns; only what the request needs is sent.
 
     Args:
         sets: At least one mapping.
-        table: Whether the utility is a table.
-        tokens: Whether token advantages are asked for.
+        wanted: What the request needs.
 
     Returns:
         The columns that the same sets would have been given in.
@@ -78,7 +107,7 @@ def gathered(sets: Mappings, *, table: bool, tokens: bool) -> SetColumns:
     Raises:
         InvalidRequestError: If a field is unknown, missing where it is needed, or not of the type it should be.
     """
-    members = _checked_members(sets, table=table, tokens=tokens)
+    members = _checked_members(sets, wanted)
     candidates = [candidate for row in members for candidate in row]
     splits = splits_of([len(row) for row in members])
     places = [(row, place) for row, found in enumerate(members) for place in range(len(found))]
@@ -86,36 +115,66 @@ def gathered(sets: Mappings, *, table: bool, tokens: bool) -> SetColumns:
     def pointer_to(field: str) -> Callable[[int], str]:
         return lambda flat: f"/sets/{places[flat][0]}/candidates/{places[flat][1]}/{field}"
 
-    rewards = numbers([candidate.get("reward") for candidate in candidates], pointer_to("reward"))
-    columns: dict[str, Any] = {"rewards": {"values": rewards, "row_splits": splits.tolist()}}
+    columns: dict[str, Any] = _reward_columns(candidates, splits, pointer_to("reward"), wanted)
     groups = _groups(sets)
     if groups:
         columns["groups"] = groups
     if _any_has(sets, "set_reward"):
         whole = [item.get("set_reward") for item in sets]
         columns["set_rewards"] = numbers(whole, lambda row: f"/sets/{row}/set_reward")
-    if tokens:
+    if wanted.tokens:
         columns["n_tokens"] = [item["n_tokens"] for item in sets]
         columns["spans"] = span_columns([candidate["span"] for candidate in candidates], pointer_to("span"))
-    if table:
+    for field, column in (("label", "labels"), ("union", "unions")):
+        if field in wanted.of_candidates:
+            columns[column] = [candidate[field] for candidate in candidates]
+    if "topics" in wanted.of_candidates:
+        topics = [sequence(candidate["topics"], pointer_to("topics")(i)[1:]) for i, candidate in enumerate(candidates)]
+        columns["topics"] = topics
+    if "scores" in wanted.of_candidates:
+        values, score_splits = ragged([candidate["scores"] for candidate in candidates], "scores")
+        columns["scores"] = {"values": values, "row_splits": score_splits.tolist()}
+    if "similarities" in wanted.of_sets:
+        columns["similarities"] = matrices([item["similarities"] for item in sets], "similarities")
+    if "utilities" in wanted.of_sets:
         values, table_splits = ragged([item["utilities"] for item in sets], "utilities")
         columns["utilities"] = {"values": values, "row_splits": table_splits.tolist()}
-    if table and _any_has(candidates, "id"):
-        columns["candidate_ids"] = _names_in_order(candidates, splits)
+        if _any_has(candidates, "id"):
+            columns["candidate_ids"] = _names_in_order(candidates, splits)
     if _any_has(candidates, "text"):
         columns["texts"] = [candidate.get("text") for candidate in candidates]
     ids = tuple(item.get("id") for item in sets) if _any_has(sets, "id") else None
     return SetColumns(columns=columns, row_splits=splits, ids=ids)
 
 
-def _checked_members(sets: Mappings, *, table: bool, tokens: bool) -> list[Mappings]:
+def _reward_columns(
+    candidates: Mappings, splits: Integers, pointer: Callable[[int], str], wanted: Wanted
+) -> dict[str, Any]:
+    """Rewards, by name where they have names; the sizes alone where the utility needs no reward and there is none."""
+    row_splits = splits.tolist()
+    rewards = [candidate.get("reward") for candidate in candidates]
+    names = {frozenset(reward) for reward in rewards if isinstance(reward, Mapping)}
+    if not names:
+        if "reward" not in wanted.of_candidates and not _any_has(candidates, "reward"):
+            return {"row_splits": row_splits}
+        return {"rewards": {"values": numbers(rewards, pointer), "row_splits": row_splits}}
+    if len(names) > 1 or any(reward is not None and not isinstance(reward, Mapping) for reward in rewards):
+        raise refusal("/sets", "rewards have different names; expected the same names for all candidates")
+    by_name: dict[str, Any] = {}
+    for name in sorted(next(iter(names))):
+        values = [reward[name] if isinstance(reward, Mapping) else None for reward in rewards]
+        by_name[name] = {"values": numbers(values, pointer), "row_splits": row_splits}
+    return {"rewards": by_name}
+
+
+def _checked_members(sets: Mappings, wanted: Wanted) -> list[Mappings]:
     """The candidates of each set, once every field is known and what the request needs is there."""
-    of_set = ["candidates", *["utilities"] * table, *["n_tokens"] * tokens]
-    of_candidate = [*["reward"] * (not table), *["span"] * tokens]
+    of_set = ["candidates", *wanted.of_sets, *["n_tokens"] * wanted.tokens]
+    of_candidate = [*wanted.of_candidates, *["span"] * wanted.tokens]
     members: list[Mappings] = []
     for row, item in enumerate(sets):
         _check_fields(item, f"/sets/{row}", _SET_FIELDS, of_set)
-        if not table and item.get("utilities") is not None:
+        if "utilities" not in wanted.of_sets and item.get("utilities") is not None:
             raise refusal(f"/sets/{row}/utilities", "got utilities; expected them for the table utility only")
         found = sequence(item["candidates"], f"sets/{row}/candidates")
         for place, candidate in enumerate(found):

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from creditd.credit.candidate_features import CandidateFeatures
 from creditd.credit.candidate_sets import CandidateSets
+from creditd.credit.credit_rules import needs_unions
 from creditd.credit.set_utilities import Need, needs
 from creditd.wire import v1
 from creditd.wire.arrays import (
@@ -24,7 +25,7 @@ from creditd.wire.arrays import (
     ranks_of,
     splits_of,
 )
-from creditd.wire.choices import utility_of
+from creditd.wire.choices import rule_of, utility_of
 from creditd.wire.errors import ErrorCode
 from creditd.wire.features import score_columns, topic_columns
 from creditd.wire.fields import MAX_SETS
@@ -61,7 +62,7 @@ def batch_of(request: v1.ShapleyRequest, limits: RequestLimits) -> SetBatch:
         WireError: If columns disagree in length, row splits are not, a needed column is absent, or only some sets name
             their group.
     """
-    needed, unions = needs(utility_of(request.utility)), _needs_unions(request.credit)
+    needed, unions = needs(utility_of(request.utility)), needs_unions(rule_of(request.credit))
     if request.columns is not None:
         batch = _from_columns(request, request.columns, needed, unions=unions)
     else:
@@ -74,11 +75,6 @@ def batch_of(request: v1.ShapleyRequest, limits: RequestLimits) -> SetBatch:
     if request.tokens is not None and batch.sets.n_tokens is not None:
         check_tokens(batch.sets.n_tokens, limits)
     return batch
-
-
-def _needs_unions(credit: v1.CreditChoice) -> bool:
-    ends = (credit.from_, credit.to) if isinstance(credit, v1.BlendCredit) else (credit,)
-    return any((end if isinstance(end, str) else end.type) == "owen" for end in ends)
 
 
 def _from_columns(

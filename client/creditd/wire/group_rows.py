@@ -20,8 +20,9 @@ from creditd.credit.group_advantages import (
 from creditd.credit.group_sums import MAX_MAGNITUDE
 from creditd.credit.whitening import Whitening
 from creditd.wire import v1
-from creditd.wire.columns import RequestLimits, check_rows, numbers_or_missing
+from creditd.wire.arrays import numbers_or_missing
 from creditd.wire.errors import ErrorCode
+from creditd.wire.limits import RequestLimits, check_rows
 from creditd.wire.validation import wire_error
 
 Floats: TypeAlias = NDArray[np.float64]

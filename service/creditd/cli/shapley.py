@@ -21,7 +21,11 @@ from pydantic_core import from_json
 from tqdm import tqdm
 
 from creditd.client import Client, CreditdError, InvalidRequestError, ShapleyResult, StatusError
-from creditd.wire.columns import RequestLimits, lacking, options_of
+from creditd.client.bodies import wanted_by
+from creditd.wire.choices import options_of
+from creditd.wire.limits import RequestLimits
+from creditd.wire.nested import lacking
+from creditd.wire.utilities import FacilityLocationUtility, NoisyOrUtility, SumUtility
 from creditd.wire.v1 import BlendCredit, CandidateSet, MixtureCredit, ShapleyRequest
 from creditd.wire.validation import WireError, from_validation_error
 
@@ -160,7 +164,10 @@ def _read(source: Iterable[bytes], choices: ShapleyRequest) -> _Work:
     Texts are not kept: this command treats duplicates as players, and needs them for nothing else.
     """
     work = _Work()
-    table, tokens = choices.utility.type == "table", choices.tokens is not None
+    wanted = wanted_by(choices.utility, choices.credit, tokens=choices.tokens is not None)
+    of_sets = [*wanted.of_sets, *["n_tokens"] * wanted.tokens]
+    of_candidates = [*wanted.of_candidates, *["span"] * wanted.tokens]
+    named: tuple[int, frozenset[str]] | None = None
     for number, raw in enumerate(source, start=1):
         text = raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw
         if not text.strip():
@@ -171,7 +178,14 @@ def _read(source: Iterable[bytes], choices: ShapleyRequest) -> _Work:
             found = from_validation_error(error)
             work.lose(number, _names(text), found.code.value, found.detail)
             continue
-        lack = lacking(0, item, table=table, tokens=tokens)
+        names = _reward_names(item)
+        if named is None or (names is not None and not item.candidates):
+            named = (number, names or frozenset()) if item.candidates else named
+        elif names is None or names != named[1]:
+            detail = f"rewards have other names than those of line {named[0]}; expected the same names on all lines"
+            work.lose(number, {"id": item.id, "group": item.group}, "invalid_request", detail)
+            continue
+        lack = lacking(0, item, of_sets, of_candidates)
         if lack is not None:
             place = "" if lack.position is None else f"/candidates/{lack.position}/{lack.field}: "
             work.lose(number, {"id": item.id, "group": item.group}, lack.code, place + lack.detail)
@@ -181,6 +195,13 @@ def _read(source: Iterable[bytes], choices: ShapleyRequest) -> _Work:
             candidate.pop("text", None)
         work.lines.append(_Line(number, fields))
     return work
+
+
+def _reward_names(item: CandidateSet) -> frozenset[str] | None:
+    """The names of the rewards of a set, none for rewards without names; None if its candidates disagree."""
+    rewards = [candidate.reward for candidate in item.candidates if candidate.reward is not None]
+    names = {frozenset(reward) if isinstance(reward, dict) else frozenset() for reward in rewards}
+    return next(iter(names), frozenset()) if len(names) <= 1 else None
 
 
 def _names(text: bytes) -> dict[str, str | int]:
@@ -227,13 +248,19 @@ def _solve(client: Client, batch: Sequence[_Line], choices: ShapleyRequest, work
                 work.fail(line.number, line.item.get("id"), error.code, str(error))
             return
         # Nothing could be answered, and a refusal names ten sets at most; beside a sound set each one is named.
-        result = _ask(client, batch, choices, beside=_sound_set(choices))
+        result = _ask(client, batch, choices, beside=_sound_set(choices, _names_of_rewards(batch)))
     errors = {error.row: error for error in result.errors}
     for row, line in enumerate(batch):
         if row in errors:
             work.fail(line.number, line.item.get("id"), errors[row].code, errors[row].detail)
         else:
             work.results[line.number] = _success(line, result, row, incomplete=line.group in work.broken_groups)
+
+
+def _names_of_rewards(batch: Sequence[_Line]) -> list[str]:
+    """Names of the rewards of a batch, the same on all of its lines."""
+    rewards = (candidate.get("reward") for line in batch for candidate in line.item["candidates"])
+    return next((sorted(reward) for reward in rewards if isinstance(reward, dict)), [])
 
 
 def _ask(
@@ -251,16 +278,24 @@ def _ask(
     )
 
 
-def _sound_set(choices: ShapleyRequest) -> dict[str, Any]:
-    """A set that any choices can answer, in a group of its own."""
+def _sound_set(choices: ShapleyRequest, names: Iterable[str]) -> dict[str, Any]:
+    """A set that any choices can answer, in a group of its own; its rewards have the names given, if any."""
+    reward = dict.fromkeys(names, 0.0) or 0.0
     ends = [choices.credit]
     if isinstance(choices.credit, BlendCredit):
         ends = [end for end in (choices.credit.from_, choices.credit.to) if not isinstance(end, str)]
+    utility = choices.utility
+    terms = [term.utility for term in utility.terms or ()] if isinstance(utility, SumUtility) else [utility]
+    weights = [term.weights for term in terms if isinstance(term, FacilityLocationUtility | NoisyOrUtility)]
+    scores = [0.0] * max([len(found) for found in weights if found] or [1])
     size = next((len(end.weights) for end in ends if isinstance(end, MixtureCredit)), 1)
     sound: dict[str, Any] = {
         "group": f"{_ALONE}:sound",
         "n_tokens": 0,
-        "candidates": [{"reward": 0.0, "span": None} for _ in range(size)],
+        "similarities": [[float(i == j) for j in range(size)] for i in range(size)],
+        "candidates": [
+            {"reward": reward, "span": None, "label": 0, "topics": [], "scores": scores, "union": 0} for _ in range(size)
+        ],
     }
     if choices.utility.type == "table":
         sound["utilities"] = [0.0] * 2**size

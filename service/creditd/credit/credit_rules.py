@@ -134,6 +134,16 @@ CreditRule: TypeAlias = EndRule | Blend
 Semivalue: TypeAlias = Shapley | LeaveOneOut | OwnReward | MaxAtK | Mixture
 
 
+def ends_of(rule: CreditRule) -> tuple[EndRule, ...]:
+    """The rules that a blend mixes, or the rule itself."""
+    return (rule.start, rule.end) if isinstance(rule, Blend) else (rule,)
+
+
+def needs_unions(rule: CreditRule) -> bool:
+    """Whether a rule asks which candidates belong together."""
+    return any(isinstance(end, Owen) for end in ends_of(rule))
+
+
 def size_weights(rule: Semivalue, n_candidates: int) -> Floats:
     """Probability weight q_s of the coalitions of s other candidates, s = 0 … K−1.
 

@@ -40,7 +40,14 @@ class Table:
 
 
 class SetGames(Protocol):
-    """B games of n players each."""
+    """B games of n players each.
+
+    Attributes:
+        every_semivalue: Whether `semivalues` takes any weights, and not those of Shapley, own reward and leave-one-out
+            alone.
+    """
+
+    every_semivalue: ClassVar[bool]
 
     @property
     def n_players(self) -> int:
@@ -71,6 +78,7 @@ class OrderStatisticGames:
         utility: Utility of a set of rewards.
     """
 
+    every_semivalue: ClassVar[bool] = True
     rewards: Floats
     utility: OrderStatistic
 
@@ -113,6 +121,7 @@ class TableGames:
             same bits whatever their order.
     """
 
+    every_semivalue: ClassVar[bool] = True
     tables: Floats
     players: Integers
     ranks: Integers
@@ -166,6 +175,7 @@ class WeightedGames:
         games: B games of n players per term.
     """
 
+    every_semivalue: ClassVar[bool] = True
     weights: tuple[float, ...]
     games: tuple[SetGames, ...]
 
@@ -256,7 +266,7 @@ def any_semivalues(games: SetGames, weights: Floats) -> Floats:
     Cost:
         That of the games' kernel, or 2ⁿ evaluations.
     """
-    by_formula = getattr(games, "every_semivalue", True) or has_formula(weights)
+    by_formula = games.every_semivalue or has_formula(weights)
     return (games if by_formula else enumerated(games)).semivalues(weights)
 
 

@@ -21,7 +21,7 @@ from creditd.credit.candidate_sets import (
     check_candidate_sets,
     find_players,
 )
-from creditd.credit.credit_rules import Blend, CreditRule, Owen, Shapley
+from creditd.credit.credit_rules import CreditRule, Shapley, needs_unions
 from creditd.credit.feature_checks import check_features
 from creditd.credit.flags import Flag
 from creditd.credit.group_advantages import group_advantages
@@ -36,7 +36,7 @@ from creditd.credit.set_expectations import (
     fail_uneven_groups,
 )
 from creditd.credit.set_games import SolvedSets, solve_sets
-from creditd.credit.set_utilities import Utility
+from creditd.credit.set_utilities import Method, Utility, method_of
 from creditd.credit.token_advantages import CandidateSpans, TokenPolicy, token_advantages
 
 Floats: TypeAlias = NDArray[np.float64]
@@ -91,6 +91,7 @@ class SetCredits:
         token_advantages: Shape (T,), float64, completion after completion, or None. A failed set has NaN.
         token_splits: Shape (B + 1,), int64, or None.
         errors: At most one per set, by row.
+        method: How the credits were found.
     """
 
     credits: Floats
@@ -106,6 +107,7 @@ class SetCredits:
     token_advantages: Floats | None
     token_splits: Integers | None
     errors: tuple[SetError, ...]
+    method: Method
 
     @property
     def ok(self) -> Booleans:
@@ -196,6 +198,7 @@ def set_credit(
         token_advantages=tokens,
         token_splits=token_splits,
         errors=errors.sorted(),
+        method="owen" if needs_unions(options.rule) else method_of(options.utility),
     )
 
 
@@ -211,11 +214,9 @@ def _check(
 ) -> None:
     """Fail the sets that the utility, the rule, the caller or the normalisation cannot take."""
     if not given:
-        rules = (options.rule.start, options.rule.end) if isinstance(options.rule, Blend) else (options.rule,)
-        unions = any(isinstance(rule, Owen) for rule in rules)
         limit = options.max_table_players
         check_rule(options.rule, options.utility, n_players, n_candidates, errors, max_table_players=limit)
-        check_features(batch, options.utility, players, errors, unions=unions)
+        check_features(batch, options.utility, players, errors, unions=needs_unions(options.rule))
     check_expectation(batch, options.expect, players, errors)
     if options.fail_incomplete_groups:
         fail_incomplete_groups(batch, errors)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from creditd.credit.candidate_sets import CandidateSets, Players, SetErrors
-from creditd.credit.credit_rules import Blend, CreditRule, EndRule, MaxAtK, Mixture, Owen
+from creditd.credit.credit_rules import CreditRule, EndRule, MaxAtK, Mixture, Owen, ends_of
 from creditd.credit.games import MAX_ENUMERATED_PLAYERS, Table
 from creditd.credit.set_utilities import Utility, every_semivalue, max_players_of
 
@@ -85,7 +85,7 @@ def check_rule(
     Cost:
         O(B).
     """
-    for end in (rule.start, rule.end) if isinstance(rule, Blend) else (rule,):
+    for end in ends_of(rule):
         if isinstance(end, Mixture):
             _check_mixture(len(end.weights), n_candidates, errors)
         limit = min(max_table_players, MAX_ENUMERATED_PLAYERS)

@@ -90,6 +90,8 @@ _NEEDS: dict[type[OneUtility], frozenset[Need]] = {
     LogDet: frozenset({"similarities"}),
     Table: frozenset({"utilities"}),
 }
+NEEDS: dict[str, frozenset[Need]] = {utility.type: needed for utility, needed in _NEEDS.items()}
+"""What has to be known of every candidate, or of every set, by the name of the utility."""
 _METHODS: dict[type[OneUtility], Method] = {
     **dict.fromkeys(get_args(OrderStatistic), "order_statistic"),
     **dict.fromkeys((Coverage, FacilityLocation), "coverage"),

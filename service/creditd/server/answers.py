@@ -11,9 +11,11 @@ from creditd.scoring.deadline import Deadline
 from creditd.server.convert import envelope, error_items, flag_counts, group_body, plain_body, shapley_body
 from creditd.server.errors import ServiceError
 from creditd.server.resources import CandidateScorer
-from creditd.wire.columns import RequestLimits, batch_of, options_of
+from creditd.wire.choices import options_of
+from creditd.wire.columns import batch_of
 from creditd.wire.errors import ErrorItem
 from creditd.wire.group_rows import solve_group
+from creditd.wire.limits import RequestLimits
 from creditd.wire.v1 import GroupRequest, ShapleyRequest
 from creditd.wire.validation import WireError
 
@@ -81,7 +83,7 @@ def answer_sets(
     if len(answer.errors) == batch.sets.n_sets:
         return _nothing_answered("set", batch.sets.n_sets, codes, error_items(answer, batch))
     return Answer(
-        shapley_body(answer, batch, asked.utility.type, head), batch.sets.n_sets, codes, flag_counts(answer.flags)
+        shapley_body(answer, batch, head), batch.sets.n_sets, codes, flag_counts(answer.flags)
     )
 
 

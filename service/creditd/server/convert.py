@@ -14,9 +14,10 @@ from creditd.credit.group_advantages import GroupRule
 from creditd.credit.set_advantages import NormalizationType
 from creditd.credit.set_credit import SetCredits
 from creditd.server.settings import Settings
-from creditd.wire.columns import CREDIT_NAMES, UTILITY_NAMES, SetBatch, causes_first
+from creditd.wire.choices import CREDIT_NAMES, UTILITY_NAMES
 from creditd.wire.errors import ERROR_KINDS, ErrorCode, ErrorItem
 from creditd.wire.group_rows import GroupRows
+from creditd.wire.set_batches import SetBatch, causes_first
 from creditd.wire.v1 import FlagName, Info, Limits, Service
 from creditd.wire.versions import METHODS_VERSION, package_version
 
@@ -50,13 +51,12 @@ def plain_body(head: Mapping[str, Any]) -> bytes:
     return orjson.dumps(head)
 
 
-def shapley_body(answer: SetCredits, batch: SetBatch, utility_type: str, head: Mapping[str, Any]) -> bytes:
+def shapley_body(answer: SetCredits, batch: SetBatch, head: Mapping[str, Any]) -> bytes:
     """The answer to `/v1/credit/shapley` as JSON, in the form of the request.
 
     Args:
         answer: What the arithmetic returned.
         batch: The sets that were asked about.
-        utility_type: Name of the utility.
         head: The envelope.
 
     Returns:
@@ -66,11 +66,10 @@ def shapley_body(answer: SetCredits, batch: SetBatch, utility_type: str, head: M
         Columnar: one pass over arrays. Nested: one object per set.
     """
     document = dict(head)
-    method = "table" if utility_type == "table" else "order_statistic"
     if batch.nested:
-        document["sets"] = _nested(answer, batch, method)
+        document["sets"] = _nested(answer, batch)
     else:
-        document["columns"] = _columns(answer, batch, method)
+        document["columns"] = _columns(answer, batch)
         document["errors"] = [
             {"row": error.row, **_item_error(error.code, batch.pointer(error), error.detail)} for error in answer.errors
         ]
@@ -133,7 +132,7 @@ def _item_error(code: str, pointer: str, detail: str) -> dict[str, Any]:
     return {"code": code, "pointer": pointer, "detail": detail, "retryable": ERROR_KINDS[ErrorCode(code)].retryable}
 
 
-def _columns(answer: SetCredits, batch: SetBatch, method: str) -> dict[str, Any]:
+def _columns(answer: SetCredits, batch: SetBatch) -> dict[str, Any]:
     splits = answer.row_splits
     columns: dict[str, Any] = {
         "ids": batch.ids,
@@ -150,14 +149,14 @@ def _columns(answer: SetCredits, batch: SetBatch, method: str) -> dict[str, Any]
         "flags": answer.flags,
         "flag_names": FLAG_NAMES,
         "exact": True,
-        "method": method,
+        "method": answer.method,
     }
     if answer.token_splits is not None:
         columns["token_advantages"] = {"values": answer.token_advantages, "row_splits": answer.token_splits}
     return columns
 
 
-def _nested(answer: SetCredits, batch: SetBatch, method: str) -> list[dict[str, Any]]:
+def _nested(answer: SetCredits, batch: SetBatch) -> list[dict[str, Any]]:
     errors: dict[int, SetError] = {error.row: error for error in answer.errors}
     ids = batch.ids or [None] * len(answer.flags)
     tokens, splits, whole = answer.token_advantages, answer.token_splits, answer.set_reward_advantages
@@ -183,7 +182,7 @@ def _nested(answer: SetCredits, batch: SetBatch, method: str) -> list[dict[str, 
                 "credit_sum": answer.credit_sums[row],
                 "gap": answer.gaps[row],
                 "exact": True,
-                "method": method,
+                "method": answer.method,
                 "standard_errors": None,
                 "flags": Flag(int(answer.flags[row])).wire_names,
             }

@@ -17,7 +17,7 @@ from creditd.scoring.candidate_credit import score_candidate_sets
 from creditd.scoring.deadline import Deadline, DeadlineExceededError
 from creditd.server.metrics import Metrics
 from creditd.server.settings import Settings
-from creditd.wire.columns import RequestLimits
+from creditd.wire.limits import RequestLimits
 
 T = TypeVar("T")
 
@@ -66,6 +66,7 @@ class Resources:
             table_candidates=self.settings.max_table_candidates,
             token_advantages=self.settings.max_token_advantages,
             tokens_per_set=self.settings.max_tokens_per_set,
+            evaluations=self.settings.max_evaluations,
         )
 
     def enter(self) -> None:

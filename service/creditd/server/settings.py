@@ -61,6 +61,9 @@ class Settings(BaseSettings):
     max_tokens_per_set: Annotated[int, Field(ge=1, le=1 << 20)] = 131_072
     """Completion tokens of one set."""
 
+    max_evaluations: Annotated[int, Field(ge=2, le=1 << 20)] = 1 << 16
+    """Utilities of one game that a caller evaluates."""
+
     _file_keys: tuple[SecretStr, ...] = PrivateAttr(default=())
 
     @property
