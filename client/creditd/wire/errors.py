@@ -33,6 +33,7 @@ class ErrorCode(str, Enum):
     OVERLOADED = "overloaded"
     DRAINING = "draining"
     DEADLINE_EXCEEDED = "deadline_exceeded"
+    NON_FINITE_UTILITY = "non_finite_utility"
     INTERNAL = "internal"
 
 
@@ -68,6 +69,7 @@ ERROR_KINDS: dict[ErrorCode, ErrorKind] = {
     ErrorCode.OVERLOADED: ErrorKind(503, retryable=True, title="The service has as many requests as it can take."),
     ErrorCode.DRAINING: ErrorKind(503, retryable=True, title="The service is shutting down."),
     ErrorCode.DEADLINE_EXCEEDED: ErrorKind(504, retryable=True, title="The request's deadline passed."),
+    ErrorCode.NON_FINITE_UTILITY: ErrorKind(422, retryable=False, title="A utility is not a finite number."),
     ErrorCode.INTERNAL: ErrorKind(500, retryable=True, title="The service failed."),
 }
 

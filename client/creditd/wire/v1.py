@@ -46,6 +46,7 @@ FlagName: TypeAlias = Literal[
     "candidate_truncated",
     "duplicates_collapsed",
     "unstable_normalization",
+    "interval_approximate",
 ]
 MethodName: TypeAlias = Literal[
     "order_statistic", "coverage", "pairwise", "vote", "quadrature", "log_det", "table", "sum", "owen"

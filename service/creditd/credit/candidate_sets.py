@@ -30,6 +30,7 @@ ErrorCode: TypeAlias = Literal[
     "group_incomplete",
     "invalid_request",
     "non_finite_utility",
+    "budget_exceeded",
 ]
 ErrorField: TypeAlias = Literal[
     "reward",
@@ -40,6 +41,7 @@ ErrorField: TypeAlias = Literal[
     "span",
     "id",
     "utilities",
+    "coalitions",
     "similarities",
     "set_reward",
     "n_tokens",

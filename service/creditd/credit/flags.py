@@ -24,6 +24,8 @@ class Flag(IntFlag):
     """Copies of an earlier candidate are null players."""
     UNSTABLE_NORMALIZATION = 128
     """The denominator is far below the spread of the credits, so the advantages are very large."""
+    INTERVAL_APPROXIMATE = 256
+    """Between 10·n and 30·n coalitions were evaluated: the coverage of the intervals is not promised."""
 
     @property
     def wire_names(self) -> tuple[str, ...]:

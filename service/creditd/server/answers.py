@@ -7,15 +7,21 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from creditd.scoring.deadline import Deadline
-from creditd.server.convert import envelope, error_items, flag_counts, group_body, plain_body, shapley_body
+from creditd.server.convert import envelope, error_items, flag_counts, group_body, plain_body, shapley_body, solve_body
 from creditd.server.errors import ServiceError
 from creditd.server.resources import CandidateScorer
 from creditd.wire.choices import options_of
 from creditd.wire.columns import batch_of
-from creditd.wire.errors import ErrorItem
+from creditd.wire.errors import ErrorCode, ErrorItem
 from creditd.wire.group_rows import solve_group
 from creditd.wire.limits import RequestLimits
+from creditd.wire.set_batches import causes_first
+from creditd.wire.solve import SolveRequest
+from creditd.wire.solve_items import item_flags, solve_items
+from creditd.wire.solve_items import pointer_to as solve_pointer
 from creditd.wire.v1 import GroupRequest, ShapleyRequest
 from creditd.wire.validation import WireError
 
@@ -85,6 +91,42 @@ def answer_sets(
     return Answer(
         shapley_body(answer, batch, head), batch.sets.n_sets, codes, flag_counts(answer.flags)
     )
+
+
+def answer_solve(
+    asked: SolveRequest, *, request_id: str, received_s: float, limits: RequestLimits, deadline: Deadline
+) -> Answer:
+    """The answer to `/v1/credit/shapley/solve`.
+
+    Args:
+        asked: The request.
+        request_id: Its identity.
+        received_s: When its last byte arrived, on `time.perf_counter`.
+        limits: Bounds of one request.
+        deadline: When the caller stops waiting.
+
+    Returns:
+        The body, or a refusal when no item could be answered.
+
+    Raises:
+        ServiceError: If the choices contradict each other.
+        DeadlineExceededError: If the caller has stopped waiting.
+    """
+    queue_s = time.perf_counter() - received_s
+    try:
+        answer = solve_items(asked, limits, deadline.check)
+    except WireError as error:
+        raise ServiceError(error.code, error.detail, error.items) from None
+    codes = Counter(str(error.code) for error in answer.errors)
+    if len(answer.errors) == len(asked.items):
+        items = tuple(
+            ErrorItem(pointer=solve_pointer(error), code=ErrorCode(error.code), detail=error.detail)
+            for error in causes_first(answer.errors)[:10]
+        )
+        return _nothing_answered("item", len(asked.items), codes, items)
+    failed = {error.row for error in answer.errors}
+    flags = np.array([0 if row in failed else item_flags(answer, row) for row in range(len(asked.items))])
+    return Answer(solve_body(answer, asked, envelope(request_id, queue_s)), len(asked.items), codes, flag_counts(flags))
 
 
 def answer_groups(

@@ -18,6 +18,9 @@ from creditd.wire.choices import CREDIT_NAMES, UTILITY_NAMES
 from creditd.wire.errors import ERROR_KINDS, ErrorCode, ErrorItem
 from creditd.wire.group_rows import GroupRows
 from creditd.wire.set_batches import SetBatch, causes_first
+from creditd.wire.solve import SolveRequest
+from creditd.wire.solve_items import SolvedItems, solve_item
+from creditd.wire.solve_items import pointer_to as solve_pointer
 from creditd.wire.v1 import FlagName, Info, Limits, Service
 from creditd.wire.versions import METHODS_VERSION, package_version
 
@@ -74,6 +77,20 @@ def shapley_body(answer: SetCredits, batch: SetBatch, head: Mapping[str, Any]) -
             {"row": error.row, **_item_error(error.code, batch.pointer(error), error.detail)} for error in answer.errors
         ]
     return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def solve_body(answer: SolvedItems, request: SolveRequest, head: Mapping[str, Any]) -> bytes:
+    """The answer to `/v1/credit/shapley/solve` as JSON that fits `SolveResponse`."""
+    errors = {error.row: error for error in answer.errors}
+    items: list[dict[str, Any]] = []
+    for row, (asked, item) in enumerate(zip(request.items, answer.items, strict=True)):
+        if row in errors or item is None:
+            error = errors[row]
+            failure = _item_error(error.code, solve_pointer(error), error.detail)
+            items.append({"id": asked.id, "status": "error", "error": failure})
+            continue
+        items.append({"id": asked.id, **solve_item(item, answer, row)})
+    return orjson.dumps({**head, "done": answer.done, "items": items}, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
 def group_body(answer: GroupRows, head: Mapping[str, Any]) -> bytes:

@@ -13,10 +13,11 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from creditd.wire.errors import ERROR_KINDS, ErrorCode, Problem
+from creditd.wire.solve import SolveRequest
 from creditd.wire.v1 import GroupRequest, ShapleyRequest
 
 _REFERENCE = "#/components/schemas/{model}"
-_REQUESTS: tuple[type[BaseModel], ...] = (ShapleyRequest, GroupRequest)
+_REQUESTS: tuple[type[BaseModel], ...] = (ShapleyRequest, SolveRequest, GroupRequest)
 
 
 def failures(*codes: ErrorCode) -> dict[int | str, dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""`POST /v1/credit/shapley` and `POST /v1/credit/group`."""
+"""`POST /v1/credit/shapley`, `/v1/credit/shapley/solve` and `/v1/credit/group`."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import time
 
 from fastapi import APIRouter, Request, Response
 
-from creditd.server.answers import Answer, answer_groups, answer_sets
+from creditd.server.answers import Answer, answer_groups, answer_sets, answer_solve
 from creditd.server.body import deadline_of, parse_body
 from creditd.server.openapi import described
 from creditd.server.resources import resources_of
+from creditd.wire.solve import SolveRequest, SolveResponse
 from creditd.wire.v1 import GroupRequest, GroupResponse, ShapleyRequest, ShapleyResponse
 
 router = APIRouter(prefix="/v1/credit", tags=["credit"])
@@ -30,6 +31,21 @@ async def credit_shapley(request: Request) -> Response:
             limits=resources.limits,
             score=resources.score_sets,
             deadline=deadline,
+        )
+
+    return _respond(request, await resources.compute(work, deadline))
+
+
+@router.post("/shapley/solve", operation_id="credit_shapley_solve", **described(SolveRequest, SolveResponse))
+async def credit_shapley_solve(request: Request) -> Response:
+    """Credits under a utility that the caller evaluates: the next coalitions to evaluate, or the answer."""
+    deadline, resources = deadline_of(request), resources_of(request)
+    asked = await parse_body(request, SolveRequest, deadline)
+    received_s, request_id = time.perf_counter(), request.state.request_id
+
+    def work() -> Answer:
+        return answer_solve(
+            asked, request_id=request_id, received_s=received_s, limits=resources.limits, deadline=deadline
         )
 
     return _respond(request, await resources.compute(work, deadline))

@@ -1,0 +1,133 @@
+"""Schema of `POST /v1/credit/shapley/solve`: the caller evaluates the utility, the service says of which coalitions.
+
+Everything that is known goes in with each request; the service keeps nothing. As long as an item is open the answer
+names coalitions to evaluate; ask again with their utilities added, until all items are solved.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import ConfigDict, Field
+from pydantic.config import JsonDict
+
+from creditd.wire.fields import MAX_MAGNITUDE, MAX_SETS, Count, Index, Name, Numbers, WireModel
+from creditd.wire.v1 import (
+    AdvantageChoice,
+    CreditChoice,
+    ExpectChoice,
+    FlagName,
+    ItemError,
+    PlainCredit,
+    Service,
+    TokensChoice,
+    Usage,
+)
+
+MAX_PLAYERS = 4096
+MAX_BATCH_SIZE = 65_536
+
+Player: TypeAlias = Annotated[int, Field(ge=0, lt=MAX_PLAYERS)]
+Coalition: TypeAlias = Annotated[list[Player], Field(fail_fast=True, max_length=MAX_PLAYERS)]
+Span: TypeAlias = Annotated[list[Index], Field(min_length=2, max_length=2)]
+
+
+class SolveEstimatorChoice(WireModel):
+    """How many coalitions are evaluated, and which."""
+
+    type: Literal["auto", "exact", "stratified", "permutations"] = "auto"
+    """`auto`: all 2^n where the budget allows, else `stratified`. `permutations` is the audit mode: no modelling."""
+    budget: Annotated[int, Field(ge=1, le=2**31)] = 1024
+    """Distinct coalitions that may be evaluated per item, those already known included."""
+    seed: Count = 0
+    target_standard_error: Annotated[float, Field(gt=0, le=MAX_MAGNITUDE, allow_inf_nan=False)] | None = None
+    """Stop early when every player's standard error, times 1.3, is at most this, reward units."""
+
+
+class SolveItem(WireModel):
+    """One game: its players, and what is known of it so far."""
+
+    id: Name | None = None
+    group: Name | None = None
+    """Names the prompt. Give it to all items or to none; without it each item stands alone."""
+    n_players: Annotated[int, Field(ge=1, le=MAX_PLAYERS)]
+    player_ids: Annotated[list[Name], Field(fail_fast=True, max_length=MAX_PLAYERS)] | None = None
+    """Names of the players, all different: sampling and arithmetic then run in their order, so that the order of the
+    players changes no bit."""
+    coalitions: Annotated[list[Coalition], Field(fail_fast=True, max_length=1 << 20)] = Field(default_factory=list)
+    """Coalitions whose utility is known: each the list of its players, 0 … n_players − 1; [] is the empty one."""
+    utilities: Numbers = Field(default_factory=list)
+    """One per coalition, reward units."""
+    set_reward: float | None = None
+    """Reward of the whole response (format, length, safety): a GRPO advantage of its own on all tokens."""
+    n_tokens: Index | None = None
+    """Tokens of the completion. Needed when `tokens` is asked."""
+    spans: Annotated[list[Span | None], Field(fail_fast=True, max_length=MAX_PLAYERS)] | None = None
+    """Half-open token range of each player; null for one without tokens. Needed when `tokens` is asked."""
+
+
+SOLVE_EXAMPLE: JsonDict = {"items": [{"id": "a", "n_players": 12}], "estimator": {"type": "auto", "budget": 256}}
+SOLVED_EXAMPLE: JsonDict = {
+    "items": [{"n_players": 2, "coalitions": [[], [0], [1], [0, 1]], "utilities": [0.0, 0.3, 0.5, 1.0]}],
+    "advantage": {"type": "none"},
+}
+
+
+class SolveRequest(WireModel):
+    """Games and what is known of them in; the next coalitions to evaluate, or credits and advantages, out."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [SOLVE_EXAMPLE, SOLVED_EXAMPLE]})
+
+    items: Annotated[list[SolveItem], Field(fail_fast=True, min_length=1, max_length=MAX_SETS)]
+    credit: CreditChoice = PlainCredit()
+    estimator: SolveEstimatorChoice = SolveEstimatorChoice()
+    advantage: AdvantageChoice = AdvantageChoice()
+    tokens: TokensChoice | None = None
+    expect: ExpectChoice = ExpectChoice()
+    incomplete_group: Literal["flag", "error"] = "flag"
+    batch_size: Annotated[int, Field(ge=1, le=MAX_BATCH_SIZE)] = 1024
+    """Most coalitions that one answer names per item. It changes no number."""
+
+
+class SolveResult(WireModel):
+    """One game: open, solved or failed."""
+
+    id: Name | None = None
+    status: Literal["open", "ok", "error"]
+    next: list[list[int]] | None = None
+    """Coalitions to evaluate next, while the item is open."""
+    planned: int | None = None
+    """Most coalitions that are evaluated altogether; fewer with a target standard error."""
+    evaluations: int | None = None
+    """Distinct coalitions that the credits rest on, or that are known so far."""
+    credits: list[float] | None = None
+    """One per player, reward units."""
+    standard_errors: list[float] | None = None
+    """One per player, reward units; null for exact credits."""
+    intervals: list[tuple[float, float]] | None = None
+    """Marginal 95 % intervals; null for exact credits, and where there are too few coalitions for one."""
+    exact: bool | None = None
+    method: Literal["stratified", "permutations", "table", "definition"] | None = None
+    utility_empty: float | None = None
+    utility_grand: float | None = None
+    credit_sum: float | None = None
+    gap: float | None = None
+    """Σ credit − (v(N) − v(∅)): near 0 for efficient rules, a fact of the others."""
+    advantages: list[float] | None = None
+    """One per player, once no item of the request is open: groups are normalised as a whole."""
+    set_advantage: float | None = None
+    set_reward_advantage: float | None = None
+    token_advantages: list[float] | None = None
+    flags: list[FlagName] = Field(default_factory=list)
+    error: ItemError | None = None
+
+
+class SolveResponse(WireModel):
+    """Answer to each item."""
+
+    request_id: str
+    service: Service
+    usage: Usage
+    done: bool
+    """Whether no item is open."""
+    items: list[SolveResult]
