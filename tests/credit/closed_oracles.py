@@ -232,3 +232,137 @@ def _means_by_size(tables: list[tuple[list[int], int]], rewards: Sequence[int], 
     ordered = sorted(rewards, reverse=True)
     means = [Fraction(sum(map(int.__mul__, ordered, numerators)), whole) for numerators, whole in tables]
     return [empty, *means]
+
+
+# Games of sets that are more than a list of rewards: v of a coalition, given by the numbers of its members.
+
+
+def game_by_members(n: int, utility: Callable[[list[int]], float], empty: float) -> list[float]:
+    """All 2ⁿ utilities."""
+    coalitions = [[i for i in range(n) if mask >> i & 1] for mask in range(1 << n)]
+    return [utility(members) if members else empty for members in coalitions]
+
+
+def coverage_game(
+    covers: Sequence[Sequence[bool]], topic_weights: Sequence[float], *, count: int = 1, empty: float = 0.0
+) -> list[float]:
+    """Total weight of the topics that at least `count` members cover."""
+
+    def utility(members: list[int]) -> float:
+        coverers = [sum(covers[i][t] for i in members) for t in range(len(topic_weights))]
+        return math.fsum(w for w, covered in zip(topic_weights, coverers, strict=True) if covered >= count)
+
+    return game_by_members(len(covers), utility, empty)
+
+
+def facility_game(scores: Sequence[Sequence[float]], weights: Sequence[float], *, empty: float) -> list[float]:
+    """Total over targets of the best score among the members."""
+
+    def utility(members: list[int]) -> float:
+        return math.fsum(w * max(scores[i][t] for i in members) for t, w in enumerate(weights))
+
+    return game_by_members(len(scores), utility, empty)
+
+
+def pair_total(members: list[int], similarities: Sequence[Sequence[float]]) -> float:
+    """Sum of the similarities of all pairs of members."""
+    return math.fsum(similarities[i][j] for i, j in itertools.combinations(members, 2))
+
+
+def redundancy_game(
+    similarities: Sequence[Sequence[float]], rewards: Sequence[float], *, penalty: float, empty: float
+) -> list[float]:
+    """Total reward less the penalty on pairs."""
+    return game_by_members(
+        len(rewards),
+        lambda members: math.fsum(rewards[i] for i in members) - penalty * pair_total(members, similarities),
+        empty,
+    )
+
+
+def max_minus_similarity_game(
+    similarities: Sequence[Sequence[float]], rewards: Sequence[float], *, penalty: float, empty: float
+) -> list[float]:
+    """Best reward less the penalty on pairs."""
+    return game_by_members(
+        len(rewards),
+        lambda members: max(rewards[i] for i in members) - penalty * pair_total(members, similarities),
+        empty,
+    )
+
+
+def mean_pairwise_game(similarities: Sequence[Sequence[float]], *, single: float, empty: float) -> list[float]:
+    """Mean of 1 − similarity over the pairs of members."""
+
+    def utility(members: list[int]) -> float:
+        if len(members) == 1:
+            return single
+        distances = [1.0 - similarities[i][j] for i, j in itertools.combinations(members, 2)]
+        return math.fsum(distances) / len(distances)
+
+    return game_by_members(len(similarities), utility, empty)
+
+
+def quality_novelty_game(
+    similarities: Sequence[Sequence[float]], rewards: Sequence[float], *, penalty: float, empty: float
+) -> list[float]:
+    """Total of each member's reward less the penalty on its likeness to the member nearest to it."""
+
+    def utility(members: list[int]) -> float:
+        parts = []
+        for i in members:
+            likeness = [similarities[i][k] for k in members if k != i]
+            parts.append(rewards[i] - penalty * (max(likeness) if likeness else 0.0))
+        return math.fsum(parts)
+
+    return game_by_members(len(rewards), utility, empty)
+
+
+def shapley_by_topic(
+    covers: Sequence[Sequence[bool]], topic_weights: Sequence[float], count: int, empty: float
+) -> list[float]:
+    """Each topic that enough candidates cover is shared by all who cover it."""
+    n = len(covers)
+    values = [[-empty / n] for _ in range(n)]
+    for t, weight in enumerate(topic_weights):
+        coverers = [i for i in range(n) if covers[i][t]]
+        if len(coverers) >= count:
+            for i in coverers:
+                values[i].append(weight / len(coverers))
+    return [math.fsum(parts) for parts in values]
+
+
+def shapley_of_mean_pairwise(similarities: Sequence[Sequence[float]], *, empty: float) -> list[float]:
+    """A·R_i + B·(T − R_i) − v(∅)/n, with R_i the distances of i and T those of all pairs.
+
+    A = 2(H_n − 1)/(n(n − 1)) and B = −4(H_n − 3/2)/(n(n − 1)(n − 2)). The value of a single candidate is gained by the
+    first to arrive and lost by the second, so that it enters nobody's mean.
+    """
+    n = len(similarities)
+    harmonic = sum(Fraction(1, k) for k in range(1, n + 1))
+    own = float(2 * (harmonic - 1) / (n * (n - 1)))
+    other = float(-4 * (harmonic - Fraction(3, 2)) / (n * (n - 1) * (n - 2)))
+    rows = [math.fsum(1.0 - similarities[i][j] for j in range(n) if j != i) for i in range(n)]
+    everything = math.fsum(rows) / 2
+    return [own * row + other * (everything - row) - empty / n for row in rows]
+
+
+def shapley_of_quality_novelty(
+    similarities: Sequence[Sequence[float]], rewards: Sequence[float], *, penalty: float, empty: float
+) -> list[float]:
+    """The likeness of each candidate k, sorted into steps Δ_t of which m_t others stand above or at.
+
+    k itself gets Δ_t·m_t/(m_t + 1) of each step and each of the m_t others Δ_t/(m_t(m_t + 1)).
+    """
+    n = len(rewards)
+    parts = [[rewards[i] - empty / n] for i in range(n)]
+    for k in range(n):
+        others = sorted((similarities[k][j], j) for j in range(n) if j != k)
+        level, shares = 0.0, 0.0
+        for place, (value, j) in enumerate(others):
+            above = n - 1 - place
+            step, level = value - level, value
+            parts[k].append(-penalty * step * above / (above + 1))
+            shares += step / (above * (above + 1))
+            parts[j].append(-penalty * shares)
+    return [math.fsum(terms) for terms in parts]

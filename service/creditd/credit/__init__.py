@@ -8,6 +8,8 @@ Modules:
     level_games         the kernel that solves every utility of sorted rewards exactly
     order_statistics    utilities of sorted rewards: extremes, sums, ranks, passes
     partial_means       utilities of sorted rewards: median, quantile, trimmed mean, tails
+    coverage            utilities that add up over topics and targets
+    diversity           utilities of rewards and similarities
     tables              utilities given as all 2ⁿ values
     noisy_or            topics that each candidate covers with a probability
     quadrature          averages over coalitions as integrals over the probability of presence
@@ -29,6 +31,8 @@ Modules:
 
 from creditd.credit.candidate_parsers import PARSERS, ParsedCandidates, parse_candidates, parser_of
 from creditd.credit.candidate_sets import CandidateSets, MalformedPolicy, SetError
+from creditd.credit.candidate_sets import CandidateSets, Expectation, MalformedPolicy, SetError
+from creditd.credit.coverage import Coverage, CoverageGames, FacilityLocation, FacilityLocationGames
 from creditd.credit.credit_rules import (
     Blend,
     CreditRule,
@@ -39,6 +43,13 @@ from creditd.credit.credit_rules import (
     PrefixGain,
     SetReward,
     Shapley,
+)
+from creditd.credit.diversity import (
+    DiversityGames,
+    MaxMinusSimilarity,
+    MeanPairwiseDiversity,
+    QualityNovelty,
+    Redundancy,
 )
 from creditd.credit.flags import Flag
 from creditd.credit.games import Table
@@ -84,9 +95,14 @@ __all__ = [
     "Blend",
     "CVaR",
     "CandidateSets",
+    "Coverage",
+    "CoverageGames",
     "CreditRule",
+    "DiversityGames",
     "Expectation",
     "ExpectedMax",
+    "FacilityLocation",
+    "FacilityLocationGames",
     "Flag",
     "GroupAdvantages",
     "LeaveOneOut",
@@ -94,7 +110,9 @@ __all__ = [
     "MalformedPolicy",
     "Max",
     "MaxAtK",
+    "MaxMinusSimilarity",
     "Mean",
+    "MeanPairwiseDiversity",
     "Median",
     "Min",
     "Mixture",
@@ -103,7 +121,9 @@ __all__ = [
     "ParsedCandidates",
     "PassAtK",
     "PrefixGain",
+    "QualityNovelty",
     "Quantile",
+    "Redundancy",
     "RthBest",
     "SetCreditOptions",
     "SetCredits",
