@@ -185,7 +185,9 @@ def test_products_leave_the_player_out(z, nodes):
 
 def test_first_of_ties_points_at_the_first():
     """Equal neighbours share the position of their first."""
-    assert first_of_ties(np.array([[0.1], [0.1], [0.2], [0.3], [0.3]]))[:, 0].tolist() == [0, 0, 2, 3, 3]
+    ordered = np.array([[0.1], [0.1], [0.2], [0.3], [0.3]])
+    assert first_of_ties((ordered,))[:, 0].tolist() == [0, 0, 2, 3, 3]
+    assert first_of_ties((ordered, np.array([[1], [2], [2], [2], [2]])))[:, 0].tolist() == [0, 1, 2, 3, 3]
 
 
 def test_what_does_not_fit_is_refused():

@@ -15,6 +15,12 @@ def _entry(index):
     return shift
 
 
+def _gains(index, wanted):
+    """Shift one of the gains of a vote under one rule for ties."""
+    shift = _entry(index)
+    return lambda result, _level, _below, _rewards, ties, _arrivals: shift(result) if ties == wanted else None
+
+
 SMOOTH_MUTANTS = {
     "nodes of Gauss and Legendre": Mutant("quadrature", "gauss_legendre", _entry(0), "test_quadrature.py"),
     "weights of Gauss and Legendre": Mutant("quadrature", "gauss_legendre", _entry(1), "test_quadrature.py"),
@@ -33,6 +39,23 @@ SMOOTH_MUTANTS = {
             "NoisyOrGames.semivalues",
             "NoisyOrGames._covered",
         )
+    },
+    **{
+        f"votes: {name}": Mutant("votes", name, _always, "test_votes.py")
+        for name in (
+            "plurality_semivalues",
+            "_vote_gains",
+            "_binomial_chances",
+            "PluralityGames.empty",
+            "PluralityGames.grand",
+            "PluralityGames.scale",
+            "PluralityGames.semivalues",
+        )
+    },
+    **{
+        f"votes: gains of {what}, {ties}": Mutant("votes", "_level_gains", _gains(index, ties), "test_votes.py")
+        for index, what in enumerate(("joining", "breaking"))
+        for ties in ("split", "lose")
     },
 }
 """Every mutant of this family by its name."""

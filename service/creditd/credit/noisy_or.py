@@ -163,7 +163,7 @@ def product_game_semivalues(probabilities: Floats, size_weights: Floats) -> Floa
         nodes, weights = presence_nodes(parts, n)
         values = ordered * (parts.first + products_of_others(ordered, nodes, weights))
     # Adding +0.0 turns a −0.0 into 0.0.
-    values = np.take_along_axis(values, first_of_ties(ordered), axis=0) + 0.0
+    values = np.take_along_axis(values, first_of_ties((ordered,)), axis=0) + 0.0
     result = np.empty_like(values)
     np.put_along_axis(result, order, values, axis=0)
     return np.ascontiguousarray(result.T).reshape(probabilities.shape)
@@ -207,21 +207,23 @@ def products_of_others(ordered: Floats, nodes: Floats, weights: Floats) -> Float
     return result
 
 
-def first_of_ties(ordered: Floats) -> NDArray[np.intp]:
-    """Position of the first of the equal values that each entry belongs to.
+def first_of_ties(keys: tuple[NDArray[np.float64] | NDArray[np.int64], ...]) -> NDArray[np.intp]:
+    """Position of the first of the equal entries that each entry belongs to.
 
     Args:
-        ordered: Shape (n, M), float64, equal values adjacent along the first axis.
+        keys: Arrays of one shape (n, M); entries that are equal in all of them are adjacent along the first axis.
 
     Returns:
-        Shape (n, M), int: indices along the first axis, with ordered[result] equal to ordered.
+        Shape (n, M), int: indices along the first axis, where every key has the same value.
 
     Cost:
         O(n · M).
     """
-    position = np.arange(len(ordered), dtype=np.intp)[:, None]
-    starts = np.ones(ordered.shape, dtype=bool)
-    starts[1:] = ordered[1:] != ordered[:-1]
+    position = np.arange(len(keys[0]), dtype=np.intp)[:, None]
+    starts = np.zeros(keys[0].shape, dtype=bool)
+    starts[:1] = True
+    for key in keys:
+        starts[1:] |= key[1:] != key[:-1]
     first: NDArray[np.intp] = np.maximum.accumulate(np.where(starts, position, 0), axis=0)
     return first
 
