@@ -52,6 +52,18 @@ def test_semivalues_equal_the_mean_over_all_coalitions(n):
     assert np.abs(got - expected).max() <= EXACT * oracles.scale_of(values) * sum(map(abs, weights))
 
 
+@given(games_of_tables(6), st.lists(st.floats(-2, 2), min_size=6, max_size=6), st.booleans())
+def test_weights_that_read_the_same_backwards_have_the_same_meaning(values, weights, offset):
+    """Symmetric weights, which are solved by differences of complements, agree with the definition; so do others."""
+    n = player_count(len(values))
+    values = [v + 1e6 * offset for v in values]
+    weights = weights[:n]
+    for q in (weights, [a + b for a, b in zip(weights, weights[::-1], strict=True)]):
+        credit = table_semivalues(np.array([values]), np.array(q))[0]
+        expected = [table_oracles.semivalue_of_player(values, n, q, player) for player in range(n)]
+        assert np.abs(credit - expected).max() <= ENUMERATED * oracles.scale_of(values) * sum(map(abs, q))
+
+
 @given(games_of_tables(6))
 def test_shapley_is_efficient(values):
     """The credits sum to v(N) − v(∅)."""
@@ -130,10 +142,11 @@ def relabelled(values, order):
 
 
 @pytest.mark.parametrize("n", range(1, 13))
-def test_a_table_has_one_value_at_every_row_of_a_tile(n):
+@pytest.mark.parametrize("generic", [False, True])
+def test_a_table_has_one_value_at_every_row_of_a_tile(n, generic):
     """The same table has the same bits at each of the 64 rows of a tile, whatever fills the others."""
     random = np.random.default_rng(n)
-    q = random.normal(size=n)
+    q = random.normal(size=n) if generic else np.full(n, 1.0 / n)
     values = random.normal(size=(1, 1 << n)) * 10.0 ** random.integers(-3, 4)
     alone = table_semivalues(values, q)[0].tobytes()
     crowd = table_semivalues(np.repeat(values, TILE_ROWS, axis=0), q)

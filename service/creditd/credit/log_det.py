@@ -4,10 +4,10 @@ Legend: `B` kernels L, `n` players, L_S the rows and columns of L that belong to
 a coalition is player i.
 
 With L_ij = q_i·q_j·(similarity of i and j) a set gains by good candidates and loses by similar ones, as in the
-determinantal point processes of Kulesza and Taskar 2012, whose log-likelihood this is up to a constant. No closed form is
-known for the Shapley value, so all 2ⁿ log-determinants are computed: eliminating one player after the other, once as
-absent and once as present, leaves at each step the Schur complements of all coalitions of the players so far. These
-shrink as they multiply, which makes the work per coalition a constant.
+determinantal point processes of Kulesza and Taskar 2012, whose log-likelihood the plain form is up to a constant. No
+closed form is known for the Shapley value, so all 2ⁿ log-determinants are computed: eliminating one player after the
+other, once as absent and once as present, leaves at each step the Schur complements of all coalitions of the players so
+far. These shrink as they multiply, which makes the work per coalition a constant.
 """
 
 from __future__ import annotations

@@ -48,10 +48,12 @@ def table_semivalues(tables: Floats, size_weights: Floats) -> Floats:
         φ_i = Σ_{S ⊆ N∖{i}} q_{|S|} / C(n−1, |S|) · [v(S ∪ i) − v(S)]
 
     Up to n = 16 one matrix product per 64 tables. Each tile is padded with zeros to 64 rows, because the last bits of a
-    BLAS product depend on its shape. Above, each table is folded by itself: with the players split in a lower and an
-    upper half, adding up the weighted utilities of all coalitions that agree in one half leaves 2^(n/2) sums, and the
-    marginals of that half are sums of those. Every addition is elementwise, between halves.
-    Each table is first shifted by the middle of v(∅) and v(N), so that a large offset costs no digits.
+    BLAS product depend on its shape. Where q_s = q_{n−1−s}, as for Shapley, S and N∖S have opposite weights, and the
+    product runs over the differences v(S) − v(N∖S), half as many.
+    Above, each table is folded by itself: with the players split in a lower and an upper half, adding up the weighted
+    utilities of all coalitions that agree in one half leaves 2^(n/2) sums, and the marginals of that half are sums of
+    those. Every addition is elementwise, between halves.
+    A large offset costs no digits: differences cancel it, elsewhere the middle of v(∅) and v(N) is subtracted first.
 
     Args:
         tables: Shape (B, 2ⁿ), float64, reward units, finite. n ≥ 1.
@@ -184,11 +186,18 @@ def marginal_matrix(n: int, size_weights: Floats) -> Floats:
 def _tiled_semivalues(tables: Floats, n: int, size_weights: Floats) -> Floats:
     """Semivalues by one matrix product per tile of 64 tables, shape (B, n)."""
     weights = _marginal_weights(n, size_weights.tobytes())
+    in_pairs = bool((size_weights == size_weights[::-1]).all())
+    half = tables.shape[1] // 2
+    if in_pairs:
+        weights = weights[half:]
     values = np.empty((tables.shape[0], n))
-    tile = np.zeros((TILE_ROWS, tables.shape[1]))
+    tile = np.zeros((TILE_ROWS, len(weights)))
     for start in range(0, tables.shape[0], TILE_ROWS):
         rows = tables[start : start + TILE_ROWS]
-        tile[: len(rows)] = rows - middles(rows)
+        if in_pairs:
+            np.subtract(rows[:, half:], rows[:, half - 1 :: -1], out=tile[: len(rows)])
+        else:
+            np.subtract(rows, middles(rows), out=tile[: len(rows)])
         tile[len(rows) :] = 0.0
         values[start : start + TILE_ROWS] = (tile @ weights)[: len(rows)]
     return values
