@@ -220,3 +220,7 @@ MUTANTS = {
     },
 }
 """Every mutant by its name."""
+
+from mutation.group_mutants import GROUP_MUTANTS  # noqa: E402 - it is built on the helpers above
+
+MUTANTS |= GROUP_MUTANTS
