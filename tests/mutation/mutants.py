@@ -230,3 +230,6 @@ MUTANTS.update(SMOOTH_MUTANTS)
 from mutation.table_mutants import TABLE_MUTANTS  # noqa: E402
 
 MUTANTS.update(TABLE_MUTANTS)
+from mutation.group_mutants import GROUP_MUTANTS  # noqa: E402 - it is built on the helpers above
+
+MUTANTS |= GROUP_MUTANTS

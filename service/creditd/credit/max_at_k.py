@@ -26,7 +26,7 @@ def max_at_k_advantages(rewards: Floats, groups: Integers, n_groups: int, *, k: 
         rewards: Shape (N,), float64, reward units, finite.
         groups: Shape (N,), int64, each in [0, n_groups).
         n_groups: Number of groups.
-        k: How many are drawn, ≥ 1. A group of fewer responses uses all of them.
+        k: How many are drawn, ≥ 1. A group of fewer responses uses all of them; a single response gets 0 for k ≥ 2.
 
     Returns:
         Shape (N,), float64, reward units, ≥ 0 for k ≥ 2 and exactly 0 for the k − 1 lowest responses and for all
