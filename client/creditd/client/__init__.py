@@ -10,6 +10,7 @@ with Client("local:") as client:                      # or Client("http://127.0.
 """
 
 from creditd.client.aio import AsyncClient
+from creditd.client.evaluators import Evaluator
 from creditd.client.exceptions import (
     AuthenticationError,
     CreditdError,
@@ -33,6 +34,7 @@ __all__ = [
     "Client",
     "CreditdError",
     "DeadlineExceededError",
+    "Evaluator",
     "GroupResult",
     "InvalidRequestError",
     "ItemError",

@@ -13,6 +13,7 @@ from typing_extensions import Self
 
 from creditd.client.attempts import DEFAULT_DEADLINE_S
 from creditd.client.base import Operations
+from creditd.client.evaluators import Evaluate, evaluated_async
 from creditd.client.recording import DEFAULT_KEEP, Recorder
 from creditd.client.steps import Keep, Outcome, Pause, Reply, Send, Steps, Timing, as_method
 
@@ -126,6 +127,8 @@ class AsyncClient:
             elif isinstance(step, Keep):
                 if self._recorder is not None:
                     await asyncio.to_thread(self._recorder.write, step.exchange)
+            elif isinstance(step, Evaluate):
+                outcome = await evaluated_async(step)
             else:
                 outcome = await self._send(step)
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel
 from pydantic_core import from_json
 
+from creditd.client import evaluation
 from creditd.client.bodies import Body
 from creditd.client.exceptions import (
     CreditdError,
@@ -57,6 +58,43 @@ def group_result(reply: Reply, body: Body) -> GroupResult:
         ResponseError: If the answer is not in the schema, or not about the rows of the request.
     """
     return _read(reply, lambda answer: _group_result(answer, body))
+
+
+def solve_answer(reply: Reply) -> dict[str, Any]:
+    """The answer of `/v1/credit/shapley/solve`, as far as a conversation needs it.
+
+    Raises:
+        ResponseError: If the answer is not in the schema.
+    """
+    return _read(reply, _solve_answer)
+
+
+def _solve_answer(answer: dict[str, Any]) -> dict[str, Any]:
+    if not isinstance(answer["done"], bool) or not all(item["status"] in {"open", "ok", "error"} for item in answer["items"]):
+        raise ValueError("items: expected one of open, ok, error in each")
+    return answer
+
+
+def solve_result(answer: dict[str, Any], body: Body) -> ShapleyResult:
+    """The result of a conversation whose last answer leaves no item open.
+
+    Raises:
+        ResponseError: If the answer is not about the sets of the request.
+    """
+    try:
+        return _solve_result(answer, body)
+    except _NOT_IN_SCHEMA as error:
+        raise _unreadable(error, answer, str(answer.get("request_id"))) from error
+
+
+def _solve_result(answer: dict[str, Any], body: Body) -> ShapleyResult:
+    errors = tuple(
+        item_error(str(item["error"]["code"]), str(item["error"]["pointer"]), str(item["error"]["detail"]), body, row)
+        for row, item in enumerate(answer["items"])
+        if item["status"] == "error"
+    )
+    usage, service = _known(v1.Usage, answer["usage"]), _known(v1.Service, answer["service"])
+    return evaluation.result_of(answer, body, FLAG_NAMES, errors, usage, service)
 
 
 def info(reply: Reply) -> v1.Info:
@@ -147,22 +185,35 @@ def item_error(
     )
 
 
+_VALUES = (["rewards", "values"], ["spans", "starts"], ["spans", "stops"])
+_OF_CANDIDATES = frozenset({"labels", "unions", "candidate_ids", "topics", "scores"})
+"""Columns with one entry per candidate, flat."""
+
+
+_NOT_IN_SCHEMA = (AttributeError, IndexError, KeyError, TypeError, ValueError)
+"""What reading an answer of another shape raises."""
+
+
 def _located(pointer: str, body: Body) -> tuple[int | None, int | None]:
     """Row and position within it that a pointer into a request of this client means."""
     parts, splits = pointer.split("/")[1:], body.row_splits
+    if parts[:2] == ["columns", "rewards"] and len(parts) > 2 and parts[2] not in {"values", "row_splits"}:
+        del parts[2]
     if body.named and parts[0] == "rewards":
         del parts[1:2]
     numbers = [int(part) for part in parts if part.isdecimal()]
     if not numbers:
         return None, None
+    if parts[0] == "items":
+        return numbers[0], None
     if parts[0] in {"rewards", "n_tokens"}:
         return numbers[0], numbers[1] if len(numbers) > 1 else None
     if parts[0] != "columns":
         return None, None
-    if parts[1:3] in (["rewards", "values"], ["spans", "starts"], ["spans", "stops"]) and numbers[0] < splits[-1]:
+    if (parts[1] in _OF_CANDIDATES or parts[1:3] in _VALUES) and numbers[0] < splits[-1]:
         row = int(np.searchsorted(splits, numbers[0], side="right")) - 1
         return row, numbers[0] - int(splits[row])
-    if parts[1:3] == ["rewards", "row_splits"]:
+    if "row_splits" in parts:
         return numbers[0] - 1, None
     return numbers[0] if len(parts) == 3 else None, None
 
@@ -173,16 +224,21 @@ def _read(reply: Reply, parse: Callable[[dict[str, Any]], _T]) -> _T:
     try:
         answer = from_json(reply.content)
         return parse(answer)
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-        service = answer.get("service") if isinstance(answer, dict) else None
-        version = service.get("version") if isinstance(service, dict) else None
-        raise ResponseError(
-            f"got an answer that is not in the schema of this client ({type(error).__name__}: {error}); "
-            f"client {package_version()}, service {version or 'of unknown version, or not creditd at all'}",
-            client_version=package_version(),
-            service_version=None if version is None else str(version),
-            request_id=reply.headers.get("x-request-id"),
-        ) from error
+    except _NOT_IN_SCHEMA as error:
+        raise _unreadable(error, answer, reply.headers.get("x-request-id")) from error
+
+
+def _unreadable(error: Exception, answer: object, request_id: str | None) -> ResponseError:
+    """The exception of an answer that is not in the schema."""
+    service = answer.get("service") if isinstance(answer, dict) else None
+    version = service.get("version") if isinstance(service, dict) else None
+    return ResponseError(
+        f"got an answer that is not in the schema of this client ({type(error).__name__}: {error}); "
+        f"client {package_version()}, service {version or 'of unknown version, or not creditd at all'}",
+        client_version=package_version(),
+        service_version=None if version is None else str(version),
+        request_id=request_id,
+    )
 
 
 def _shapley_result(answer: dict[str, Any], body: Body) -> ShapleyResult:

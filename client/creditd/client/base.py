@@ -6,9 +6,9 @@ import uuid
 from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from functools import partial
-from typing import Literal, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
-from creditd.client import answers, local
+from creditd.client import answers, evaluation, local
 from creditd.client.arrays import Column, Rows, Sets
 from creditd.client.attempts import Attempts, checked_request_id, checked_seconds
 from creditd.client.bodies import (
@@ -22,6 +22,8 @@ from creditd.client.bodies import (
     token_counts,
     type_of,
 )
+from creditd.client.evaluation import SOLVE_PATH, Games, games_of
+from creditd.client.evaluators import Evaluator
 from creditd.client.exceptions import CreditdError, NotReadyError, PartialResultError
 from creditd.client.exchanges import GROUP_PATH, SHAPLEY_PATH, body_of, exchange_of
 from creditd.client.mappings import Name
@@ -73,7 +75,7 @@ class Operations(Attempts):
         scores: Column | None = None,
         similarities: Column | None = None,
         unions: Column | None = None,
-        utility: Choice = "max",
+        utility: Choice | Evaluator | Callable[..., Any] = "max",
         aggregation: Choice | None = None,
         credit: Choice = "shapley",
         advantage: Choice = "pooled",
@@ -107,14 +109,17 @@ class Operations(Attempts):
             similarities: A symmetric K × K matrix per set, or an array of shape (B, K, K); for the utilities of pairs
                 and `log_det`.
             unions: The union of each candidate, set by set or flat; for the credit `owen`.
-            utility: What a set is worth, a name or a mapping such as `{"type": "top_m", "m": 2}`.
+            utility: What a set is worth, a name or a mapping such as `{"type": "top_m", "m": 2}`; or a function
+                `f(candidates) -> float` of any of a set's candidates, or an `Evaluator` of one: then `sets` are lists
+                of candidates of any type, and the function runs in this process, of which the deadline counts nothing.
             aggregation: How several named rewards become one credit, a name or a mapping with `type` and `weights`.
             credit: Which rule shares it out.
             advantage: How credits become advantages.
             tokens: What the tokens of a completion receive, as `creditd.wire.v1.TokensChoice`. None: none is asked for.
             malformed: What happens to sets that are not as the prompt asked, as `creditd.wire.v1.MalformedChoice`.
             expect: What the caller is sure of: `{"group_size": 8, "candidates": 4}`. Anything else is an error.
-            estimator: How a value without a formula is found.
+            estimator: How the value of a function is found, as `creditd.wire.solve.SolveEstimatorChoice`: a name or a
+                mapping with `type`, `budget` per set, `seed`, `target_standard_error`.
             incomplete_group: What happens to the other sets of a group that lost one to an error.
             on_item_error: Raise when some sets have no answer, or return the others with `errors` saying why.
             deadline_s: Seconds allowed for everything, waits and retries included. None: the client's.
@@ -132,6 +137,40 @@ class Operations(Attempts):
             ResponseError: If the answer is not in the schema of this client.
         """
         _check_choice("on_item_error", on_item_error, ("raise", "return"))
+        if isinstance(utility, Evaluator) or callable(utility):
+            result = yield from self._evaluated(
+                utility if isinstance(utility, Evaluator) else Evaluator(utility),
+                games_of(
+                    sets,
+                    {
+                        "groups": groups,
+                        "spans": spans,
+                        "n_tokens": n_tokens,
+                        "set_rewards": set_rewards,
+                        "candidate_ids": candidate_ids,
+                        "utilities": utilities,
+                        "texts": texts,
+                        "labels": labels,
+                        "topics": topics,
+                        "scores": scores,
+                        "similarities": similarities,
+                        "unions": unions,
+                    },
+                    tokens=tokens is not None,
+                ),
+                {
+                    "credit": choice(credit),
+                    "advantage": choice(advantage),
+                    "tokens": tokens,
+                    "expect": expect,
+                    "estimator": None if estimator is None else choice(estimator),
+                    "incomplete_group": incomplete_group,
+                },
+                None if ids is None else names_of_sets(ids, "ids"),
+                deadline_s,
+                request_id,
+            )
+            return _settled(result, result.ids, on_item_error)
         extras = {
             "groups": groups,
             "ids": ids,
@@ -311,6 +350,32 @@ class Operations(Attempts):
 
     def _group(self, body: Body, deadline_s: float | None, request_id: str | None) -> Steps[GroupResult]:
         return self._answered(GROUP_PATH, body, deadline_s, request_id, local.group_result, answers.group_result)
+
+    def _evaluated(
+        self,
+        evaluator: Evaluator,
+        games: Games,
+        options: Mapping[str, Any],
+        ids: tuple[Name | None, ...] | None,
+        deadline_s: float | None,
+        request_id: str | None,
+    ) -> Steps[ShapleyResult]:
+        """Credits of games whose utilities are evaluated here, coalition by coalition."""
+        request_id = checked_request_id(request_id)
+        while True:
+            body = evaluation.body_of(games, options, ids)
+            if self.is_local:
+                answer = local.solve_answer(body, request_id)
+            else:
+                ending = yield from self.exchange(SOLVE_PATH, body, deadline_s, request_id)
+                answer = answers.solve_answer(ending.success())
+            wanted = evaluation.wanted_in(answer)
+            if not wanted:
+                return answers.solve_result(answer, body)
+            values = yield evaluation.evaluation_of(games, evaluator, wanted, answer)
+            if not isinstance(values, list):
+                raise RuntimeError("the client evaluated nothing")
+            games.learn(wanted, values)
 
     def _answered(
         self,

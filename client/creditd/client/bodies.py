@@ -198,11 +198,24 @@ def _sizes_of_tables(utilities: Rows) -> Integers:
     return splits_of(sizes)
 
 
+def names_of_sets(ids: object, name: str) -> tuple[Name | None, ...]:
+    """The caller's names of sets."""
+    return tuple(sequence(ids, name))
+
+
 def _ids(ids: object, splits: Integers) -> tuple[Name | None, ...]:
-    names = tuple(sequence(ids, "ids"))
+    names = names_of_sets(ids, "ids")
     if len(names) != len(splits) - 1:
         raise refusal("/ids", f"got {len(names)} entries; expected {len(splits) - 1}", ErrorCode.SHAPE_MISMATCH)
     return names
+
+
+def per_set(column: object, n_sets: int, name: str) -> Sequence[Any]:
+    """A column with one entry per set, of any type, as a sequence of that length."""
+    entries = sequence(column, name)
+    if len(entries) != n_sets:
+        raise refusal(f"/{name}", f"got {len(entries)} entries; expected {n_sets}", ErrorCode.SHAPE_MISMATCH)
+    return entries
 
 
 def _plain(column: object, _: Integers, name: str) -> Sequence[Any]:
@@ -221,14 +234,18 @@ def _tables(column: Any, _: Integers, name: str) -> dict[str, Any]:  # noqa: ANN
     return {"values": values, "row_splits": splits.tolist()}
 
 
-def _spans(column: object, splits: Integers, name: str) -> dict[str, list[int]]:
-    """Token ranges: an array with two axes is flat, anything else goes set by set."""
+def span_pairs(column: object, splits: Integers, name: str) -> Sequence[Any]:
+    """Token ranges, flat: an array with two axes is flat already, anything else goes set by set."""
     entries = sequence(column, name)
-    flat = entries if len(getattr(column, "shape", ())) == 2 else _nested(entries, splits, name)
-    return span_columns(flat, lambda place: f"/{name}/{place}")
+    return entries if len(getattr(column, "shape", ())) == 2 else _nested(entries, splits, name)
 
 
-def _per_candidate(column: object, splits: Integers, name: str) -> Sequence[Any]:
+def _spans(column: object, splits: Integers, name: str) -> dict[str, list[int]]:
+    """Token ranges as columns."""
+    return span_columns(span_pairs(column, splits, name), lambda place: f"/{name}/{place}")
+
+
+def per_candidate(column: object, splits: Integers, name: str) -> Sequence[Any]:
     """A column with one entry per candidate, flat or set by set."""
     entries = sequence(column, name)
     nested = len(entries) > 0 and (isinstance(entries[0], (list, tuple)) or hasattr(entries[0], "tolist"))
@@ -284,10 +301,10 @@ _CONVERTERS: dict[str, Callable[[Any, Integers, str], Any]] = {
     "set_rewards": _set_numbers,
     "utilities": _tables,
     "spans": _spans,
-    "texts": _per_candidate,
-    "candidate_ids": _per_candidate,
-    "labels": _per_candidate,
-    "unions": _per_candidate,
+    "texts": per_candidate,
+    "candidate_ids": per_candidate,
+    "labels": per_candidate,
+    "unions": per_candidate,
     "topics": _rows_of_candidates,
     "scores": _scores,
     "similarities": _matrices,

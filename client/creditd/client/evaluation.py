@@ -16,6 +16,7 @@ from creditd.client.results import ItemError, Ragged, ShapleyResult
 from creditd.wire import v1
 from creditd.wire.errors import ErrorCode
 
+SOLVE_PATH = "/v1/credit/shapley/solve"
 BATCH_SIZE = 4096
 """Coalitions that one answer names per set: enough that a budget takes few rounds."""
 

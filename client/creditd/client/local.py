@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import TypeAlias, TypeVar, get_args
+from typing import Any, TypeAlias, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,8 @@ from creditd.wire.errors import ErrorCode
 from creditd.wire.group_rows import GroupRows, solve_group
 from creditd.wire.limits import RequestLimits
 from creditd.wire.set_batches import SetBatch, causes_first
+from creditd.wire.solve import SolveRequest
+from creditd.wire.solve_items import pointer_to, solve_item, solve_items
 from creditd.wire.validation import WireError, from_validation_error
 from creditd.wire.versions import METHODS_VERSION, package_version
 
@@ -82,6 +84,47 @@ def shapley_result(body: Body, request_id: str) -> ShapleyResult:
         request_id=request_id,
         service=_service(),
     )
+
+
+def solve_answer(body: Body, request_id: str) -> dict[str, Any]:
+    """The answer of `/v1/credit/shapley/solve` as a document.
+
+    Args:
+        body: A request, as it would be sent.
+        request_id: Its identity.
+
+    Returns:
+        What the service would answer, with equal bits; arrays stay arrays.
+
+    Raises:
+        InvalidRequestError: If the request is wrong, or none of its items can be answered.
+    """
+    request = _parsed(SolveRequest, body, request_id)
+    try:
+        solved = solve_items(request, RequestLimits())
+    except WireError as error:
+        raise _refused(error, body, request_id) from None
+    errors = {
+        error.row: item_error(error.code, pointer_to(error), error.detail, body, error.row)
+        for error in causes_first(solved.errors)
+    }
+    if len(errors) == len(request.items):
+        raise _nothing_answered("item", tuple(errors.values()), request_id)
+    items: list[dict[str, Any]] = []
+    for row, item in enumerate(solved.items):
+        if row in errors or item is None:
+            error = errors[row]
+            failure = {"code": error.code, "pointer": error.pointer, "detail": error.detail, "retryable": False}
+            items.append({"status": "error", "error": failure})
+        else:
+            items.append(solve_item(item, solved, row))
+    return {
+        "request_id": request_id,
+        "service": _service().model_dump(),
+        "usage": _USAGE.model_dump(),
+        "done": solved.done,
+        "items": items,
+    }
 
 
 def group_result(body: Body, request_id: str) -> GroupResult:

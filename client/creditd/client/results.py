@@ -192,7 +192,13 @@ class ShapleyResult(_Result):
         credit_sum: Σ credit, shape (B,), float64, reward units.
         gap: Σ credit − (v(N) − v(∅)), shape (B,), float64; near 0 for efficient rules, and a fact of the others.
         exact: Whether the credits are exact values and not estimates.
-        method: How they were found: `order_statistic` or `table`.
+        method: How they were found: the kernel of the utility, or of an estimate `stratified` or `permutations`; several
+            are joined by +.
+        standard_errors: B rows of one standard error per candidate, reward units, NaN for exact sets; None when all
+            credits are exact.
+        interval_low: B rows of the lower ends of marginal 95 % intervals, NaN where there is none; None without any.
+        interval_high: The same of the upper ends.
+        evaluations: Shape (B,), int64: coalitions that the caller evaluated, or None if the utility has a formula.
         ids: The caller's names of the sets, or None.
     """
 
@@ -208,6 +214,10 @@ class ShapleyResult(_Result):
     exact: bool
     method: str
     ids: tuple[str | int | None, ...] | None
+    standard_errors: Ragged | None = None
+    interval_low: Ragged | None = None
+    interval_high: Ragged | None = None
+    evaluations: Integers | None = None
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)

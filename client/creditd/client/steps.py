@@ -1,6 +1,6 @@
 """The words in which operations and clients speak: what to send, how long to pause, what to keep, what came of it.
 
-An operation is a generator that yields `Send`, `Pause` and `Keep` and is sent back the outcome, so that the sync
+An operation is a generator that yields `Send`, `Pause`, `Keep` and `Evaluate` and is sent back the outcome, so that the sync
 and the async client lead the same conversation.
 """
 
@@ -16,6 +16,8 @@ from functools import update_wrapper
 from typing import Any, TypeAlias, TypeVar
 
 import httpx
+
+from creditd.client.evaluators import Evaluate
 
 CONNECT_TIMEOUT_S = 10.0
 """Less than a deadline, so that an address that swallows packets is tried more than once."""
@@ -140,8 +142,8 @@ class Keep:
     exchange: Callable[[], Exchange]
 
 
-Outcome: TypeAlias = Reply | httpx.RequestError | None
-Steps: TypeAlias = Generator[Send | Pause | Keep, Outcome, _T]
+Outcome: TypeAlias = Reply | httpx.RequestError | list[float] | None
+Steps: TypeAlias = Generator[Send | Pause | Keep | Evaluate, Outcome, _T]
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from typing_extensions import Self
 
 from creditd.client.attempts import DEFAULT_DEADLINE_S
 from creditd.client.base import Operations
+from creditd.client.evaluators import Evaluate, evaluated
 from creditd.client.recording import DEFAULT_KEEP, Recorder
 from creditd.client.steps import Keep, Outcome, Pause, Reply, Send, Steps, Timing, as_method
 
@@ -127,6 +128,8 @@ class Client:
             elif isinstance(step, Keep):
                 if self._recorder is not None:
                     self._recorder.write(step.exchange)
+            elif isinstance(step, Evaluate):
+                outcome = evaluated(step)
             else:
                 outcome = self._send(step)
 

@@ -60,6 +60,7 @@ class CoverageGames:
         utility: How many coverers a topic needs.
     """
 
+    every_semivalue: ClassVar[bool] = True
     covers: NDArray[np.bool_]
     topic_weights: Floats
     utility: Coverage
@@ -150,6 +151,7 @@ class FacilityLocationGames:
         utility: Weights of the targets and v(∅).
     """
 
+    every_semivalue: ClassVar[bool] = True
     scores: Floats
     utility: FacilityLocation
 

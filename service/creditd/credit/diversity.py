@@ -198,6 +198,7 @@ class DiversityGames:
         utility: Utility of a set of rewards and similarities.
     """
 
+    every_semivalue: ClassVar[bool] = True
     similarities: Floats
     rewards: Floats
     utility: DiversityUtility

@@ -149,6 +149,7 @@ class LogDetGames:
         utility: Form and v(∅).
     """
 
+    every_semivalue: ClassVar[bool] = True
     kernels: Floats
     utility: LogDet
 

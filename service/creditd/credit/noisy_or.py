@@ -55,6 +55,7 @@ class NoisyOrGames:
         utility: Weights of the topics and v(∅).
     """
 
+    every_semivalue: ClassVar[bool] = False
     scores: Floats
     utility: NoisyOr
 

@@ -21,14 +21,11 @@ from creditd.credit.candidate_features import (
 from creditd.credit.candidate_sets import CandidateSets
 from creditd.credit.coverage import Coverage, CoverageGames, FacilityLocation, FacilityLocationGames
 from creditd.credit.diversity import (
+    DiversityGames,
     MaxMinusSimilarity,
-    MaxMinusSimilarityGames,
     MeanPairwiseDiversity,
-    MeanPairwiseDiversityGames,
     QualityNovelty,
-    QualityNoveltyGames,
     Redundancy,
-    RedundancyGames,
 )
 from creditd.credit.games import OrderStatisticGames, SetGames, Table, TableGames, WeightedGames
 from creditd.credit.log_det import MAX_PLAYERS as MAX_LOG_DET_PLAYERS
@@ -242,8 +239,10 @@ def games_of(batch: CandidateSets, utility: Utility, rows: Integers, members: In
     if isinstance(utility, Plurality):
         return PluralityGames(players_labels(features, members), rewards, utility)
     if isinstance(utility, Diversity | LogDet):
-        size = int(batch.sizes[rows[0]])
-        return _similarity_games(utility, players_similarities(features, rows, positions, size), rewards)
+        similarities = players_similarities(features, rows, positions, int(batch.sizes[rows[0]]))
+        if isinstance(utility, LogDet):
+            return LogDetGames(similarities, utility)
+        return DiversityGames(similarities, rewards, utility)
     return OrderStatisticGames(rewards=rewards, utility=utility)
 
 
@@ -256,15 +255,3 @@ def _table_games(batch: CandidateSets, rows: Integers, members: Integers, positi
         players=positions,
         ranks=positions if batch.ranks is None else batch.ranks[members],
     )
-
-
-def _similarity_games(utility: Diversity | LogDet, similarities: Floats, rewards: Floats) -> SetGames:
-    if isinstance(utility, LogDet):
-        return LogDetGames(similarities, utility)
-    if isinstance(utility, Redundancy):
-        return RedundancyGames(similarities, rewards, utility)
-    if isinstance(utility, MaxMinusSimilarity):
-        return MaxMinusSimilarityGames(similarities, rewards, utility)
-    if isinstance(utility, QualityNovelty):
-        return QualityNoveltyGames(similarities, rewards, utility)
-    return MeanPairwiseDiversityGames(similarities, utility)

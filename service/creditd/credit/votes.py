@@ -64,6 +64,7 @@ class PluralityGames:
         utility: What a tie and the empty set are worth.
     """
 
+    every_semivalue: ClassVar[bool] = False
     labels: Integers
     rewards: Floats
     utility: Plurality
