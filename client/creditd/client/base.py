@@ -18,9 +18,10 @@ from creditd.client.bodies import (
     choice,
     encoded,
     group_rewards,
+    names_of_sets,
     set_columns,
     token_counts,
-    type_of,
+    wanted_by,
 )
 from creditd.client.evaluation import SOLVE_PATH, Games, games_of
 from creditd.client.evaluators import Evaluator
