@@ -19,8 +19,8 @@ from creditd.credit import Max, semivalues, table_semivalues
 TABLES = {8: 4096, 12: 256, 16: 16, 18: 4, 20: 1}
 """Players, and tables in one batch."""
 PEER_PLAYERS = (8, 12, 16)
-REPEATS = {8: 31, 12: 15, 16: 7}
-"""Repeats of a peer by the number of players."""
+REPEATS = {8: 31, 12: 15, 16: 3}
+"""Repeats of a peer by the number of players; with 16, where one call takes up to seconds, few have to tell."""
 PEER_LIMIT_S = 60.0
 """A peer expected to need longer for one game is skipped."""
 GROWTH = 32.0
@@ -84,11 +84,7 @@ def time_tables(n: int, tables: np.ndarray) -> Timing:
 
 def time_peer(solve: Solve, n: int, games: np.ndarray) -> Timing:
     """A peer's time per game; games (2ⁿ, number)."""
-    # With 16 players one call takes seconds, so one is enough to warm up and one to tell.
-    slow = n == max(PEER_PLAYERS)
-    return repeated(
-        lambda: solve(games), units=games.shape[1], repeats=REPEATS[n] if not slow else 3, warm_up=1 if slow else 3
-    )
+    return repeated(lambda: solve(games), units=games.shape[1], repeats=REPEATS[n], warm_up=1)
 
 
 def compare(ours: dict[int, Timing], tables: dict[int, np.ndarray]) -> list[dict[str, Any]]:
