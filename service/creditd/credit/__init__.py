@@ -8,6 +8,12 @@ Modules:
     tables              utilities given as all 2ⁿ values
     credit_rules        the family: Shapley, leave-one-out, own reward, set reward, max@k, mixtures, blends, prefix gain
     games               a batch of games of one size, and the credit of its players
+    coalition_plans     which coalitions an estimator evaluates, and in which order
+    estimators          Shapley values with standard errors from the coalitions of a plan
+    pair_designs, proxies, cross_fitted_ridge, student_t    what the estimators stand on
+    coalition_semivalues    semivalues from those coalitions alone whose sizes a rule weighs
+    evaluation_needs    the coalitions that a rule needs, within a budget
+    evaluated_games     ask for coalitions, tell their utilities, read the credits
     group_advantages    GRPO and its relatives, for whole responses
     set_advantages      candidate credits normalised over the responses of a prompt
     token_advantages    from candidates to completion tokens
@@ -20,6 +26,7 @@ Modules:
 
 from creditd.credit.candidate_parsers import PARSERS, ParsedCandidates, parse_candidates, parser_of
 from creditd.credit.candidate_sets import CandidateSets, Expectation, MalformedPolicy, SetError
+from creditd.credit.coalition_plans import permutation_plan, stratified_plan
 from creditd.credit.credit_rules import (
     Blend,
     CreditRule,
@@ -31,6 +38,9 @@ from creditd.credit.credit_rules import (
     SetReward,
     Shapley,
 )
+from creditd.credit.estimators import Estimate, permutation_estimate, stratified_estimate
+from creditd.credit.evaluated_games import EvaluatedCredits, EvaluatedGame
+from creditd.credit.evaluation_needs import EstimatorOptions, required_evaluations
 from creditd.credit.flags import Flag
 from creditd.credit.games import Table, Utility
 from creditd.credit.group_advantages import GRPO_EPSILONS, GroupAdvantages, group_advantages
@@ -47,6 +57,10 @@ __all__ = [
     "Blend",
     "CandidateSets",
     "CreditRule",
+    "Estimate",
+    "EstimatorOptions",
+    "EvaluatedCredits",
+    "EvaluatedGame",
     "Expectation",
     "Flag",
     "GroupAdvantages",
@@ -76,8 +90,13 @@ __all__ = [
     "group_advantages",
     "parse_candidates",
     "parser_of",
+    "permutation_estimate",
+    "permutation_plan",
+    "required_evaluations",
     "semivalues",
     "set_credit",
+    "stratified_estimate",
+    "stratified_plan",
     "table_semivalues",
     "token_spans",
 ]
