@@ -18,6 +18,12 @@ Modules:
     log_det             quality and diversity as the log-determinant of a kernel
     credit_rules        the family: Shapley, leave-one-out, own reward, set reward, max@k, mixtures, blends, prefix gain
     games               a batch of games of one size, and the credit of its players
+    coalition_plans     which coalitions an estimator evaluates, and in which order
+    estimators          Shapley values with standard errors from the coalitions of a plan
+    pair_designs, proxies, cross_fitted_ridge, student_t    what the estimators stand on
+    coalition_semivalues    semivalues from those coalitions alone whose sizes a rule weighs
+    evaluation_needs    the coalitions that a rule needs, within a budget
+    evaluated_games     ask for coalitions, tell their utilities, read the credits
     group_advantages    GRPO and its relatives, for whole responses
     pass_at_k, max_at_k advantages that climb pass@k and max@k, for whole responses
     whitening           a request brought to mean 0 and spread 1
@@ -34,6 +40,7 @@ from creditd.credit.candidate_parsers import PARSERS, ParsedCandidates, parse_ca
 from creditd.credit.candidate_sets import CandidateSets, MalformedPolicy, SetError
 from creditd.credit.candidate_sets import CandidateSets, Expectation, MalformedPolicy, SetError
 from creditd.credit.coverage import Coverage, CoverageGames, FacilityLocation, FacilityLocationGames
+from creditd.credit.coalition_plans import permutation_plan, stratified_plan
 from creditd.credit.credit_rules import (
     Blend,
     CreditRule,
@@ -52,6 +59,9 @@ from creditd.credit.diversity import (
     QualityNovelty,
     Redundancy,
 )
+from creditd.credit.estimators import Estimate, permutation_estimate, stratified_estimate
+from creditd.credit.evaluated_games import EvaluatedCredits, EvaluatedGame
+from creditd.credit.evaluation_needs import EstimatorOptions, required_evaluations
 from creditd.credit.flags import Flag
 from creditd.credit.games import Table
 from creditd.credit.group_advantages import GRPO_EPSILONS, GroupAdvantages, group_advantages
@@ -100,6 +110,10 @@ __all__ = [
     "CoverageGames",
     "CreditRule",
     "DiversityGames",
+    "Estimate",
+    "EstimatorOptions",
+    "EvaluatedCredits",
+    "EvaluatedGame",
     "Expectation",
     "ExpectedMax",
     "FacilityLocation",
@@ -145,8 +159,13 @@ __all__ = [
     "owen_values",
     "parse_candidates",
     "parser_of",
+    "permutation_estimate",
+    "permutation_plan",
+    "required_evaluations",
     "semivalues",
     "set_credit",
+    "stratified_estimate",
+    "stratified_plan",
     "table_semivalues",
     "token_spans",
     "weighted_rewards",
