@@ -70,7 +70,9 @@ def solve_answer(reply: Reply) -> dict[str, Any]:
 
 
 def _solve_answer(answer: dict[str, Any]) -> dict[str, Any]:
-    if not isinstance(answer["done"], bool) or not all(item["status"] in {"open", "ok", "error"} for item in answer["items"]):
+    if not isinstance(answer["done"], bool) or not all(
+        item["status"] in {"open", "ok", "error"} for item in answer["items"]
+    ):
         raise ValueError("items: expected one of open, ok, error in each")
     return answer
 
@@ -202,10 +204,8 @@ def _located(pointer: str, body: Body) -> tuple[int | None, int | None]:
     if body.named and parts[0] == "rewards":
         del parts[1:2]
     numbers = [int(part) for part in parts if part.isdecimal()]
-    if not numbers:
-        return None, None
-    if parts[0] == "items":
-        return numbers[0], None
+    if not numbers or parts[0] == "items":
+        return (numbers[0] if numbers else None), None
     if parts[0] in {"rewards", "n_tokens"}:
         return numbers[0], numbers[1] if len(numbers) > 1 else None
     if parts[0] != "columns":
@@ -215,7 +215,7 @@ def _located(pointer: str, body: Body) -> tuple[int | None, int | None]:
         return row, numbers[0] - int(splits[row])
     if "row_splits" in parts:
         return numbers[0] - 1, None
-    return numbers[0] if len(parts) == 3 else None, None
+    return (numbers[0] if len(parts) == 3 else None), None
 
 
 def _read(reply: Reply, parse: Callable[[dict[str, Any]], _T]) -> _T:

@@ -149,7 +149,9 @@ def matrices(rows: object, name: str) -> dict[str, Any]:
         if entries and (isinstance(entries[0], Sequence) or hasattr(entries[0], "tolist")):
             lines = [sequence(line, f"{name}/{place}") for line in entries]
             if any(len(line) != len(lines) for line in lines):
-                detail = f"got rows of {sorted({len(line) for line in lines})} numbers; expected {len(lines)} in each row"
+                detail = (
+                    f"got rows of {sorted({len(line) for line in lines})} numbers; expected {len(lines)} in each row"
+                )
                 raise refusal(f"/{name}/{place}", detail, ErrorCode.SHAPE_MISMATCH)
             entries = [value for line in lines for value in line]
         flat.append(entries)

@@ -17,16 +17,15 @@ from creditd.client.bodies import (
     Options,
     choice,
     encoded,
-    group_rewards,
     names_of_sets,
     set_columns,
-    token_counts,
     wanted_by,
 )
 from creditd.client.evaluation import SOLVE_PATH, Games, games_of
 from creditd.client.evaluators import Evaluator
 from creditd.client.exceptions import CreditdError, NotReadyError, PartialResultError
 from creditd.client.exchanges import GROUP_PATH, SHAPLEY_PATH, body_of, exchange_of
+from creditd.client.group_bodies import group_rewards, token_counts
 from creditd.client.mappings import Name
 from creditd.client.results import GroupResult, ShapleyResult
 from creditd.client.steps import Exchange, Keep, Pause, Reply, Steps, Timing
@@ -374,9 +373,7 @@ class Operations(Attempts):
             if not wanted:
                 return answers.solve_result(answer, body)
             values = yield evaluation.evaluation_of(games, evaluator, wanted, answer)
-            if not isinstance(values, list):
-                raise RuntimeError("the client evaluated nothing")
-            games.learn(wanted, values)
+            games.learn(wanted, values if isinstance(values, list) else [])
 
     def _answered(
         self,

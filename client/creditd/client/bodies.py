@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -169,8 +168,13 @@ def _sizes_without_rewards(given: Mapping[str, Any], wanted: Wanted) -> Integers
     if "reward" in wanted.of_candidates:
         raise refusal("/sets", "got None; expected sets, because this utility needs rewards")
     if "similarities" in given:
-        rows = [sequence(row, f"similarities/{place}") for place, row in enumerate(sequence(given["similarities"], "similarities"))]
-        return splits_of([len(row) if row and not isinstance(row[0], (int, float)) else math.isqrt(len(row)) for row in rows])
+        rows = [
+            sequence(row, f"similarities/{place}")
+            for place, row in enumerate(sequence(given["similarities"], "similarities"))
+        ]
+        return splits_of(
+            [len(row) if row and not isinstance(row[0], (int, float)) else math.isqrt(len(row)) for row in rows]
+        )
     for name in ("labels", "scores", "topics", "unions"):
         if name in given:
             rows = [sequence(row, f"{name}/{place}") for place, row in enumerate(sequence(given[name], name))]
@@ -252,9 +256,14 @@ def per_candidate(column: object, splits: Integers, name: str) -> Sequence[Any]:
     return _nested(entries, splits, name) if nested else entries
 
 
+def _lists(column: object, name: str) -> list[Sequence[Any]]:
+    """A column of lists."""
+    return [sequence(entry, f"{name}/{place}") for place, entry in enumerate(sequence(column, name))]
+
+
 def _rows_of_candidates(column: object, splits: Integers, name: str) -> list[Sequence[Any]]:
     """A column with one list per candidate, flat or set by set."""
-    entries = [sequence(entry, f"{name}/{place}") for place, entry in enumerate(sequence(column, name))]
+    entries = _lists(column, name)
     deep = len(entries) == len(splits) - 1 and all(
         len(entry) == size and all(_is_list(part) for part in entry)
         for entry, size in zip(entries, np.diff(splits).tolist(), strict=True)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from creditd.client.arrays import Column, refusal, sequence, splits_of
+from creditd.client.arrays import Column, Integers, refusal, sequence, splits_of
 from creditd.client.bodies import Body, encoded, per_candidate, per_set, span_pairs
 from creditd.client.evaluators import Evaluate, Evaluator
 from creditd.client.mappings import Name
@@ -95,9 +96,9 @@ def games_of(sets: object, columns: Mapping[str, Column | None], *, tokens: bool
         elif name == "n_tokens":
             found["n_tokens"] = per_set(column, len(rows), name)
         elif name == "candidate_ids":
-            found["player_ids"] = _by_set(per_candidate(column, splits, name), splits)
+            found["player_ids"] = _by_set(per_candidate(column, splits, name), splits, name)
         elif name == "spans":
-            found["spans"] = _by_set(span_pairs(column, splits, name), splits)
+            found["spans"] = _by_set(span_pairs(column, splits, name), splits, name)
         else:
             raise refusal(f"/{name}", "got a column that a utility which you evaluate does not take; expected None")
     return Games(sets=rows, columns=found)
@@ -173,6 +174,7 @@ def result_of(
 
     intervals = [item.get("intervals") for item in items]
     tokens = [item.get("token_advantages") for item in items]
+    masks = [sum(bits.get(name, 0) for name in item.get("flags") or ()) for item in items]
     methods = sorted({str(item["method"]) for item in items if item["status"] == "ok"})
     return ShapleyResult(
         credits=ragged("credits"),
@@ -192,7 +194,7 @@ def result_of(
         evaluations=np.array([int(item.get("evaluations") or 0) for item in items], dtype=np.int64),
         ids=body.ids,
         ok=ok,
-        flag_masks=np.array([sum(bits.get(name, 0) for name in item.get("flags") or ()) for item in items], dtype=np.int64),
+        flag_masks=np.array(masks, dtype=np.int64),
         flag_names=flag_names,
         errors=errors,
         usage=usage,
@@ -214,8 +216,10 @@ def _tokens(rows: Sequence[Sequence[float] | None]) -> Ragged:
     return Ragged(values=values, row_splits=splits_of([len(row) for row in filled]))
 
 
-def _by_set(flat: Sequence[Any], splits: Any) -> list[list[Any]]:  # noqa: ANN401 - row splits
+def _by_set(flat: Sequence[Any], splits: Integers, name: str) -> list[list[Any]]:
+    """A flat column, set by set."""
     bounds = splits.tolist()
     if len(flat) != bounds[-1]:
-        raise refusal("", f"got {len(flat)} entries; expected {bounds[-1]}, one per candidate", ErrorCode.SHAPE_MISMATCH)
-    return [list(flat[start:stop]) for start, stop in zip(bounds, bounds[1:], strict=False)]
+        detail = f"got {len(flat)} entries; expected {bounds[-1]}, one per candidate"
+        raise refusal(f"/{name}", detail, ErrorCode.SHAPE_MISMATCH)
+    return [list(flat[start:stop]) for start, stop in pairwise(bounds)]

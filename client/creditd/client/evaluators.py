@@ -95,7 +95,9 @@ class Evaluate:
         found = answer.tolist() if hasattr(answer, "tolist") else answer
         if self.evaluator.batched:
             if isinstance(found, (str, bytes)) or not isinstance(found, Sequence):
-                raise TypeError(f"{self._name} gave {type(answer).__name__}; expected a list of {len(argument)} numbers")
+                raise TypeError(
+                    f"{self._name} gave {type(answer).__name__}; expected a list of {len(argument)} numbers"
+                )
             if len(found) != len(argument):
                 raise ValueError(f"{self._name} gave {len(found)} numbers; expected {len(argument)}, one per coalition")
             values.extend(self._number(value) for value in found)

@@ -18,7 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import from_json, to_json
 
 from creditd.client import answers
-from creditd.client.arrays import splits_of
+from creditd.client.arrays import Integers, splits_of
 from creditd.client.bodies import Body
 from creditd.client.exceptions import CreditdError, ResponseError
 from creditd.client.results import GroupResult, ItemError, Ragged, ShapleyResult

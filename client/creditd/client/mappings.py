@@ -125,6 +125,22 @@ def gathered(sets: Mappings, wanted: Wanted) -> SetColumns:
     if wanted.tokens:
         columns["n_tokens"] = [item["n_tokens"] for item in sets]
         columns["spans"] = span_columns([candidate["span"] for candidate in candidates], pointer_to("span"))
+    columns |= _feature_columns(sets, candidates, splits, pointer_to, wanted)
+    if _any_has(candidates, "text"):
+        columns["texts"] = [candidate.get("text") for candidate in candidates]
+    ids = tuple(item.get("id") for item in sets) if _any_has(sets, "id") else None
+    return SetColumns(columns=columns, row_splits=splits, ids=ids)
+
+
+def _feature_columns(
+    sets: Mappings,
+    candidates: Mappings,
+    splits: Integers,
+    pointer_to: Callable[[str], Callable[[int], str]],
+    wanted: Wanted,
+) -> dict[str, Any]:
+    """What the utility and the rule need beside rewards."""
+    columns: dict[str, Any] = {}
     for field, column in (("label", "labels"), ("union", "unions")):
         if field in wanted.of_candidates:
             columns[column] = [candidate[field] for candidate in candidates]
@@ -141,10 +157,7 @@ def gathered(sets: Mappings, wanted: Wanted) -> SetColumns:
         columns["utilities"] = {"values": values, "row_splits": table_splits.tolist()}
         if _any_has(candidates, "id"):
             columns["candidate_ids"] = _names_in_order(candidates, splits)
-    if _any_has(candidates, "text"):
-        columns["texts"] = [candidate.get("text") for candidate in candidates]
-    ids = tuple(item.get("id") for item in sets) if _any_has(sets, "id") else None
-    return SetColumns(columns=columns, row_splits=splits, ids=ids)
+    return columns
 
 
 def _reward_columns(

@@ -192,8 +192,8 @@ class ShapleyResult(_Result):
         credit_sum: Σ credit, shape (B,), float64, reward units.
         gap: Σ credit − (v(N) − v(∅)), shape (B,), float64; near 0 for efficient rules, and a fact of the others.
         exact: Whether the credits are exact values and not estimates.
-        method: How they were found: the kernel of the utility, or of an estimate `stratified` or `permutations`; several
-            are joined by +.
+        method: How they were found: the kernel of the utility, or of an estimate `stratified` or `permutations`;
+            several are joined by +.
         standard_errors: B rows of one standard error per candidate, reward units, NaN for exact sets; None when all
             credits are exact.
         interval_low: B rows of the lower ends of marginal 95 % intervals, NaN where there is none; None without any.

@@ -1,7 +1,7 @@
 """The words in which operations and clients speak: what to send, how long to pause, what to keep, what came of it.
 
-An operation is a generator that yields `Send`, `Pause`, `Keep` and `Evaluate` and is sent back the outcome, so that the sync
-and the async client lead the same conversation.
+An operation is a generator that yields `Send`, `Pause`, `Keep` and `Evaluate` and is sent back the outcome, so that
+the sync and the async client lead the same conversation.
 """
 
 from __future__ import annotations

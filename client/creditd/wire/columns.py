@@ -161,7 +161,9 @@ def _rewards(
     first, (_, splits) = next(iter(named.items()))
     for name, (_, other) in named.items():
         if not np.array_equal(other, splits):
-            detail = f"rows have other lengths than those of {first[:64]!r}; expected the same candidates in all rewards"
+            detail = (
+                f"rows have other lengths than those of {first[:64]!r}; expected the same candidates in all rewards"
+            )
             raise wire_error(ErrorCode.SHAPE_MISMATCH, f"/columns/rewards/{name[:64]}", detail)
     parts = combined({name: values for name, (values, _) in named.items()}, request.aggregation)
     return parts, splits, f"/columns/rewards/{first[:64]}"
@@ -171,18 +173,14 @@ def _most_candidates(columns: v1.SetColumns) -> int:
     """How many candidates the other columns can be about: row splits alone must not make anything large."""
     flat_columns = (columns.labels, columns.unions, columns.texts, columns.candidate_ids)
     lengths = [len(column) for column in flat_columns if column is not None]
-    for ragged in (columns.topics, columns.scores):
-        if ragged is not None:
-            lengths.append(len(ragged) if isinstance(ragged, list) else len(ragged.row_splits) - 1)
-    for matrices in (columns.similarities, columns.utilities):
-        if matrices is not None:
-            lengths.append(sum(map(len, matrices)) if isinstance(matrices, list) else len(matrices.values))
+    by_candidate = [column for column in (columns.topics, columns.scores) if column is not None]
+    lengths += [len(rows) if isinstance(rows, list) else len(rows.row_splits) - 1 for rows in by_candidate]
+    by_set = [column for column in (columns.similarities, columns.utilities) if column is not None]
+    lengths += [sum(map(len, rows)) if isinstance(rows, list) else len(rows.values) for rows in by_set]
     return max(lengths, default=0)
 
 
-def _check_needed(
-    request: v1.ShapleyRequest, columns: v1.SetColumns, needed: frozenset[Need], *, unions: bool
-) -> None:
+def _check_needed(request: v1.ShapleyRequest, columns: v1.SetColumns, needed: frozenset[Need], *, unions: bool) -> None:
     """The columns that the request needs are there, and a table only where it has a use."""
     missing = [_OF_NEEDS[need] for need in sorted(needed) if getattr(columns, _OF_NEEDS[need]) is None]
     missing += ["unions"] * (unions and columns.unions is None)

@@ -109,9 +109,7 @@ def lacking(
     return None
 
 
-def fields_needed(
-    needed: frozenset[Need], *, unions: bool, tokens: bool
-) -> tuple[list[ErrorField], list[ErrorField]]:
+def fields_needed(needed: frozenset[Need], *, unions: bool, tokens: bool) -> tuple[list[ErrorField], list[ErrorField]]:
     """Fields that a request needs of every set, and of every candidate.
 
     Args:
@@ -149,15 +147,20 @@ def _rewards(
 
 
 def _named(
-    values: Sequence[float | dict[str, float | None] | None], names: set[frozenset[str]], aggregation: v1.AggregationChoice
+    values: Sequence[float | dict[str, float | None] | None],
+    names: set[frozenset[str]],
+    aggregation: v1.AggregationChoice,
 ) -> RewardColumns:
     """Rewards by name; null stands for all of them."""
     if len(names) > 1 or any(value is not None and not isinstance(value, dict) for value in values):
         raise wire_error(
-            ErrorCode.INVALID_REQUEST, "/sets", "rewards have different names; expected the same names for all candidates"
+            ErrorCode.INVALID_REQUEST,
+            "/sets",
+            "rewards have different names; expected the same names for all candidates",
         )
     columns = {
-        name: [value[name] if isinstance(value, dict) else None for value in values] for name in sorted(next(iter(names)))
+        name: [value[name] if isinstance(value, dict) else None for value in values]
+        for name in sorted(next(iter(names)))
     }
     if not columns:
         raise wire_error(ErrorCode.INVALID_REQUEST, "/sets", "rewards are without names; expected at least one name")

@@ -50,7 +50,9 @@ def single(values: Sequence[float | None], aggregation: v1.AggregationChoice) ->
     if aggregation.weights:
         name = min(aggregation.weights)
         raise wire_error(
-            ErrorCode.INVALID_REQUEST, "/aggregation/weights", f"there is no reward {name[:64]!r}: rewards have no names"
+            ErrorCode.INVALID_REQUEST,
+            "/aggregation/weights",
+            f"there is no reward {name[:64]!r}: rewards have no names",
         )
     rewards, missing = numbers_or_missing(values)
     return RewardColumns(rewards=rewards, missing=missing)
@@ -76,7 +78,9 @@ def combined(named: Mapping[str, Sequence[float | None]], aggregation: v1.Aggreg
         raise wire_error(ErrorCode.INVALID_REQUEST, "/aggregation/weights", detail)
     used = [(name, weights.get(name, 1.0)) for name in sorted(named) if weights.get(name, 1.0)]
     if not used:
-        raise wire_error(ErrorCode.INVALID_REQUEST, "/aggregation/weights", "all weights are 0; expected one that is not")
+        raise wire_error(
+            ErrorCode.INVALID_REQUEST, "/aggregation/weights", "all weights are 0; expected one that is not"
+        )
     parts, missing = [], np.zeros(len(named[used[0][0]]), dtype=np.bool_)
     for name, weight in used:
         values, absent = numbers_or_missing(named[name])

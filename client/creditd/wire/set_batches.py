@@ -64,7 +64,9 @@ class SetBatch:
             return f"/columns/{_OF_SETS.get(error.field, error.field)}/{row}"
         flat = int(self.sets.row_splits[row]) + position
         if error.field == "reward":
-            return f"/columns/rewards/{row}/{position}" if "rewards" in self.by_rows else f"/columns/rewards/values/{flat}"
+            return (
+                f"/columns/rewards/{row}/{position}" if "rewards" in self.by_rows else f"/columns/rewards/values/{flat}"
+            )
         if error.field in _ROWS_OF_CANDIDATES:
             return self._row_pointer(error.field, flat, None, None)
         return f"/columns/{_OF_CANDIDATES[error.field]}/{flat}"

@@ -9,9 +9,10 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from creditd.credit.candidate_sets import USABLE, CandidateSets, SetError, number_name, unusable_numbers
+from creditd.credit.candidate_sets import USABLE, CandidateSets, ErrorField, SetError, number_name, unusable_numbers
 from creditd.credit.credit_rules import CreditRule, PrefixGain, ends_of
-from creditd.credit.evaluated_games import EstimatorOptions, EvaluatedCredits, EvaluatedGame, required_evaluations
+from creditd.credit.evaluated_games import EvaluatedCredits, EvaluatedGame
+from creditd.credit.evaluation_needs import EstimatorOptions, required_evaluations
 from creditd.credit.flags import Flag
 from creditd.credit.set_credit import SetCreditOptions, SetCredits, set_credit
 from creditd.credit.set_expectations import Expectation
@@ -206,9 +207,7 @@ def _solved(
         detail = f"{planned} evaluations of {n} players are planned; expected a budget of at most {most}"
         return SetError(row, "budget_exceeded", "candidates", None, detail)
     try:
-        game = EvaluatedGame(
-            n, options, rule, known_coalitions=coalitions[:, order], known_utilities=utilities
-        )
+        game = EvaluatedGame(n, options, rule, known_coalitions=coalitions[:, order], known_utilities=utilities)
     except ValueError as error:
         return SetError(row, "invalid_request", "coalitions", None, str(error))
     back = np.argsort(order, kind="stable")
@@ -235,10 +234,10 @@ def _known(
 
     A rule about the order of the players takes them `in_order`, whatever their names.
     """
+    wrong_shape = _misshapen(row, item, tokens=tokens)
+    if wrong_shape is not None:
+        return wrong_shape
     n = item.n_players
-    if len(item.coalitions) != len(item.utilities):
-        detail = f"got {len(item.utilities)} utilities; expected {len(item.coalitions)}, one per coalition"
-        return SetError(row, "shape_mismatch", "utilities", None, detail)
     coalitions = np.zeros((len(item.coalitions), n), dtype=np.bool_)
     for place, players in enumerate(item.coalitions):
         if players and max(players) >= n:
@@ -249,20 +248,36 @@ def _known(
     for code, wrong in unusable_numbers(utilities, None):
         if wrong.any():
             place = int(np.flatnonzero(wrong)[0])
-            detail = f"utility is {number_name(utilities[place])}; expected {USABLE}"
+            players = _named(item.coalitions[place])
+            detail = f"utility of players {players} is {number_name(utilities[place])}; expected {USABLE}"
             kind = "non_finite_utility" if code == "non_finite_value" else "invalid_request"
             return SetError(row, kind, "utilities", place, detail)
     order = np.arange(n)
-    if item.player_ids is not None:
-        if len(item.player_ids) != n or len(set(item.player_ids)) != n:
-            return SetError(row, "invalid_request", "id", None, f"expected {n} different names, one per player")
-        order = order if in_order else np.argsort(ranks_of(item.player_ids)[0], kind="stable")
-    if tokens and (item.n_tokens is None or item.spans is None):
-        field = "n_tokens" if item.n_tokens is None else "span"
-        return SetError(row, "invalid_request", field, None, f"{field} is missing; token advantages need it")
-    if tokens and item.spans is not None and len(item.spans) != n:
-        return SetError(row, "shape_mismatch", "span", None, f"got {len(item.spans)} spans; expected {n}, one per player")
+    if item.player_ids is not None and not in_order:
+        order = np.argsort(ranks_of(item.player_ids)[0], kind="stable")
     return coalitions, utilities, order
+
+
+def _named(players: Sequence[int]) -> str:
+    """A coalition in a message, the first ten players of it."""
+    return f"[{', '.join(map(str, players[:10]))}{', …' if len(players) > 10 else ''}]"
+
+
+def _misshapen(row: int, item: solve.SolveItem, *, tokens: bool) -> SetError | None:
+    """What is missing of an item, or has another length than its players."""
+    n, ids, spans = item.n_players, item.player_ids, item.spans
+    if len(item.coalitions) != len(item.utilities):
+        detail = f"got {len(item.utilities)} utilities; expected {len(item.coalitions)}, one per coalition"
+        return SetError(row, "shape_mismatch", "utilities", None, detail)
+    if ids is not None and (len(ids) != n or len(set(ids)) != n):
+        return SetError(row, "invalid_request", "id", None, f"expected {n} different names, one per player")
+    if tokens and (item.n_tokens is None or spans is None):
+        name: ErrorField = "n_tokens" if item.n_tokens is None else "span"
+        return SetError(row, "invalid_request", name, None, f"{name} is missing; token advantages need it")
+    if tokens and spans is not None and len(spans) != n:
+        detail = f"got {len(spans)} spans; expected {n}, one per player"
+        return SetError(row, "shape_mismatch", "span", None, detail)
+    return None
 
 
 def _groups(items: Sequence[solve.SolveItem]) -> tuple[Integers, int]:

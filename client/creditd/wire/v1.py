@@ -16,6 +16,7 @@ from typing_extensions import Self
 from creditd.wire.errors import ErrorCode
 from creditd.wire.fields import (
     MAX_MAGNITUDE,
+    MAX_NAME_LENGTH,
     MAX_SETS,
     Amount,
     Count,
@@ -34,7 +35,9 @@ from creditd.wire.fields import (
 )
 from creditd.wire.utilities import MAX_TARGETS, MaxUtility, UtilityChoice
 
-MAX_REWARD_NAMES = 16
+MAX_REWARD_NAMES = 64
+
+RewardName: TypeAlias = Annotated[str, Field(min_length=1, max_length=MAX_NAME_LENGTH)]
 
 SetStatus: TypeAlias = Literal["ok", "error"]
 FlagName: TypeAlias = Literal[
@@ -154,7 +157,7 @@ class AggregationChoice(WireModel):
 class Candidate(WireModel):
     """One item of a candidate set."""
 
-    reward: float | dict[str, float | None] | None = None
+    reward: float | dict[RewardName, float | None] | None = None
     """Reward units; null when it was not scored; by name when there are several. Needed where the utility uses it."""
     label: Name | None = None
     """The answer that the candidate gives. Needed by `plurality`."""
@@ -401,8 +404,6 @@ class ShapleyResponse(WireModel):
 
 
 GroupRewards: TypeAlias = Annotated[list[NumbersOrNull], Field(fail_fast=True, min_length=1, max_length=MAX_SETS)]
-RewardName: TypeAlias = Annotated[str, Field(min_length=1, max_length=MAX_NAME_LENGTH)]
-MAX_REWARD_NAMES = 64
 
 
 class WhiteningChoice(WireModel):

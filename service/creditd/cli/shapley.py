@@ -294,7 +294,8 @@ def _sound_set(choices: ShapleyRequest, names: Iterable[str]) -> dict[str, Any]:
         "n_tokens": 0,
         "similarities": [[float(i == j) for j in range(size)] for i in range(size)],
         "candidates": [
-            {"reward": reward, "span": None, "label": 0, "topics": [], "scores": scores, "union": 0} for _ in range(size)
+            {"reward": reward, "span": None, "label": 0, "topics": [], "scores": scores, "union": 0}
+            for _ in range(size)
         ],
     }
     if choices.utility.type == "table":

@@ -36,36 +36,40 @@ Modules:
     group_sums, flags   sums that no batch shape can change; what can be unusual
 """
 
+from creditd.credit.candidate_features import CandidateFeatures
 from creditd.credit.candidate_parsers import PARSERS, ParsedCandidates, parse_candidates, parser_of
-from creditd.credit.candidate_sets import CandidateSets, MalformedPolicy, SetError
-from creditd.credit.candidate_sets import CandidateSets, Expectation, MalformedPolicy, SetError
-from creditd.credit.coverage import Coverage, CoverageGames, FacilityLocation, FacilityLocationGames
+from creditd.credit.candidate_sets import CandidateSets, MalformedPolicy, RewardPart, SetError
 from creditd.credit.coalition_plans import permutation_plan, stratified_plan
+from creditd.credit.coverage import Coverage, FacilityLocation
 from creditd.credit.credit_rules import (
     Blend,
     CreditRule,
     LeaveOneOut,
     MaxAtK,
     Mixture,
+    Owen,
     OwnReward,
     PrefixGain,
     SetReward,
     Shapley,
 )
-from creditd.credit.diversity import (
-    DiversityGames,
-    MaxMinusSimilarity,
-    MeanPairwiseDiversity,
-    QualityNovelty,
-    Redundancy,
-)
+from creditd.credit.diversity import MaxMinusSimilarity, MeanPairwiseDiversity, QualityNovelty, Redundancy
 from creditd.credit.estimators import Estimate, permutation_estimate, stratified_estimate
 from creditd.credit.evaluated_games import EvaluatedCredits, EvaluatedGame
 from creditd.credit.evaluation_needs import EstimatorOptions, required_evaluations
 from creditd.credit.flags import Flag
 from creditd.credit.games import Table
-from creditd.credit.group_advantages import GRPO_EPSILONS, GroupAdvantages, group_advantages
+from creditd.credit.group_advantages import (
+    GRPO_EPSILONS,
+    GroupAdvantages,
+    gdpo_advantages,
+    group_advantages,
+    weighted_rewards,
+)
 from creditd.credit.level_games import semivalues
+from creditd.credit.log_det import LogDet
+from creditd.credit.log_sum_exp import LogSumExp
+from creditd.credit.noisy_or import NoisyOr
 from creditd.credit.order_statistics import (
     AllPass,
     ExpectedMax,
@@ -78,18 +82,8 @@ from creditd.credit.order_statistics import (
     Threshold,
     TopM,
 )
-from creditd.credit.partial_means import CVaR, Median, Quantile, TopMMean, TrimmedMean
-from creditd.credit.log_det import LogDet
 from creditd.credit.owen import owen_values
-from creditd.credit.games import Table, Utility
-from creditd.credit.group_advantages import (
-    GRPO_EPSILONS,
-    GroupAdvantages,
-    gdpo_advantages,
-    group_advantages,
-    weighted_rewards,
-)
-from creditd.credit.order_statistics import Max, Mean, Min, RthBest, Sum, Threshold, TopM, semivalues
+from creditd.credit.partial_means import CVaR, Median, Quantile, TopMMean, TrimmedMean
 from creditd.credit.segments import token_spans
 from creditd.credit.set_advantages import Normalization
 from creditd.credit.set_credit import SetCreditOptions, SetCredits, set_credit
@@ -97,7 +91,7 @@ from creditd.credit.set_expectations import Expectation
 from creditd.credit.set_utilities import SumOfUtilities, Utility
 from creditd.credit.tables import table_semivalues
 from creditd.credit.token_advantages import TokenPolicy
-from creditd.credit.whitening import Whitening
+from creditd.credit.votes import Plurality
 
 __all__ = [
     "GRPO_EPSILONS",
@@ -105,11 +99,10 @@ __all__ = [
     "AllPass",
     "Blend",
     "CVaR",
+    "CandidateFeatures",
     "CandidateSets",
     "Coverage",
-    "CoverageGames",
     "CreditRule",
-    "DiversityGames",
     "Estimate",
     "EstimatorOptions",
     "EvaluatedCredits",
@@ -117,11 +110,11 @@ __all__ = [
     "Expectation",
     "ExpectedMax",
     "FacilityLocation",
-    "FacilityLocationGames",
     "Flag",
     "GroupAdvantages",
     "LeaveOneOut",
     "LogDet",
+    "LogSumExp",
     "MalformedPolicy",
     "Max",
     "MaxAtK",
@@ -131,14 +124,18 @@ __all__ = [
     "Median",
     "Min",
     "Mixture",
+    "NoisyOr",
     "Normalization",
+    "Owen",
     "OwnReward",
     "ParsedCandidates",
     "PassAtK",
+    "Plurality",
     "PrefixGain",
     "QualityNovelty",
     "Quantile",
     "Redundancy",
+    "RewardPart",
     "RthBest",
     "SetCreditOptions",
     "SetCredits",
@@ -146,6 +143,7 @@ __all__ = [
     "SetReward",
     "Shapley",
     "Sum",
+    "SumOfUtilities",
     "Table",
     "Threshold",
     "TokenPolicy",
@@ -153,7 +151,6 @@ __all__ = [
     "TopMMean",
     "TrimmedMean",
     "Utility",
-    "Whitening",
     "gdpo_advantages",
     "group_advantages",
     "owen_values",

@@ -47,6 +47,11 @@ class Coverage:
         """The game of one topic: 1 when enough of the coalition cover it."""
         return Threshold(threshold=1.0, count=self.count)
 
+    @property
+    def empty_utility(self) -> float:
+        """v(∅), units of the utility."""
+        return self.empty
+
 
 @dataclass(frozen=True)
 class CoverageGames:

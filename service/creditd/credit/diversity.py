@@ -52,6 +52,11 @@ class Redundancy:
         own = _own_shares(rewards, weights, self.empty)
         return own - self.penalty * _pair_shares(similarities, weights)
 
+    @property
+    def empty_utility(self) -> float:
+        """v(∅), units of the utility."""
+        return self.empty
+
 
 @dataclass(frozen=True)
 class MaxMinusSimilarity:
@@ -82,6 +87,11 @@ class MaxMinusSimilarity:
         """φ_i = φ_i(airport game) − λ·Σ_s q_s·s/(n−1)·Σ_{j≠i} s_ij, shape (B, n)."""
         of_best = semivalues(rewards, Max(empty=self.empty), weights)
         return of_best - self.penalty * _pair_shares(similarities, weights)
+
+    @property
+    def empty_utility(self) -> float:
+        """v(∅), units of the utility."""
+        return self.empty
 
 
 @dataclass(frozen=True)
@@ -135,6 +145,11 @@ class MeanPairwiseDiversity:
         credit: Floats = values + share * (to_others - among_others)
         return credit
 
+    @property
+    def empty_utility(self) -> float:
+        """v(∅), units of the utility."""
+        return self.empty
+
 
 @dataclass(frozen=True)
 class QualityNovelty:
@@ -182,6 +197,11 @@ class QualityNovelty:
         joining = np.cumsum(np.sort(others, axis=-1) * _expected_maximum_weights(weights), axis=-1)[..., -1]
         shares[:, np.arange(n), np.arange(n)] = joining
         return own - self.penalty * _sorted_sums(shares.transpose(0, 2, 1))
+
+    @property
+    def empty_utility(self) -> float:
+        """v(∅), units of the utility."""
+        return self.empty
 
 
 DiversityUtility: TypeAlias = Redundancy | MaxMinusSimilarity | MeanPairwiseDiversity | QualityNovelty

@@ -38,8 +38,8 @@ class EvaluatedCredits:
         method: "stratified" or "permutations" for estimates, "table" when all 2ⁿ utilities were used, "definition" for
             rules that need fewer.
         evaluations: Distinct coalitions used.
-        empty: v(∅), or None where it is neither needed nor known.
-        grand: v(N), or None likewise.
+        empty: v(∅).
+        grand: v(N).
         scale: Largest magnitude among the utilities used.
         interval_approximate: Whether the sample is too small for the promised coverage.
         efficient: Whether the rule's credits sum to v(N) − v(∅).
@@ -52,8 +52,8 @@ class EvaluatedCredits:
     exact: bool
     method: Literal["stratified", "permutations", "table", "definition"]
     evaluations: int
-    empty: float | None
-    grand: float | None
+    empty: float
+    grand: float
     scale: float
     interval_approximate: bool
     efficient: bool
@@ -103,6 +103,11 @@ class EvaluatedGame:
     def done(self) -> bool:
         """Whether nothing is left to ask for."""
         return len(self.ask(1)) == 0
+
+    @property
+    def known(self) -> int:
+        """How many of the coalitions that it needs so far have a utility."""
+        return sum(key in self._utilities for key in self._definition_keys + self._keys[: self._end])
 
     def ask(self, limit: int | None = None) -> Booleans:
         """The next coalitions without a utility, in the order of the plan.
@@ -189,8 +194,8 @@ class EvaluatedGame:
             exact=estimate is None or estimate.exact,
             method="definition" if estimate is None else estimate.method,
             evaluations=len(used),
-            empty=self._utilities.get(empty),
-            grand=self._utilities.get(grand),
+            empty=self._utilities[empty],
+            grand=self._utilities[grand],
             scale=max((abs(self._utilities[key]) for key in used), default=0.0),
             interval_approximate=estimate is not None and estimate.interval_approximate,
             efficient=all(isinstance(end, Shapley | SetReward) for end, _ in rule_ends(self.rule)),

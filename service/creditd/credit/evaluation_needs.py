@@ -13,7 +13,7 @@ import numpy as np
 
 from creditd.credit.coalition_plans import Booleans, permutation_plan, row_keys, stratified_plan
 from creditd.credit.coalition_semivalues import coalition_count, coalitions_of_sizes, weighed_sizes
-from creditd.credit.credit_rules import Blend, CreditRule, EndRule, PrefixGain, SetReward, Shapley, size_weights
+from creditd.credit.credit_rules import Blend, CreditRule, EndRule, Owen, PrefixGain, SetReward, Shapley, size_weights
 from creditd.credit.estimators import FEWEST_PER_PLAYER
 
 EstimatorType: TypeAlias = Literal["auto", "exact", "stratified", "permutations"]
@@ -58,7 +58,7 @@ def required_evaluations(n_players: int, rule: CreditRule, options: EstimatorOpt
     """Most coalitions that a game evaluates, known before the first one is.
 
         shapley: all 2ⁿ or the size of the plan;  set_reward: 2;  prefix_gain: n + 1;  others: Σ C(n, s)
-        over the sizes s that the rule weighs (leave_one_out and own_reward: n + 1)
+        over the sizes s that the rule weighs, 0 and n (leave_one_out and own_reward: n + 2)
 
     Args:
         n_players: n ≥ 1.
@@ -115,14 +115,18 @@ def evaluation_needs(n_players: int, rule: CreditRule, options: EstimatorOptions
     if n_players < 1:
         raise ValueError(f"a game needs players: got {n_players}")
     ends = [end for end, _ in rule_ends(rule)]
+    if any(isinstance(end, Owen) for end in ends):
+        raise ValueError("owen has no plan of coalitions: send all 2**n utilities as a table")
     defined = [end for end in ends if not isinstance(end, Shapley)]
-    counted = sum(_definition_size(end, n_players) for end in defined)
+    counted = 2 + sum(_definition_size(end, n_players) for end in defined)
     everything = 2**n_players
     if len(ends) == len(defined):
         # Two rules may share coalitions, so that the sum is an upper bound; the exact number needs the rows.
         if max((_definition_size(end, n_players) for end in defined), default=0) > options.budget:
             _refuse(options.budget, min(counted, everything), n_players)
-        rows = _union(n_players, [defining_coalitions(end, n_players) for end in defined])
+        # v(∅) and v(N) stand in every answer, whether or not the rule looks at them.
+        limits = defining_coalitions(SetReward(), n_players)
+        rows = _union(n_players, [limits, *(defining_coalitions(end, n_players) for end in defined)])
         if len(rows) > options.budget:
             _refuse(options.budget, len(rows), n_players)
         return Needs(rows, np.empty((0, n_players), dtype=bool), (0,))

@@ -151,7 +151,7 @@ def _check_targets(batch: CandidateSets, features: CandidateFeatures, term: obje
         )
 
 
-def _add_score_errors(  # noqa: D417 - as SetErrors.add_entries
+def _add_score_errors(
     batch: CandidateSets,
     splits: Integers,
     wrong: NDArray[np.bool_],

@@ -57,6 +57,11 @@ class LogDet:
         """What is added to the diagonal of the kernel."""
         return 1.0 if self.form == "identity_plus" else 0.0
 
+    @property
+    def empty_utility(self) -> float:
+        """v(∅), units of the utility."""
+        return self.empty
+
 
 def defect(kernels: Floats, utility: LogDet) -> NDArray[np.bool_]:
     """Which kernels give their sets no value.

@@ -16,7 +16,8 @@ from typing import ClassVar, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from creditd.credit.order_statistics import MAX_PLAYERS, binomials
+from creditd.credit.coalitions import binomials
+from creditd.credit.level_games import MAX_PLAYERS
 from creditd.credit.quadrature import presence_nodes, size_parts
 
 Floats: TypeAlias = NDArray[np.float64]
@@ -44,6 +45,11 @@ class NoisyOr:
                 raise ValueError(f"noisy_or needs finite weights: got {weight}, expected a finite number")
         if not math.isfinite(self.empty):
             raise ValueError(f"noisy_or needs a finite empty: got {self.empty}, expected a finite number")
+
+    @property
+    def empty_utility(self) -> float:
+        """v(∅), units of the utility."""
+        return self.empty
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from creditd.credit.order_statistics import binomials
+from creditd.credit.coalitions import binomials
 from creditd.credit.tables import TILE_ROWS, marginal_matrix, members, middles, player_count
 
 Floats: TypeAlias = NDArray[np.float64]

@@ -5,8 +5,9 @@ Legend: `B` sets of one size, `n` players of each.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Literal, TypeAlias, get_args
+from typing import Any, ClassVar, Literal, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,7 +69,7 @@ class SumOfUtilities:
             if not np.isfinite(weight):
                 raise ValueError(f"a weight is {weight}; expected a finite number")
             if isinstance(utility, Table | SumOfUtilities):
-                raise ValueError(f"a term is a {utility.type}; expected a utility with a formula")
+                raise ValueError(f"a term is a {utility.type}; expected a utility with a formula")  # noqa: TRY004 - a value
 
 
 Utility: TypeAlias = OneUtility | SumOfUtilities
@@ -190,7 +191,7 @@ def empty_utility(utility: Utility) -> float:
     if isinstance(utility, SumOfUtilities):
         return float(sum(weight * empty_utility(term) for weight, term in utility.terms))
     if isinstance(utility, Table):
-        raise ValueError("v(∅) of a table is its first entry")
+        raise ValueError("v(∅) of a table is its first entry")  # noqa: TRY004 - a value of the wrong kind
     if isinstance(utility, FacilityLocation):
         if utility.empty is not None:
             return utility.empty
@@ -223,35 +224,70 @@ def games_of(batch: CandidateSets, utility: Utility, rows: Integers, members: In
             weights=tuple(weight for weight, _ in utility.terms),
             games=tuple(games_of(batch, term, rows, members) for _, term in utility.terms),
         )
-    features = CandidateFeatures() if batch.features is None else batch.features
-    positions = members - batch.row_splits[rows][:, None]
-    if isinstance(utility, Table):
-        return _table_games(batch, rows, members, positions)
-    if isinstance(utility, Coverage):
-        return CoverageGames(*players_topics(features, members), utility)
-    if isinstance(utility, FacilityLocation):
-        return FacilityLocationGames(players_scores(features, members), utility)
-    if isinstance(utility, NoisyOr):
-        return NoisyOrGames(players_scores(features, members), utility)
-    rewards = batch.rewards[members]
-    if isinstance(utility, LogSumExp):
-        return LogSumExpGames(rewards, utility)
-    if isinstance(utility, Plurality):
-        return PluralityGames(players_labels(features, members), rewards, utility)
-    if isinstance(utility, Diversity | LogDet):
-        similarities = players_similarities(features, rows, positions, int(batch.sizes[rows[0]]))
-        if isinstance(utility, LogDet):
-            return LogDetGames(similarities, utility)
-        return DiversityGames(similarities, rewards, utility)
-    return OrderStatisticGames(rewards=rewards, utility=utility)
+    kind = type(utility)
+    return _BUILDERS[kind](_Gatherer(batch, rows, members), utility)
 
 
-def _table_games(batch: CandidateSets, rows: Integers, members: Integers, positions: Integers) -> TableGames:
-    if batch.tables is None or batch.table_splits is None:
+@dataclass(frozen=True)
+class _Gatherer:
+    """What utilities need to know of the players of some sets.
+
+    Attributes:
+        batch: All sets.
+        rows: Shape (B,), the sets.
+        members: Shape (B, n), flat places of their players.
+    """
+
+    batch: CandidateSets
+    rows: Integers
+    members: Integers
+
+    @property
+    def features(self) -> CandidateFeatures:
+        """Features of all candidates."""
+        return CandidateFeatures() if self.batch.features is None else self.batch.features
+
+    @property
+    def rewards(self) -> Floats:
+        """Rewards of the players, shape (B, n)."""
+        return self.batch.rewards[self.members]
+
+    @property
+    def positions(self) -> Integers:
+        """Places of the players in their sets, shape (B, n)."""
+        return self.members - self.batch.row_splits[self.rows][:, None]
+
+    @property
+    def scores(self) -> Floats:
+        """Scores of the players, shape (B, n, T)."""
+        return players_scores(self.features, self.members)
+
+    @property
+    def similarities(self) -> Floats:
+        """Similarities of the players, shape (B, n, n)."""
+        size = int(self.batch.sizes[self.rows[0]])
+        return players_similarities(self.features, self.rows, self.positions, size)
+
+
+def _table_games(of: _Gatherer) -> TableGames:
+    if of.batch.tables is None or of.batch.table_splits is None:
         raise ValueError("a table utility needs tables and table_splits")
-    n_values = 1 << int(batch.sizes[rows[0]])
+    n_values = 1 << int(of.batch.sizes[of.rows[0]])
     return TableGames(
-        tables=batch.tables[batch.table_splits[rows][:, None] + np.arange(n_values)],
-        players=positions,
-        ranks=positions if batch.ranks is None else batch.ranks[members],
+        tables=of.batch.tables[of.batch.table_splits[of.rows][:, None] + np.arange(n_values)],
+        players=of.positions,
+        ranks=of.positions if of.batch.ranks is None else of.batch.ranks[of.members],
     )
+
+
+_BUILDERS: dict[type[OneUtility], Callable[[_Gatherer, Any], SetGames]] = {
+    **dict.fromkeys(get_args(OrderStatistic), lambda of, utility: OrderStatisticGames(of.rewards, utility)),
+    **dict.fromkeys(get_args(Diversity), lambda of, utility: DiversityGames(of.similarities, of.rewards, utility)),
+    LogSumExp: lambda of, utility: LogSumExpGames(of.rewards, utility),
+    Plurality: lambda of, utility: PluralityGames(players_labels(of.features, of.members), of.rewards, utility),
+    Coverage: lambda of, utility: CoverageGames(*players_topics(of.features, of.members), utility),
+    FacilityLocation: lambda of, utility: FacilityLocationGames(of.scores, utility),
+    NoisyOr: lambda of, utility: NoisyOrGames(of.scores, utility),
+    LogDet: lambda of, utility: LogDetGames(of.similarities, utility),
+    Table: lambda of, _: _table_games(of),
+}

@@ -21,8 +21,8 @@ from typing import ClassVar, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from creditd.credit.level_games import MAX_PLAYERS
 from creditd.credit.noisy_or import first_of_ties
-from creditd.credit.order_statistics import MAX_PLAYERS
 from creditd.credit.quadrature import gauss_legendre, presence_nodes, three_rules_only
 
 Floats: TypeAlias = NDArray[np.float64]
@@ -51,6 +51,11 @@ class Plurality:
             raise ValueError(f"plurality has no such ties: got {self.ties!r}, expected one of {', '.join(TIES)}")
         if not math.isfinite(self.empty):
             raise ValueError(f"plurality needs a finite empty: got {self.empty}, expected a finite number")
+
+    @property
+    def empty_utility(self) -> float:
+        """v(∅), units of the utility."""
+        return self.empty
 
 
 @dataclass(frozen=True)

@@ -88,9 +88,7 @@ def answer_sets(
     codes = Counter(str(error.code) for error in answer.errors)
     if len(answer.errors) == batch.sets.n_sets:
         return _nothing_answered("set", batch.sets.n_sets, codes, error_items(answer, batch))
-    return Answer(
-        shapley_body(answer, batch, head), batch.sets.n_sets, codes, flag_counts(answer.flags)
-    )
+    return Answer(shapley_body(answer, batch, head), batch.sets.n_sets, codes, flag_counts(answer.flags))
 
 
 def answer_solve(
