@@ -15,7 +15,9 @@ from creditd.client.steps import Timing
 from creditd.credit.flags import Flag
 from creditd.credit.set_credit import set_credit
 from creditd.wire import v1
-from creditd.wire.columns import RequestLimits, batch_of, options_of
+from creditd.wire.choices import options_of
+from creditd.wire.columns import batch_of
+from creditd.wire.limits import RequestLimits
 from creditd.wire.errors import ERROR_KINDS, ErrorCode, ErrorItem, problem
 from creditd.wire.group_rows import solve_group
 

@@ -11,7 +11,9 @@ from creditd.scoring.deadline import Deadline
 from creditd.server.convert import envelope, shapley_body
 from creditd.server.resources import Resources
 from creditd.server.settings import Settings
-from creditd.wire.columns import RequestLimits, batch_of, options_of
+from creditd.wire.choices import options_of
+from creditd.wire.columns import batch_of
+from creditd.wire.limits import RequestLimits
 from creditd.wire.v1 import ShapleyRequest
 from server.running import columnar, nested, on_service, ragged
 
@@ -63,7 +65,7 @@ def answering(n_sets, **options):
 
     def work():
         answer = score_candidate_sets(batch.sets, choices, batch.rejected, Deadline.after(60.0))
-        return shapley_body(answer, batch, request.utility.type, head)
+        return shapley_body(answer, batch, head)
 
     work()  # what is computed once per process is there after the first time
     runs = [watched(work) for _ in range(REPEATS)]
@@ -108,7 +110,7 @@ def test_the_watch_sees_an_object_per_set():
         request = ShapleyRequest.model_validate({"sets": sets})
         choices, batch = options_of(request, LIMITS), batch_of(request, LIMITS)
         answer = set_credit(batch.sets, choices, batch.rejected)
-        _, calls, blocks = watched(lambda: shapley_body(answer, batch, "max", envelope("r", 0.0)))  # noqa: B023  # used at once
+        _, calls, blocks = watched(lambda: shapley_body(answer, batch, envelope("r", 0.0)))  # noqa: B023  # used at once
         counts.append((calls, blocks))
     assert counts[1][0] > counts[0][0] + 256
     assert counts[1][1] > counts[0][1] + 256

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from creditd.credit import candidate_sets
-from creditd.credit.candidate_sets import Expectation, MalformedPolicy, SetError
+from creditd.credit.candidate_sets import MalformedPolicy, SetError
 from creditd.credit.credit_rules import Blend, LeaveOneOut, MaxAtK, Mixture, Shapley
 from creditd.credit.flags import Flag
 from creditd.credit.games import Table
@@ -12,18 +12,14 @@ from creditd.credit.group_advantages import Convention, GroupRule
 from creditd.credit.order_statistics import Max, Mean, Min, RthBest, Sum, Threshold, TopM
 from creditd.credit.set_advantages import NormalizationType
 from creditd.credit.set_credit import SetCreditOptions
+from creditd.credit.set_expectations import Expectation
 from creditd.credit.token_advantages import TokenPolicy
 from creditd.wire import v1
-from creditd.wire.columns import (
-    CREDIT_NAMES,
-    UTILITY_NAMES,
-    RequestLimits,
-    batch_of,
-    numbered,
-    numbers_or_missing,
-    options_of,
-)
+from creditd.wire.arrays import numbered, numbers_or_missing
+from creditd.wire.choices import CREDIT_NAMES, UTILITY_NAMES, options_of
+from creditd.wire.columns import batch_of
 from creditd.wire.errors import ErrorCode
+from creditd.wire.limits import RequestLimits
 from creditd.wire.validation import WireError
 
 LIMITS = RequestLimits()

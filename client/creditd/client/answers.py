@@ -199,8 +199,8 @@ _NOT_IN_SCHEMA = (AttributeError, IndexError, KeyError, TypeError, ValueError)
 def _located(pointer: str, body: Body) -> tuple[int | None, int | None]:
     """Row and position within it that a pointer into a request of this client means."""
     parts, splits = pointer.split("/")[1:], body.row_splits
-    if parts[:2] == ["columns", "rewards"] and len(parts) > 2 and parts[2] not in {"values", "row_splits"}:
-        del parts[2]
+    if parts[:2] == ["columns", "named_rewards"]:
+        parts[1:3] = ["rewards"]
     if body.named and parts[0] == "rewards":
         del parts[1:2]
     numbers = [int(part) for part in parts if part.isdecimal()]

@@ -172,7 +172,7 @@ class Attempts:
             content=None if body is None else body.content,
             timeout_s=timeout_s,
         )
-        if outcome is None:
+        if outcome is None or isinstance(outcome, list):
             raise RuntimeError("a request was answered by nothing")
         return outcome
 

@@ -29,6 +29,7 @@ from creditd.client.arrays import (
     splits_of,
 )
 from creditd.client.mappings import Name, SetColumns, Wanted, gathered, mappings_in
+from creditd.credit.candidate_sets import ErrorField
 from creditd.credit.set_utilities import NEEDS
 from creditd.wire.errors import ErrorCode
 
@@ -102,12 +103,11 @@ def wanted_by(utility: Choice, credit: Choice, *, tokens: bool) -> Wanted:
     needed = frozenset().union(*(NEEDS.get(str(kind), frozenset()) for kind in kinds))
     ends = [credit, _field(credit, "from"), _field(credit, "from_"), _field(credit, "to")]
     unions = any(type_of(end) == "owen" for end in ends if end is not None)
-    of_sets = tuple(sorted(needed & {"utilities", "similarities"}))
-    return Wanted(
-        of_sets=of_sets,
-        of_candidates=(*sorted(needed - set(of_sets)), *["union"] * unions),
-        tokens=tokens,
-    )
+    of_sets: list[ErrorField] = []
+    of_candidates: list[ErrorField] = ["union"] if unions else []
+    for need in sorted(needed):
+        (of_sets if need in {"utilities", "similarities"} else of_candidates).append(need)
+    return Wanted(of_sets=tuple(of_sets), of_candidates=tuple(of_candidates), tokens=tokens)
 
 
 def _field(value: Any, name: str) -> Any:  # noqa: ANN401 - a name, a mapping or a model
@@ -158,7 +158,7 @@ def _named_rewards(named: Mapping[str, Any]) -> tuple[dict[str, Any], Integers]:
             detail = f"rows have other lengths than those of {first!r}; expected the same candidates in all rewards"
             raise refusal(f"/sets/{name}", detail, ErrorCode.SHAPE_MISMATCH)
     columns = {name: {"values": values, "row_splits": splits.tolist()} for name, (values, _) in found.items()}
-    return {"rewards": columns}, splits
+    return {"named_rewards": columns}, splits
 
 
 def _sizes_without_rewards(given: Mapping[str, Any], wanted: Wanted) -> Integers:

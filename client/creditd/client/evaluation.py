@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from creditd.client.arrays import Column, Integers, refusal, sequence, splits_of
+from creditd.client.arrays import Column, Integers, Rows, refusal, sequence, splits_of
 from creditd.client.bodies import Body, encoded, per_candidate, per_set, span_pairs
 from creditd.client.evaluators import Evaluate, Evaluator
 from creditd.client.mappings import Name
@@ -66,7 +66,7 @@ class Games:
             self.utilities[row].append(value)
 
 
-def games_of(sets: object, columns: Mapping[str, Column | None], *, tokens: bool) -> Games:
+def games_of(sets: object, columns: Mapping[str, Column | Rows | None], *, tokens: bool) -> Games:
     """Sets whose candidates are anything, with the columns beside them.
 
     Args:

@@ -131,7 +131,8 @@ def evaluated(step: Evaluate) -> list[float]:
     """
     if step.evaluator.is_async:
         raise TypeError("the utility is a coroutine function; expected a plain one: use AsyncClient")
-    calls, values = step.calls(), []
+    calls = step.calls()
+    values: list[float] = []
     if step.evaluator.concurrency == 1:
         for argument in calls:
             step.collected(argument, step.evaluator.function(argument), values)
@@ -169,7 +170,8 @@ async def evaluated_async(step: Evaluate) -> list[float]:
                 return await coroutine
             return await asyncio.to_thread(step.evaluator.function, argument)
 
-    calls, values = step.calls(), []
+    calls = step.calls()
+    values: list[float] = []
     tasks = [asyncio.ensure_future(one(argument)) for argument in calls]
     try:
         for argument, task in zip(calls, tasks, strict=True):

@@ -187,10 +187,8 @@ def body_of(exchange: Exchange) -> Body:
 
 def _splits_in(columns: dict[str, Any]) -> Integers:
     """Row splits of the candidates in the columns of a request."""
-    rewards = columns.get("rewards")
-    if rewards is None:
-        return np.array(columns["row_splits"], dtype=np.int64)
-    one = rewards if "row_splits" in rewards else next(iter(rewards.values()))
+    named = columns.get("named_rewards")
+    one = columns.get("rewards", columns) if named is None else next(iter(named.values()))
     return np.array(one["row_splits"], dtype=np.int64)
 
 

@@ -113,8 +113,8 @@ def solve_answer(body: Body, request_id: str) -> dict[str, Any]:
     items: list[dict[str, Any]] = []
     for row, item in enumerate(solved.items):
         if row in errors or item is None:
-            error = errors[row]
-            failure = {"code": error.code, "pointer": error.pointer, "detail": error.detail, "retryable": False}
+            failed = errors[row]
+            failure = {"code": failed.code, "pointer": failed.pointer, "detail": failed.detail, "retryable": False}
             items.append({"status": "error", "error": failure})
         else:
             items.append(solve_item(item, solved, row))

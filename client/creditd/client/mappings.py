@@ -19,6 +19,7 @@ from creditd.client.arrays import (
     splits_of,
 )
 from creditd.client.results import Ragged
+from creditd.credit.candidate_sets import ErrorField
 from creditd.wire import v1
 from creditd.wire.errors import ErrorCode
 
@@ -52,9 +53,17 @@ class Wanted:
         tokens: Whether token advantages are asked for.
     """
 
-    of_sets: tuple[str, ...] = ()
-    of_candidates: tuple[str, ...] = ("reward",)
+    of_sets: tuple[ErrorField, ...] = ()
+    of_candidates: tuple[ErrorField, ...] = ("reward",)
     tokens: bool = False
+
+    def fields(self) -> tuple[list[ErrorField], list[ErrorField]]:
+        """Fields of every set and of every candidate, those of tokens included."""
+        of_sets, of_candidates = list(self.of_sets), list(self.of_candidates)
+        if self.tokens:
+            of_sets.append("n_tokens")
+            of_candidates.append("span")
+        return of_sets, of_candidates
 
 
 @dataclass(frozen=True)
@@ -166,24 +175,28 @@ def _reward_columns(
     """Rewards, by name where they have names; the sizes alone where the utility needs no reward and there is none."""
     row_splits = splits.tolist()
     rewards = [candidate.get("reward") for candidate in candidates]
-    names = {frozenset(reward) for reward in rewards if isinstance(reward, Mapping)}
+    named = [candidate.get("named_rewards") for candidate in candidates]
+    names = {frozenset(row) for row in named if row is not None}
     if not names:
         if "reward" not in wanted.of_candidates and not _any_has(candidates, "reward"):
             return {"row_splits": row_splits}
         return {"rewards": {"values": numbers(rewards, pointer), "row_splits": row_splits}}
-    if len(names) > 1 or any(reward is not None and not isinstance(reward, Mapping) for reward in rewards):
-        raise refusal("/sets", "rewards have different names; expected the same names for all candidates")
+    if len(names) > 1 or _any_has(candidates, "reward"):
+        detail = (
+            "named_rewards have different names, or stand beside reward; expected the same names for all candidates"
+        )
+        raise refusal("/sets", detail)
     by_name: dict[str, Any] = {}
     for name in sorted(next(iter(names))):
-        values = [reward[name] if isinstance(reward, Mapping) else None for reward in rewards]
+        values = [None if row is None else row[name] for row in named]
         by_name[name] = {"values": numbers(values, pointer), "row_splits": row_splits}
-    return {"rewards": by_name}
+    return {"named_rewards": by_name}
 
 
 def _checked_members(sets: Mappings, wanted: Wanted) -> list[Mappings]:
     """The candidates of each set, once every field is known and what the request needs is there."""
-    of_set = ["candidates", *wanted.of_sets, *["n_tokens"] * wanted.tokens]
-    of_candidate = [*wanted.of_candidates, *["span"] * wanted.tokens]
+    of_set, of_candidate = wanted.fields()
+    of_set.insert(0, "candidates")
     members: list[Mappings] = []
     for row, item in enumerate(sets):
         _check_fields(item, f"/sets/{row}", _SET_FIELDS, of_set)
@@ -196,7 +209,7 @@ def _checked_members(sets: Mappings, wanted: Wanted) -> list[Mappings]:
     return members
 
 
-def _check_fields(item: object, pointer: str, known: frozenset[str], needed: list[str]) -> None:
+def _check_fields(item: object, pointer: str, known: frozenset[str], needed: Sequence[str]) -> None:
     if not isinstance(item, Mapping):
         raise refusal(pointer, f"got {type(item).__name__}; expected a mapping")
     if not known.issuperset(item):
@@ -204,6 +217,8 @@ def _check_fields(item: object, pointer: str, known: frozenset[str], needed: lis
         detail = f"there is no such field; expected some of {', '.join(sorted(known))}"
         raise refusal(f"{pointer}/{unknown}", detail, ErrorCode.UNKNOWN_FIELD)
     for field in needed:
+        if field == "reward" and "named_rewards" in item:
+            continue
         if field not in item or (item[field] is None and field not in _MAY_BE_NONE):
             raise refusal(f"{pointer}/{field}", _REASONS[field])
 

@@ -24,21 +24,17 @@ from creditd.credit.log_sum_exp import LogSumExp
 from creditd.credit.noisy_or import NoisyOr
 from creditd.credit.order_statistics import (
     AllPass,
-    CVaR,
     ExpectedMax,
     Max,
     Mean,
-    Median,
     Min,
     PassAtK,
-    Quantile,
     RthBest,
     Sum,
     Threshold,
     TopM,
-    TopMMean,
-    TrimmedMean,
 )
+from creditd.credit.partial_means import CVaR, Median, Quantile, TopMMean, TrimmedMean
 from creditd.credit.set_advantages import Normalization
 from creditd.credit.set_credit import SetCreditOptions
 from creditd.credit.set_expectations import Expectation

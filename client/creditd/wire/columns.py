@@ -130,15 +130,18 @@ def _from_columns(
 
 def _is_rows(columns: v1.SetColumns, name: str) -> bool:
     column: Any = getattr(columns, name)
-    first = next(iter(column.values())) if isinstance(column, dict) else column
-    return isinstance(first, list)
+    if name == "rewards" and columns.named_rewards is not None:
+        column = next(iter(columns.named_rewards.values()))
+    return isinstance(column, list)
 
 
 def _rewards(
     request: v1.ShapleyRequest, columns: v1.SetColumns, table_splits: Integers | None
 ) -> tuple[RewardColumns, Integers, str]:
     """Rewards, zeros where none are needed and none are given; the row splits of candidates, and where they stand."""
-    if columns.rewards is None:
+    if columns.rewards is not None and columns.named_rewards is not None:
+        raise wire_error(ErrorCode.INVALID_REQUEST, "/columns/named_rewards", "rewards are given too; expected one")
+    if columns.rewards is None and columns.named_rewards is None:
         if columns.row_splits is not None:
             splits, pointer = checked_splits(columns.row_splits, "/columns/row_splits"), "/columns/row_splits"
         elif table_splits is not None:
@@ -154,19 +157,22 @@ def _rewards(
         return RewardColumns(rewards=np.zeros(int(splits[-1])), missing=None), splits, pointer
     if columns.row_splits is not None:
         raise wire_error(ErrorCode.INVALID_REQUEST, "/columns/row_splits", "rewards have their own; expected null")
-    if not isinstance(columns.rewards, dict):
+    if columns.rewards is not None:
         values, splits = flat(columns.rewards, "/columns/rewards")
         return single(values, request.aggregation), splits, "/columns/rewards"
-    named = {name: flat(column, f"/columns/rewards/{name[:64]}") for name, column in columns.rewards.items()}
+    named = {
+        name: flat(column, f"/columns/named_rewards/{name[:64]}")
+        for name, column in (columns.named_rewards or {}).items()
+    }
     first, (_, splits) = next(iter(named.items()))
     for name, (_, other) in named.items():
         if not np.array_equal(other, splits):
             detail = (
                 f"rows have other lengths than those of {first[:64]!r}; expected the same candidates in all rewards"
             )
-            raise wire_error(ErrorCode.SHAPE_MISMATCH, f"/columns/rewards/{name[:64]}", detail)
+            raise wire_error(ErrorCode.SHAPE_MISMATCH, f"/columns/named_rewards/{name[:64]}", detail)
     parts = combined({name: values for name, (values, _) in named.items()}, request.aggregation)
-    return parts, splits, f"/columns/rewards/{first[:64]}"
+    return parts, splits, f"/columns/named_rewards/{first[:64]}"
 
 
 def _most_candidates(columns: v1.SetColumns) -> int:
@@ -182,7 +188,9 @@ def _most_candidates(columns: v1.SetColumns) -> int:
 
 def _check_needed(request: v1.ShapleyRequest, columns: v1.SetColumns, needed: frozenset[Need], *, unions: bool) -> None:
     """The columns that the request needs are there, and a table only where it has a use."""
+    named = columns.named_rewards is not None
     missing = [_OF_NEEDS[need] for need in sorted(needed) if getattr(columns, _OF_NEEDS[need]) is None]
+    missing = [column for column in missing if column != "rewards" or not named]
     missing += ["unions"] * (unions and columns.unions is None)
     if missing:
         kind = request.utility.type if missing[0] != "unions" else "owen"

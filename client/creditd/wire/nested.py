@@ -104,6 +104,8 @@ def lacking(
     for place, candidate in enumerate(item.candidates):
         given = candidate.model_fields_set
         for name in of_candidates:
+            if name == "reward" and "named_rewards" in given:
+                continue
             if name not in given or (name not in _NULLABLE and getattr(candidate, name) is None):
                 return SetError(row, "invalid_request", name, place, f"{name} is missing; {_WANTED[name]}")
     return None
@@ -136,34 +138,27 @@ def _rewards(
     candidates: Sequence[v1.Candidate], aggregation: v1.AggregationChoice, needed: frozenset[Need]
 ) -> RewardColumns:
     """One reward per candidate; 0 where the utility uses none and none is given."""
-    values = [candidate.reward for candidate in candidates]
-    names = {frozenset(value) for value in values if isinstance(value, dict)}
-    if names:
-        return _named(values, names, aggregation)
-    plain: list[Any] = values
-    if "reward" not in needed:
-        plain = [0.0 if "reward" not in candidate.model_fields_set else candidate.reward for candidate in candidates]
-    return single(plain, aggregation)
+    if any("named_rewards" in candidate.model_fields_set for candidate in candidates):
+        return _named(candidates, aggregation)
+    if "reward" in needed:
+        return single([candidate.reward for candidate in candidates], aggregation)
+    given = ["reward" in candidate.model_fields_set for candidate in candidates]
+    return single(
+        [candidate.reward if known else 0.0 for candidate, known in zip(candidates, given, strict=True)], aggregation
+    )
 
 
-def _named(
-    values: Sequence[float | dict[str, float | None] | None],
-    names: set[frozenset[str]],
-    aggregation: v1.AggregationChoice,
-) -> RewardColumns:
+def _named(candidates: Sequence[v1.Candidate], aggregation: v1.AggregationChoice) -> RewardColumns:
     """Rewards by name; null stands for all of them."""
-    if len(names) > 1 or any(value is not None and not isinstance(value, dict) for value in values):
-        raise wire_error(
-            ErrorCode.INVALID_REQUEST,
-            "/sets",
-            "rewards have different names; expected the same names for all candidates",
-        )
-    columns = {
-        name: [value[name] if isinstance(value, dict) else None for value in values]
-        for name in sorted(next(iter(names)))
-    }
-    if not columns:
-        raise wire_error(ErrorCode.INVALID_REQUEST, "/sets", "rewards are without names; expected at least one name")
+    found = [candidate.named_rewards for candidate in candidates]
+    names = {frozenset(row) for row in found if row is not None}
+    if any("reward" in candidate.model_fields_set for candidate in candidates):
+        detail = "some candidates have reward and some named_rewards; expected one of them for all"
+        raise wire_error(ErrorCode.INVALID_REQUEST, "/sets", detail)
+    if len(names) != 1 or not next(iter(names)):
+        detail = "named_rewards have different names, or none; expected the same names for all candidates"
+        raise wire_error(ErrorCode.INVALID_REQUEST, "/sets", detail)
+    columns = {name: [None if row is None else row[name] for row in found] for name in sorted(next(iter(names)))}
     return combined(columns, aggregation)
 
 

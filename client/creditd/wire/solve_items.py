@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from creditd.credit.candidate_sets import USABLE, CandidateSets, ErrorField, SetError, number_name, unusable_numbers
+from creditd.credit.candidate_sets import ErrorCode as ErrorCodeOfSets
 from creditd.credit.credit_rules import CreditRule, PrefixGain, ends_of
 from creditd.credit.evaluated_games import EvaluatedCredits, EvaluatedGame
 from creditd.credit.evaluation_needs import EstimatorOptions, required_evaluations
@@ -29,6 +30,7 @@ Booleans: TypeAlias = NDArray[np.bool_]
 Floats: TypeAlias = NDArray[np.float64]
 Integers: TypeAlias = NDArray[np.int64]
 
+_NON_FINITE: dict[ErrorCodeOfSets, ErrorCodeOfSets] = {"non_finite_value": "non_finite_utility"}
 MAX_CELLS = 1 << 23
 """Most players × evaluations of one item: the memory of its design."""
 
@@ -248,10 +250,9 @@ def _known(
     for code, wrong in unusable_numbers(utilities, None):
         if wrong.any():
             place = int(np.flatnonzero(wrong)[0])
-            players = _named(item.coalitions[place])
-            detail = f"utility of players {players} is {number_name(utilities[place])}; expected {USABLE}"
-            kind = "non_finite_utility" if code == "non_finite_value" else "invalid_request"
-            return SetError(row, kind, "utilities", place, detail)
+            players, value = _named(item.coalitions[place]), number_name(utilities[place])
+            detail = f"utility of players {players} is {value}; expected {USABLE}"
+            return SetError(row, _NON_FINITE.get(code, code), "utilities", place, detail)
     order = np.arange(n)
     if item.player_ids is not None and not in_order:
         order = np.argsort(ranks_of(item.player_ids)[0], kind="stable")

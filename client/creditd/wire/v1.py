@@ -157,8 +157,10 @@ class AggregationChoice(WireModel):
 class Candidate(WireModel):
     """One item of a candidate set."""
 
-    reward: float | dict[RewardName, float | None] | None = None
-    """Reward units; null when it was not scored; by name when there are several. Needed where the utility uses it."""
+    reward: float | None = None
+    """Reward units; null when it was not scored. Needed where the utility uses rewards."""
+    named_rewards: Annotated[dict[RewardName, float | None], Field(max_length=MAX_REWARD_NAMES)] | None = None
+    """Several rewards by name, instead of `reward`: the same names for all candidates; null for all when not scored."""
     label: Name | None = None
     """The answer that the candidate gives. Needed by `plurality`."""
     topics: Annotated[list[Name], Field(fail_fast=True, max_length=MAX_TARGETS)] | None = None
@@ -201,16 +203,18 @@ class TokenSpans(WireModel):
 
 RewardColumn: TypeAlias = Ragged | Annotated[list[NumbersOrNull], Field(fail_fast=True, max_length=MAX_SETS)]
 
-NamedRewardColumns: TypeAlias = Annotated[dict[str, RewardColumn], Field(min_length=1, max_length=MAX_REWARD_NAMES)]
+NamedRewardColumns: TypeAlias = Annotated[
+    dict[RewardName, RewardColumn], Field(min_length=1, max_length=MAX_REWARD_NAMES)
+]
 
 
 class SetColumns(WireModel):
     """The same as `sets`, column by column; about eight times cheaper."""
 
-    rewards: (
-        RewardColumn | Annotated[dict[str, RewardColumn], Field(min_length=1, max_length=MAX_REWARD_NAMES)] | None
-    ) = None
-    """Needed where the utility uses them; by name when there are several."""
+    rewards: RewardColumn | None = None
+    """Needed where the utility uses rewards."""
+    named_rewards: NamedRewardColumns | None = None
+    """Several rewards by name, instead of `rewards`."""
     row_splits: Indices | None = None
     """Candidates of each set, from 0 on, one entry more than there are sets. Needed where there are no rewards, but for
     tables, whose lengths tell the number of candidates."""

@@ -165,8 +165,7 @@ def _read(source: Iterable[bytes], choices: ShapleyRequest) -> _Work:
     """
     work = _Work()
     wanted = wanted_by(choices.utility, choices.credit, tokens=choices.tokens is not None)
-    of_sets = [*wanted.of_sets, *["n_tokens"] * wanted.tokens]
-    of_candidates = [*wanted.of_candidates, *["span"] * wanted.tokens]
+    of_sets, of_candidates = wanted.fields()
     named: tuple[int, frozenset[str]] | None = None
     for number, raw in enumerate(source, start=1):
         text = raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw
@@ -199,9 +198,11 @@ def _read(source: Iterable[bytes], choices: ShapleyRequest) -> _Work:
 
 def _reward_names(item: CandidateSet) -> frozenset[str] | None:
     """The names of the rewards of a set, none for rewards without names; None if its candidates disagree."""
-    rewards = [candidate.reward for candidate in item.candidates if candidate.reward is not None]
-    names = {frozenset(reward) if isinstance(reward, dict) else frozenset() for reward in rewards}
-    return next(iter(names), frozenset()) if len(names) <= 1 else None
+    named = [candidate.named_rewards for candidate in item.candidates if "named_rewards" in candidate.model_fields_set]
+    if not named:
+        return frozenset()
+    names = {frozenset(row) for row in named if row is not None}
+    return next(iter(names), None) if len(names) <= 1 and len(named) == len(item.candidates) else None
 
 
 def _names(text: bytes) -> dict[str, str | int]:
@@ -259,8 +260,8 @@ def _solve(client: Client, batch: Sequence[_Line], choices: ShapleyRequest, work
 
 def _names_of_rewards(batch: Sequence[_Line]) -> list[str]:
     """Names of the rewards of a batch, the same on all of its lines."""
-    rewards = (candidate.get("reward") for line in batch for candidate in line.item["candidates"])
-    return next((sorted(reward) for reward in rewards if isinstance(reward, dict)), [])
+    rewards = (candidate.get("named_rewards") for line in batch for candidate in line.item["candidates"])
+    return next((sorted(row) for row in rewards if row), [])
 
 
 def _ask(
@@ -280,7 +281,8 @@ def _ask(
 
 def _sound_set(choices: ShapleyRequest, names: Iterable[str]) -> dict[str, Any]:
     """A set that any choices can answer, in a group of its own; its rewards have the names given, if any."""
-    reward = dict.fromkeys(names, 0.0) or 0.0
+    named = dict.fromkeys(names, 0.0)
+    reward: dict[str, Any] = {"named_rewards": named} if named else {"reward": 0.0}
     ends = [choices.credit]
     if isinstance(choices.credit, BlendCredit):
         ends = [end for end in (choices.credit.from_, choices.credit.to) if not isinstance(end, str)]
@@ -294,8 +296,7 @@ def _sound_set(choices: ShapleyRequest, names: Iterable[str]) -> dict[str, Any]:
         "n_tokens": 0,
         "similarities": [[float(i == j) for j in range(size)] for i in range(size)],
         "candidates": [
-            {"reward": reward, "span": None, "label": 0, "topics": [], "scores": scores, "union": 0}
-            for _ in range(size)
+            {**reward, "span": None, "label": 0, "topics": [], "scores": scores, "union": 0} for _ in range(size)
         ],
     }
     if choices.utility.type == "table":

@@ -122,8 +122,9 @@ def players_similarities(features: CandidateFeatures, rows: Integers, positions:
     if features.similarities is None or features.similarity_splits is None:
         raise ValueError("this utility needs similarities")
     place = positions[:, :, None] * size + positions[:, None, :]
-    matrices = features.similarities[features.similarity_splits[rows][:, None, None] + place]
-    return 0.5 * matrices + 0.5 * matrices.transpose(0, 2, 1)
+    matrices: Floats = features.similarities[features.similarity_splits[rows][:, None, None] + place]
+    symmetric: Floats = 0.5 * matrices + 0.5 * matrices.transpose(0, 2, 1)
+    return symmetric
 
 
 def players_topics(features: CandidateFeatures, members: Integers) -> tuple[Booleans, Floats]:

@@ -132,6 +132,8 @@ class Blend:
 
 CreditRule: TypeAlias = EndRule | Blend
 Semivalue: TypeAlias = Shapley | LeaveOneOut | OwnReward | MaxAtK | Mixture
+DefinedRule: TypeAlias = Semivalue | SetReward | PrefixGain
+"""Rules whose definition names the coalitions that it compares."""
 
 
 def ends_of(rule: CreditRule) -> tuple[EndRule, ...]:

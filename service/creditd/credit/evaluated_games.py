@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from creditd.credit.coalition_plans import Booleans, row_keys
 from creditd.credit.coalition_semivalues import coalition_semivalues, every_coalition
-from creditd.credit.credit_rules import CreditRule, EndRule, PrefixGain, SetReward, Shapley, size_weights
+from creditd.credit.credit_rules import CreditRule, DefinedRule, Owen, PrefixGain, SetReward, Shapley, size_weights
 from creditd.credit.estimators import Estimate, exact_estimate, permutation_estimate, stratified_estimate
 from creditd.credit.evaluation_needs import EstimatorOptions, defining_coalitions, evaluation_needs, rule_ends
 from creditd.credit.group_sums import MAX_MAGNITUDE
@@ -244,6 +244,8 @@ class EvaluatedGame:
         values = np.zeros(self.n_players)
         estimate, share = None, 0.0
         for end, weight in rule_ends(self.rule):
+            if isinstance(end, Owen):
+                raise TypeError("owen has no plan of coalitions")
             if isinstance(end, Shapley):
                 estimate = self._shapley_estimate()
                 share += weight
@@ -252,7 +254,7 @@ class EvaluatedGame:
                 values += weight * self._defined(end)
         return values, share, estimate
 
-    def _defined(self, rule: EndRule) -> Floats:
+    def _defined(self, rule: DefinedRule) -> Floats:
         """Credits of a rule that is computed from the coalitions of its definition."""
         rows = defining_coalitions(rule, self.n_players)
         utilities = self._utilities_of(row_keys(rows))

@@ -13,7 +13,17 @@ import numpy as np
 
 from creditd.credit.coalition_plans import Booleans, permutation_plan, row_keys, stratified_plan
 from creditd.credit.coalition_semivalues import coalition_count, coalitions_of_sizes, weighed_sizes
-from creditd.credit.credit_rules import Blend, CreditRule, EndRule, Owen, PrefixGain, SetReward, Shapley, size_weights
+from creditd.credit.credit_rules import (
+    Blend,
+    CreditRule,
+    DefinedRule,
+    EndRule,
+    Owen,
+    PrefixGain,
+    SetReward,
+    Shapley,
+    size_weights,
+)
 from creditd.credit.estimators import FEWEST_PER_PLAYER
 
 EstimatorType: TypeAlias = Literal["auto", "exact", "stratified", "permutations"]
@@ -117,7 +127,7 @@ def evaluation_needs(n_players: int, rule: CreditRule, options: EstimatorOptions
     ends = [end for end, _ in rule_ends(rule)]
     if any(isinstance(end, Owen) for end in ends):
         raise ValueError("owen has no plan of coalitions: send all 2**n utilities as a table")
-    defined = [end for end in ends if not isinstance(end, Shapley)]
+    defined = [end for end in ends if not isinstance(end, Shapley | Owen)]
     counted = 2 + sum(_definition_size(end, n_players) for end in defined)
     everything = 2**n_players
     if len(ends) == len(defined):
@@ -190,7 +200,7 @@ def rule_ends(rule: CreditRule) -> list[tuple[EndRule, float]]:
     return [(rule, 1.0)]
 
 
-def _definition_size(rule: EndRule, n_players: int) -> int:
+def _definition_size(rule: DefinedRule, n_players: int) -> int:
     """Number of coalitions in the definition of a rule."""
     if isinstance(rule, SetReward):
         return 2
@@ -199,7 +209,7 @@ def _definition_size(rule: EndRule, n_players: int) -> int:
     return coalition_count(n_players, weighed_sizes(size_weights(rule, n_players)))
 
 
-def defining_coalitions(rule: EndRule, n_players: int) -> Booleans:
+def defining_coalitions(rule: DefinedRule, n_players: int) -> Booleans:
     """The coalitions in the definition of a rule other than Shapley's.
 
         set_reward: ∅, N;  prefix_gain: the prefixes, ∅ first;  semivalues: all of the sizes that carry weight

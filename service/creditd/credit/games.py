@@ -195,7 +195,8 @@ class WeightedGames:
     def scale(self) -> Floats:
         """Σ_t |w_t| · scale of the term, shape (B,)."""
         scales = [abs(weight) * games.scale() for weight, games in zip(self.weights, self.games, strict=True)]
-        return np.cumsum(scales, axis=0)[-1]
+        total: Floats = np.cumsum(scales, axis=0)[-1]
+        return total
 
     def restricted(self, players: Integers) -> WeightedGames:
         """The games among some players."""
@@ -207,7 +208,8 @@ class WeightedGames:
 
     def _total(self, parts: list[Floats]) -> Floats:
         weighted = [weight * part for weight, part in zip(self.weights, parts, strict=True)]
-        return np.cumsum(weighted, axis=0)[-1]
+        total: Floats = np.cumsum(weighted, axis=0)[-1]
+        return total
 
 
 def enumerated(games: SetGames) -> TableGames:

@@ -264,7 +264,9 @@ def _solve(
 
 def _weighted(weights: list[float], columns: list[Floats]) -> Floats:
     """The weighted sum of columns, added in their order."""
-    return np.cumsum([weight * column for weight, column in zip(weights, columns, strict=True)], axis=0)[-1]
+    parts = [weight * column for weight, column in zip(weights, columns, strict=True)]
+    total: Floats = np.cumsum(parts, axis=0)[-1]
+    return total
 
 
 def _flags(batch: CandidateSets, players: Players, failed: Booleans, n_candidates: Integers) -> Integers:

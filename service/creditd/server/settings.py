@@ -18,7 +18,7 @@ from pydantic_settings import (
 )
 from typing_extensions import Self
 
-from creditd.wire.v1 import MAX_SETS
+from creditd.wire.fields import MAX_SETS
 
 
 class SettingsError(Exception):
