@@ -7,6 +7,7 @@ Modules:
     order_statistics    utilities of sorted rewards, solved exactly by one kernel
     tables              utilities given as all 2ⁿ values
     noisy_or            topics that each candidate covers with a probability
+    log_sum_exp         a soft maximum of the rewards
     votes               candidates that vote for answers
     quadrature          averages over coalitions as integrals over the probability of presence
     credit_rules        the family: Shapley, leave-one-out, own reward, set reward, max@k, mixtures, blends, prefix gain

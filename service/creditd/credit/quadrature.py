@@ -21,6 +21,9 @@ Floats: TypeAlias = NDArray[np.float64]
 FLAT = 1e-12
 """Spread of weights, as a share of the largest, that is rounding: weights of players without nulls are recomputed."""
 
+NEWTON_STEPS = 2
+"""From errors of 10⁻¹⁶ of the interval; the second changes the last bits at most."""
+
 
 class SizeParts(NamedTuple):
     """Coalition-size weights as three rules: q_s = even for every s, plus `first` at s = 0, plus `last` at s = n − 1.
@@ -91,23 +94,45 @@ def three_rules_only(family: str, size_weights: Floats) -> SizeParts:
 
 @lru_cache(maxsize=64)
 def gauss_legendre(n_nodes: int) -> tuple[Floats, Floats]:
-    """Gauss–Legendre nodes and weights on [0, 1].
+    """Gauss–Legendre nodes and weights on [0, 1], with small relative errors also next to the ends.
 
         ∫₀¹ f(t) dt = Σ_j weight_j · f(node_j)        for every polynomial f of degree below 2·n_nodes
 
+    NumPy's nodes, improved by Newton steps in t, the distance to an end: with x = 1 − 2t, near x = 1,
+
+        P_{k+1} − P_k = [k·(P_k − P_{k−1}) − (2k + 1)·2t·P_k]/(k + 1),        weight = 4t(1 − t)/(m·P_{m−1})²
+
+    which loses no digits, while rounding next to x = 1 costs the powers of 1 − t up to 10⁻¹².
+
     Args:
-        n_nodes: Number of nodes ≥ 1.
+        n_nodes: Number of nodes m ≥ 1.
 
     Returns:
-        Nodes in ascending order and weights that sum to 1, each of shape (n_nodes,), float64, read-only.
+        Nodes in ascending order and weights that sum to 1, each of shape (m,), float64, read-only; symmetric about ½.
 
     Cost:
-        O(n_nodes³) once, remembered.
+        O(m³) once, remembered.
     """
-    nodes, weights = np.polynomial.legendre.leggauss(n_nodes)
-    nodes, weights = 0.5 + 0.5 * nodes, 0.5 * weights
+    nodes = 0.5 - 0.5 * np.polynomial.legendre.leggauss(n_nodes)[0][n_nodes // 2 :][::-1]
+    for _ in range(NEWTON_STEPS):
+        last, before = _legendre_values(nodes, n_nodes)
+        nodes = nodes + 2.0 * nodes * (1.0 - nodes) * last / (n_nodes * (before - (1.0 - 2.0 * nodes) * last))
+    _, before = _legendre_values(nodes, n_nodes)
+    weights = 4.0 * nodes * (1.0 - nodes) / (n_nodes * before) ** 2
+    n_mirrored = n_nodes // 2
+    nodes = np.concatenate([nodes, 1.0 - nodes[:n_mirrored][::-1]])
+    weights = np.concatenate([weights, weights[:n_mirrored][::-1]])
     nodes.flags.writeable = weights.flags.writeable = False
     return nodes, weights
+
+
+def _legendre_values(nodes: Floats, degree: int) -> tuple[Floats, Floats]:
+    """P_m and P_{m−1} at x = 1 − 2t for t in (0, ½]."""
+    before, value, step = np.ones_like(nodes), np.ones_like(nodes), np.zeros_like(nodes)
+    for k in range(degree):
+        step = (k * step - (2 * k + 1) * (2.0 * nodes) * value) / (k + 1)
+        before, value = value, value + step
+    return value, before
 
 
 def presence_nodes(parts: SizeParts, n_players: int) -> tuple[Floats, Floats]:
