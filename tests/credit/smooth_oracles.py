@@ -25,6 +25,23 @@ def semivalue(values: Sequence[float], n: int, size_weights: Sequence[float]) ->
     return oracles.semivalue_by_subsets(values, n, family)
 
 
+def shapley_of_two_kinds(n_first: int, n_second: int, utility: Callable[[int, int], float]) -> tuple[float, float]:
+    """Shapley values of one player of each kind, by the hypergeometric sum over how many of each are there."""
+    n = n_first + n_second
+
+    def value(ours: int, theirs: int, gain: Callable[[int, int], float]) -> float:
+        return math.fsum(
+            math.comb(ours - 1, a) * math.comb(theirs, b) / math.comb(n - 1, a + b) / n * gain(a, b)
+            for a in range(ours)
+            for b in range(theirs + 1)
+        )
+
+    return (
+        value(n_first, n_second, lambda a, b: utility(a + 1, b) - utility(a, b)),
+        value(n_second, n_first, lambda b, a: utility(a, b + 1) - utility(a, b)),
+    )
+
+
 def noisy_or(
     probabilities: Sequence[Sequence[float]], weights: Sequence[float], *, empty: float = 0.0
 ) -> UtilityOfPlayers:

@@ -12,6 +12,7 @@ Modules:
     diversity           utilities of rewards and similarities
     tables              utilities given as all 2ⁿ values
     noisy_or            topics that each candidate covers with a probability
+    log_sum_exp         a soft maximum of the rewards
     votes               candidates that vote for answers
     quadrature          averages over coalitions as integrals over the probability of presence
     owen                the Shapley value of candidates that come in unions
