@@ -22,7 +22,7 @@ from typing import ClassVar, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from creditd.credit.coalitions import binomials, check_size_weights
+from creditd.credit.coalitions import check_size_weights
 
 Floats: TypeAlias = NDArray[np.float64]
 
@@ -112,7 +112,7 @@ def semivalues(rewards: Floats, utility: LevelUtility, size_weights: Floats) -> 
         ValueError: If the shapes do not fit, or n > 1,000.
 
     Cost:
-        O(B · n log n); the coefficients of a (utility, n, q) cost up to O(n³) once and are remembered.
+        O(B · n log n); the coefficients of a (utility, n, q) cost O(n²) once and are remembered.
 
     Reference:
         Littlechild and Owen 1973 for max; ShapE-GRPO, arXiv:2603.29871v1, uses max; PKPO, arXiv:2505.15201, is the
@@ -158,7 +158,7 @@ def level_values(utility: LevelUtility, n_players: int, size_weights: Floats) ->
         ValueError: If the weights do not have shape (n,), or n > 1,000.
 
     Cost:
-        O(n³) at most, and once for each (level game, n, q): remembered for the last 512.
+        O(n²), and once for each (level game, n, q): remembered for the last 512.
     """
     if n_players > MAX_PLAYERS:
         raise ValueError(
@@ -170,36 +170,25 @@ def level_values(utility: LevelUtility, n_players: int, size_weights: Floats) ->
 
 @lru_cache(maxsize=512)
 def _level_values(utility: LevelUtility, n: int, size_weights: bytes) -> tuple[Floats, Floats]:
-    """α(m) and β(m) for m = 0 … n.
+    """α(m) and β(m) for m = 0 … n, built up over the number s of others.
 
-    The other players of a coalition of size s hold u of the m players above with hypergeometric probability.
+    Column u holds the expected gain when u of the s others are above. A random coalition that is smaller than s misses
+    somebody: it is a random coalition of the s − 1 who remain when one of the s, above with chance u/s, is left out.
+    The coalition of all s others adds its own gain. Every step is a mean of two neighbours, so errors do not grow.
     """
     weights = np.frombuffer(size_weights, dtype=np.float64)
-    sizes = np.flatnonzero(weights)
-    s = sizes[:, None].astype(np.float64)
-    u = np.arange(n, dtype=np.float64)[None, :]
-    possible = u <= s
-    gain_above = np.where(possible, utility.level(s + 1, u + 1) - utility.level(s, u), 0.0) * weights[sizes][:, None]
-    gain_below = np.where(possible, utility.level(s + 1, u) - utility.level(s, u), 0.0) * weights[sizes][:, None]
-    above, below = np.zeros(n + 1), np.zeros(n + 1)
-    for m in range(n + 1):
-        if m > 0:
-            above[m] = _expected_gain(gain_above, sizes, n_others=n - 1, n_above=m - 1)
-        if m < n:
-            below[m] = _expected_gain(gain_below, sizes, n_others=n - 1, n_above=m)
+    gains = np.zeros((2, 1))
+    for s in range(n):
+        size, u = np.full(s + 1, float(s)), np.arange(s + 1.0)
+        if s > 0:
+            fewer = gains
+            gains = np.zeros((2, s + 1))
+            gains[:, 1:] = u[1:] / s * fewer
+            gains[:, :-1] += (size - u)[:-1] / s * fewer
+        if weights[s]:
+            before = utility.level(size, u)
+            gains[0] += weights[s] * (utility.level(size + 1.0, u + 1.0) - before)
+            gains[1] += weights[s] * (utility.level(size + 1.0, u) - before)
+    above, below = np.append(0.0, gains[0]), np.append(gains[1], 0.0)
     above.flags.writeable = below.flags.writeable = False
     return above, below
-
-
-def _expected_gain(gain: Floats, sizes: NDArray[np.intp], *, n_others: int, n_above: int) -> float:
-    """Σ_s Σ_u P(u of the n_above others among s drawn) · gain[s, u]."""
-    columns = np.flatnonzero(gain.any(axis=0))
-    columns = columns[columns <= n_above]
-    if columns.size == 0:
-        return 0.0
-    choose = binomials(1 << n_others.bit_length())
-    drawn_below = sizes[:, None] - columns[None, :]
-    possible = (drawn_below >= 0) & (drawn_below <= n_others - n_above)
-    ways = choose[n_above, columns][None, :] * choose[n_others - n_above, np.where(possible, drawn_below, 0)]
-    probabilities = np.where(possible, ways, 0.0) / choose[n_others, sizes][:, None]
-    return float(np.sum(probabilities * gain[:, columns]))
