@@ -102,7 +102,7 @@ def test_gdpo_is_the_estimator_of_that_name(algorithms, weights):
     """Each name is standardised within groups with ε = 1e-6, weighted, summed and whitened over tokens."""
     named = {"correct": REWARDS, "format": [[0.0, 1.0, 1.0, 1.0], [0.25, 0.5, 0.0, 1.0], [1.0, 0.0, 0.0, 0.5]]}
     lengths = torch.tensor([n for row in TOKENS for n in row])
-    attention = torch.cat([torch.ones(12, 2), tensors(REWARDS, TOKENS)["response_mask"]], dim=1)
+    attention = torch.cat([torch.ones(12, 2), tensors(REWARDS, TOKENS)["response_mask"]], dim=1).long()
     assert attention.sum(1).tolist() == (lengths + 2).tolist()
     found = theirs(
         algorithms.compute_gdpo_outcome_advantage,
