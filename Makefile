@@ -12,6 +12,10 @@ QUIET := --disable-pip-version-check install --quiet
 TRL := .venv-trl
 TRL_NEWEST := 1.16.0
 TRL_OLDEST := 1.14.2
+VERL := .venv-verl
+VERL_VERSION := 0.9.1
+OPENRLHF := .venv-openrlhf
+OPENRLHF_VERSION := 0.11.2
 
 export OMP_NUM_THREADS := 1
 export OPENBLAS_NUM_THREADS := 1
@@ -78,10 +82,42 @@ $(TRL)/stamp: pyproject.toml constraints.txt
 	$(TRL)/bin/python -m pip $(QUIET) --no-deps --target $(TRL)/oldest trl==$(TRL_OLDEST)
 	@touch $@
 
+# verl and OpenRLHF pin other versions of transformers and of Ray than each other, and more than their arithmetic needs:
+# torch comes first, so that no resolver brings CUDA, and they come without their dependencies but those that are imported.
+$(VERL)/stamp: pyproject.toml constraints.txt
+	@echo "installing torch (CPU) and verl $(VERL_VERSION) into $(VERL)"
+	$(PYTHON) -m venv $(VERL)
+	$(VERL)/bin/python -m pip $(QUIET) --constraint constraints.txt torch==2.13.0
+	$(VERL)/bin/python -m pip $(QUIET) --constraint constraints.txt --editable . hypothesis pytest
+	$(VERL)/bin/python -m pip $(QUIET) codetiming==1.4.0 omegaconf==2.4.0 ray==2.60.0 tensordict==0.10.0 transformers==5.10.4
+	$(VERL)/bin/python -m pip $(QUIET) --no-deps verl==$(VERL_VERSION)
+	@touch $@
+
+$(OPENRLHF)/stamp: pyproject.toml constraints.txt
+	@echo "installing torch (CPU) and OpenRLHF $(OPENRLHF_VERSION) into $(OPENRLHF)"
+	$(PYTHON) -m venv $(OPENRLHF)
+	$(OPENRLHF)/bin/python -m pip $(QUIET) --constraint constraints.txt torch==2.13.0
+	$(OPENRLHF)/bin/python -m pip $(QUIET) --constraint constraints.txt --editable . hypothesis pytest
+	$(OPENRLHF)/bin/python -m pip $(QUIET) aiohttp==3.14.5 datasets==5.2.0 einops==0.8.2 hjson==3.1.0 msgpack==1.2.4 \
+		ninja==1.13.2 peft==0.21.2 py-cpuinfo==9.0.0 pylatexenc==2.11 ray==2.55.0 setuptools==84.2.1 sympy==1.14.0 \
+		torchdata==0.11.0 transformers==5.15.0 wheel==0.48.0
+	DS_BUILD_OPS=0 $(OPENRLHF)/bin/python -m pip $(QUIET) --no-build-isolation --no-deps deepspeed==0.19.6
+	$(OPENRLHF)/bin/python -m pip $(QUIET) --no-deps openrlhf==$(OPENRLHF_VERSION)
+	@touch $@
+
+# $(1) its name, $(2) its environment: a framework that cannot be installed here is said, and is not a pass.
+define run_conventions
+	@if $(MAKE) --no-print-directory $(2)/stamp; then \
+		$(2)/bin/python -m pytest -q -m trainer tests/conventions/test_$(1)_conventions.py; \
+	else echo "######## lane trainer: conventions of $(1) NOT RUN, it could not be installed here (see above) ########"; fi
+endef
+
 trainer: $(TRL)/stamp ## lane: tests against real trainers, TRL $(TRL_OLDEST) and $(TRL_NEWEST)
 	$(TRL)/bin/python -m pytest -q -m trainer
 	PYTHONPATH=$(TRL)/oldest $(TRL)/bin/python -m pytest -q -m trainer tests/adapters
-	@echo "######## lane trainer: OpenRLHF and verl NOT RUN, there is no adapter for them in this version ########"
+	$(call run_conventions,verl,$(VERL))
+	$(call run_conventions,openrlhf,$(OPENRLHF))
+	@echo "######## lane trainer: adapters of OpenRLHF and verl NOT RUN, there are none in this version ########"
 
 demo: $(TRL)/stamp ## train a small language model with every credit rule, and report (about 20 minutes)
 	$(TRL)/bin/python trainer_adapters/demo/run.py
@@ -91,4 +127,4 @@ format: $(VENV)/dev.stamp ## rewrite the sources as ruff wants them
 	$(BIN)/ruff check --fix .
 
 clean: ## remove the environment and every cache
-	rm -rf $(VENV) $(TRL) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage
+	rm -rf $(VENV) $(TRL) $(VERL) $(OPENRLHF) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage

@@ -49,6 +49,24 @@ GROUPS = {
     "nan": (([[1.0, float("nan")], [0.3, None, 0.1]],), {"convention": "verl", "advantage": "rloo"}),
     "array": ((RNG.normal(size=(32, 8)),), {"advantage": {"type": "grpo", "ddof": 0}, "expect": {"group_size": 8}}),
     "sizes": (([[1.0, 2.0], [3.0]],), {"expect": {"group_size": 2}}),
+    "names": (
+        ({"7": RNG.normal(size=(6, 4)), "b": [[0.5, None, float("nan"), 1.0], *RNG.normal(size=(5, 4))]},),
+        {
+            "weights": {"7": 0.3},
+            "n_tokens": RNG.integers(0, 50, size=(6, 4)),
+            "convention": "openrlhf",
+            "advantage": "gdpo",
+        },
+    ),
+    "whitened": (
+        (RNG.normal(size=(16, 4)),),
+        {"n_tokens": RNG.integers(1, 9, size=(16, 4)), "convention": "verl", "advantage": "reinforce++_baseline"},
+    ),
+    "pass at k": (
+        ([[1.0, 0.0, None, 0.0], [0.5, 1.0], []],),
+        {"advantage": {"type": "pass_at_k", "k": 2}},
+    ),
+    "max at k": ((RNG.normal(size=(8, 6)),), {"advantage": {"type": "max_at_k", "k": 3}}),
 }
 WRONG = {
     "a choice": ("shapley", ([[1.0]],), {"utility": "median"}),
@@ -56,6 +74,11 @@ WRONG = {
     "a column": ("shapley", ([[1.0]],), {"groups": ["a", "b"]}),
     "every set": ("shapley", ([[float("nan")], [float("inf")]],), {}),
     "every row": ("group", ([[float("nan")]],), {}),
+    "weights": ("group", ({"a": [[1.0]]},), {"weights": {"b": 2.0}}),
+    "tokens": ("group", ([[1.0, 0.0]],), {"n_tokens": [[1]]}),
+    "names": ("group", ({"a": [[1.0]], "b": [[1.0], [2.0]]},), {}),
+    "no k": ("group", ([[1.0]],), {"advantage": "max_at_k"}),
+    "every named row": ("group", ({"7": [[float("nan")]], "b": [[1.0]]},), {}),
     "an expectation": ("group", ([[1.0]],), {"expect": {"candidates": 4}}),
 }
 

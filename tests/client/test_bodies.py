@@ -160,6 +160,48 @@ def test_numbers_of_any_library_are_taken(rewards) -> None:
     """Lists, tuples, arrays of any width, tensors: the same numbers, for both routes."""
     assert sent(rewards)["columns"]["rewards"] == {"values": [0.5, 1, 0, 2], "row_splits": [0, 2, 4]}
     assert sent(rewards, method="group")["rewards"] == [[0.5, 1], [0, 2]]
+    assert sent({"a": rewards}, method="group")["rewards"] == {"a": [[0.5, 1], [0, 2]]}
+
+
+@pytest.mark.parametrize(
+    "n_tokens",
+    [
+        [[3, 4], [5]],
+        [np.array([3, 4], dtype=np.int32), [np.int64(5)]],
+        [Tensor([3.0, 4.0]), Tensor([5])],
+        Ragged.from_rows([[3, 4], [5]]),
+    ],
+)
+def test_numbers_of_tokens_travel_as_integers(n_tokens) -> None:
+    """Whole numbers of any library become integers; others are left for the schema to refuse."""
+    body = sent([[0.5, 1.0], [0.0]], method="group", n_tokens=n_tokens, weights=None)
+    assert body["n_tokens"] == [[3, 4], [5]]
+    assert all(type(n) is int for row in body["n_tokens"] for n in row)
+    assert set(body) == {"rewards", "n_tokens", "convention", "advantage"}
+    with Client("local:") as client, pytest.raises(InvalidRequestError, match="/n_tokens/0/1"):
+        client.group([[0.5, 1.0]], n_tokens=[[3, 4.5]])
+
+
+@pytest.mark.parametrize(
+    ("rewards", "options", "code", "pointer", "place"),
+    [
+        ({}, {}, "invalid_request", "/rewards", (None, None)),
+        ({"a": [["x"]]}, {}, "invalid_request", "/rewards/a/0/0", (None, None)),
+        ({"a": [[1.0], [2.0]], "7": [[1.0], [2.0, 3.0]]}, {}, "shape_mismatch", "/rewards/a/1", (1, None)),
+        ({"7": [[math.nan, 1.0]]}, {}, "non_finite_value", "/rewards/7/0/0", (0, 0)),
+        ([[1.0, 2.0]], {"n_tokens": [[1]]}, "shape_mismatch", "/n_tokens/0", (0, None)),
+        ([[1.0, 2.0]], {"n_tokens": [[1, -2]]}, "invalid_request", "/n_tokens/0/1", (0, 1)),
+        ({"a": [[1.0]]}, {"weights": {"b": 1.0}}, "invalid_request", "/weights/b", (None, None)),
+        ([[1.0, 0.5]], {"advantage": {"type": "pass_at_k", "k": 1}}, "invalid_request", "/rewards/0/1", (0, 1)),
+    ],
+)
+def test_rewards_that_do_not_fit_are_named(rewards, options, code, pointer, place) -> None:
+    """Pointers go through the names of rewards; row and place are found behind names that look like numbers."""
+    with Client("local:") as client, pytest.raises(InvalidRequestError) as caught:
+        client.group(rewards, **options)
+    item = caught.value.items[0]
+    assert (item.code, item.pointer) == (code, pointer)
+    assert (item.row, item.candidate) == place
 
 
 @pytest.mark.parametrize("spans", [np.array([[0, 1], [1, 3], [2, 4]]), [[(0, 1), (1, 3)], [np.array([2, 4])]]])

@@ -130,7 +130,10 @@ def test_the_wire_changes_no_bit(service, sizes, advantage, credit, asks_tokens,
     assert_same(*[answer_of(client, "shapley", sets, **options) for client in pair(service)])
 
 
-@given(st.lists(st.lists(rewards, max_size=5), min_size=1, max_size=6), st.sampled_from(["grpo", "dr_grpo", "rloo"]))
+@given(
+    st.lists(st.lists(rewards, max_size=5), min_size=1, max_size=6),
+    st.sampled_from(["grpo", "dr_grpo", "rloo", "reinforce++_baseline", "gdpo", "leave_one_out"]),
+)
 def test_the_wire_changes_no_bit_of_a_group(service, rows, advantage) -> None:
     """The same for whole responses."""
     options = {"advantage": advantage, "on_item_error": "return"}

@@ -66,6 +66,11 @@ CALLS = {
     "empty": ("shapley", ([[], [1.0]],), {}),
     "mappings": ("shapley", ([{"id": "x", "candidates": [{"reward": 1.0, "text": "größer"}]}],), {}),
     "group": ("group", ([[1.0, 0.5, -0.0], [None, 2.0], []],), {"convention": "verl"}),
+    "group by name": (
+        "group",
+        ({"7": [[1.0, 0.5], [0.25, -0.0]], "b": [[0.0, None], [2.0, 1.0]]},),
+        {"weights": {"b": 0.5}, "n_tokens": [[1, 2], [3, 4]], "advantage": "gdpo", "convention": "verl"},
+    ),
     "group with nan": ("group", ([[1.0, float("nan")], [0.3, 0.1]],), {}),
 }
 
