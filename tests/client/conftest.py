@@ -17,9 +17,9 @@ from creditd.credit.set_credit import set_credit
 from creditd.wire import v1
 from creditd.wire.choices import options_of
 from creditd.wire.columns import batch_of
-from creditd.wire.limits import RequestLimits
 from creditd.wire.errors import ERROR_KINDS, ErrorCode, ErrorItem, problem
 from creditd.wire.group_rows import solve_group
+from creditd.wire.limits import RequestLimits
 
 Handler = Callable[[httpx.Request], httpx.Response]
 USAGE = {

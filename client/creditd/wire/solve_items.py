@@ -250,8 +250,8 @@ def _known(
     for code, wrong in unusable_numbers(utilities, None):
         if wrong.any():
             place = int(np.flatnonzero(wrong)[0])
-            players, value = _named(item.coalitions[place]), number_name(utilities[place])
-            detail = f"utility of players {players} is {value}; expected {USABLE}"
+            coalition, value = _named(item.coalitions[place]), number_name(utilities[place])
+            detail = f"utility of players {coalition} is {value}; expected {USABLE}"
             return SetError(row, _NON_FINITE.get(code, code), "utilities", place, detail)
     order = np.arange(n)
     if item.player_ids is not None and not in_order:

@@ -21,8 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from creditd.credit.group_sums import MAX_MAGNITUDE
+from creditd.credit.level_games import MAX_PLAYERS, semivalues
 from creditd.credit.noisy_or import CHUNK_ELEMENTS, first_of_ties, products_of_others
-from creditd.credit.order_statistics import MAX_PLAYERS, Max, semivalues
+from creditd.credit.order_statistics import Max
 from creditd.credit.quadrature import SizeParts, presence_nodes, three_rules_only
 
 Floats: TypeAlias = NDArray[np.float64]
@@ -88,6 +89,7 @@ class LogSumExpGames:
         utility: Temperature, baseline and v(∅).
     """
 
+    every_semivalue: ClassVar[bool] = False
     rewards: Floats
     utility: LogSumExp
 
