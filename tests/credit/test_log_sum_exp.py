@@ -188,6 +188,14 @@ def test_restricted_games_are_the_games_of_the_players_named(rewards, utility):
     assert nobody.semivalues(np.empty(0)).shape == (1, 0)
 
 
+def test_no_sets_are_no_error():
+    """No sets are no error."""
+    games = LogSumExpGames(np.empty((0, 3)), LogSumExp(1.0, empty=0.0))
+    assert games.grand().shape == games.empty().shape == games.scale().shape == (0,)
+    for q in size_weights(3):
+        assert games.semivalues(q).shape == (0, 3)
+
+
 def test_what_does_not_fit_is_refused():
     """Temperatures, utilities of nobody and weights that do not fit are named with what was expected."""
     with pytest.raises(ValueError, match=r"got neither empty nor baseline, expected one of them"):

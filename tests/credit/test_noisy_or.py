@@ -190,6 +190,17 @@ def test_first_of_ties_points_at_the_first():
     assert first_of_ties((ordered, np.array([[1], [2], [2], [2], [2]])))[:, 0].tolist() == [0, 1, 2, 3, 3]
 
 
+def test_no_sets_and_no_topics_are_no_error():
+    """No sets, or no topics, are no error."""
+    games = NoisyOrGames(np.empty((0, 3, 2)), NoisyOr())
+    assert games.grand().shape == games.empty().shape == games.scale().shape == (0,)
+    for q in size_weights(3):
+        assert games.semivalues(q).shape == (0, 3)
+    no_topics = NoisyOrGames(np.empty((2, 3, 0)), NoisyOr(empty=0.5))
+    assert no_topics.grand().tolist() == [0.0, 0.0]
+    assert no_topics.semivalues(np.array([0.5, 0.25, 0.125])).tolist() == [[-0.25] * 3] * 2
+
+
 def test_what_does_not_fit_is_refused():
     """Weights, topics and sizes that disagree are named with what was expected."""
     with pytest.raises(ValueError, match=r"one weight per topic: got 2 weights, expected 3"):

@@ -190,6 +190,14 @@ def test_large_rewards_do_not_overflow(ties):
     assert_exact(labels, np.array([1e100, -1e100, 1e100, 3.0])[labels], Plurality(ties=ties, empty=-1e100))
 
 
+def test_no_sets_are_no_error():
+    """No sets are no error."""
+    games = PluralityGames(np.empty((0, 3), dtype=np.int64), np.empty((0, 3)), Plurality())
+    assert games.grand().shape == games.empty().shape == games.scale().shape == (0,)
+    for q in size_weights(3):
+        assert games.semivalues(q).shape == (0, 3)
+
+
 def test_what_does_not_fit_is_refused():
     """Ties, shapes and weights that do not fit are named with what was expected."""
     with pytest.raises(ValueError, match=r"got 'win', expected one of split, lose"):
