@@ -322,7 +322,7 @@ def test_what_has_no_json_form_is_refused() -> None:
 @pytest.mark.parametrize(
     ("options", "code", "pointer"),
     [
-        ({"utility": "median"}, "invalid_request", "/utility"),
+        ({"utility": "mode"}, "invalid_request", "/utility"),
         ({"utility": "mean"}, "invalid_request", "/utility/empty"),
         ({"credit": {"type": "max_at_k"}}, "invalid_request", "/credit/k"),
         ({"advantage": {"type": "pooled", "epsilon": math.nan}}, "invalid_request", "/advantage/epsilon"),

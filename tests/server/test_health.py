@@ -100,18 +100,16 @@ def test_everything_in_info_can_be_asked():
     """Each utility, rule and normalisation that `/v1/info` names is answered."""
     info = get("/v1/info").json()
     more = {
-        "min": {"empty": 0.0}, "mean": {"empty": 0.0}, "top_m": {"m": 2}, "rth_best": {"r": 2},
-        "threshold": {"threshold": 0.5}, "max_at_k": {"k": 2}, "mixture": {"weights": [1.0, 0.5]},
-        "blend": {"from": "shapley", "to": "leave_one_out", "position": 0.5}, "pass_at_k": {"k": 1},
+        "max_at_k": {"k": 2}, "mixture": {"weights": [1.0, 0.5]}, "pass_at_k": {"k": 1},
+        "blend": {"from": "shapley", "to": "leave_one_out", "position": 0.5},
     }  # fmt: skip
-    sets = [{"candidates": [{"reward": 1.0}, {"reward": 0.5}]}]
-    tables = [{"candidates": [{}, {}], "utilities": [0.0, 1.0, 1.0, 1.5]}]
+    sets = [{"candidates": [{"reward": 1.0, "union": "a"}, {"reward": 0.5, "union": "b"}]}]
+    catalogue = get("/v1/utilities").json()["utilities"]
+    assert [entry["name"] for entry in catalogue] != []
+    assert {entry["name"] for entry in catalogue} == set(info["utilities"])
 
     async def ask(service):
-        bodies = [
-            {"sets": tables if name == "table" else sets, "utility": {"type": name, **more.get(name, {})}}
-            for name in info["utilities"]
-        ]
+        bodies = [entry["example"] for entry in catalogue]
         bodies += [{"sets": sets, "credit": {"type": name, **more.get(name, {})}} for name in info["credits"]]
         bodies += [{"sets": sets, "advantage": {"type": name}} for name in info["advantages"]]
         groups = [

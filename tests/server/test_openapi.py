@@ -3,11 +3,16 @@ import pytest
 from creditd.server.app import create_app
 from creditd.server.settings import Settings
 from creditd.wire.errors import ErrorCode
+from creditd.wire.solve import SolveRequest
 from creditd.wire.v1 import GroupRequest, ShapleyRequest
 from server.running import get
 
-POSTS = {"/v1/credit/shapley": ShapleyRequest, "/v1/credit/group": GroupRequest}
-PATHS = {*POSTS, "/v1/info", "/livez", "/readyz", "/metrics"}
+POSTS = {
+    "/v1/credit/shapley": ShapleyRequest,
+    "/v1/credit/group": GroupRequest,
+    "/v1/credit/shapley/solve": SolveRequest,
+}
+PATHS = {*POSTS, "/v1/info", "/v1/utilities", "/livez", "/readyz", "/metrics"}
 
 
 @pytest.fixture(scope="module")

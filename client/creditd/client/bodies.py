@@ -142,6 +142,8 @@ def set_columns(sets: Sets | None, extras: Mapping[str, Column | Rows | None], w
     else:
         splits = _sizes_without_rewards(given, wanted)
         rewards = {"row_splits": splits.tolist()}
+        if "utilities" in wanted.of_sets:
+            rewards = {"rewards": {"values": [None] * int(splits[-1]), "row_splits": splits.tolist()}}
     ids = given.pop("ids", None)
     columns = {name: _CONVERTERS[name](column, splits, name) for name, column in given.items()}
     return SetColumns(columns=columns | rewards, row_splits=splits, ids=None if ids is None else _ids(ids, splits))

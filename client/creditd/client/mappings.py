@@ -178,7 +178,8 @@ def _reward_columns(
     named = [candidate.get("named_rewards") for candidate in candidates]
     names = {frozenset(row) for row in named if row is not None}
     if not names:
-        if "reward" not in wanted.of_candidates and not _any_has(candidates, "reward"):
+        ignored = "reward" not in wanted.of_candidates and "utilities" not in wanted.of_sets
+        if ignored and not _any_has(candidates, "reward"):
             return {"row_splits": row_splits}
         return {"rewards": {"values": numbers(rewards, pointer), "row_splits": row_splits}}
     if len(names) > 1 or _any_has(candidates, "reward"):

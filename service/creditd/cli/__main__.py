@@ -1,4 +1,4 @@
-"""`creditd serve | shapley | replay | version`; each command is imported when it is asked for."""
+"""`creditd serve | shapley | replay | utilities | version`; each command is imported when it is asked for."""
 
 from __future__ import annotations
 
@@ -49,6 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     shapley.add_argument("--output", "-o", type=Path, metavar="FILE", help="where results go (default: stdout)")
     shapley.add_argument("--url", default="local:", help="service to ask (default: computed in this process)")
     shapley.add_argument("--utility", default="max", help='name, or JSON such as \'{"type": "top_m", "m": 2}\'')
+    shapley.add_argument("--aggregation", help="how named rewards become one credit, name or JSON")
     shapley.add_argument("--credit", default="shapley", help="name of the rule, or JSON")
     shapley.add_argument("--advantage", default="pooled", help="name of the normalisation, or JSON")
     shapley.add_argument("--tokens", help='JSON such as \'{"other": "set"}\': ask for token advantages')
@@ -69,6 +70,13 @@ def _parser() -> argparse.ArgumentParser:
     replay.add_argument("--url", default="local:", help="service to ask (default: computed in this process)")
     replay.add_argument("--timeout-s", type=float, default=300.0, help="seconds for one file, retries included")
     replay.set_defaults(run=_replay)
+
+    utilities = commands.add_parser(
+        "utilities",
+        help="print every utility: name, formula, cost, what it climbs, a request",
+        description="Print every utility as Markdown: name, formula, cost, what it climbs, a request that works.",
+    )
+    utilities.set_defaults(run=_utilities)
 
     version = commands.add_parser("version", help="print the version", description="Print the version.")
     version.set_defaults(run=_version)
@@ -103,6 +111,13 @@ def _replay(options: argparse.Namespace) -> int:
     from creditd.cli.replay import run_files  # noqa: PLC0415  # `creditd version` should not load NumPy
 
     return run_files(options)
+
+
+def _utilities(_: argparse.Namespace) -> int:
+    from creditd.cli.utilities import page  # noqa: PLC0415  # `creditd version` should not load NumPy
+
+    print(page(), end="")
+    return 0
 
 
 def _version(_: argparse.Namespace) -> int:

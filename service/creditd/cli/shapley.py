@@ -137,7 +137,7 @@ def _solve_all(
 def _choices(options: argparse.Namespace) -> ShapleyRequest:
     """The choices of the command line, checked before anything is read; the sets of this request stand for all."""
     body: dict[str, Any] = {"columns": {"rewards": []}}
-    for name in ("utility", "credit", "advantage", "tokens"):
+    for name in ("utility", "aggregation", "credit", "advantage", "tokens"):
         text = getattr(options, name)
         if text is None:
             continue
@@ -272,6 +272,7 @@ def _ask(
     return client.shapley(
         sets if beside is None else [*sets, beside],
         utility=choices.utility,
+        aggregation=choices.aggregation,
         credit=choices.credit,
         advantage=choices.advantage,
         tokens=choices.tokens,

@@ -17,6 +17,7 @@ Modules:
     quadrature          averages over coalitions as integrals over the probability of presence
     owen                the Shapley value of candidates that come in unions
     log_det             quality and diversity as the log-determinant of a kernel
+    log_sum_exp         a soft maximum
     credit_rules        the family: Shapley, leave-one-out, own reward, set reward, max@k, mixtures, blends, prefix gain
     games               a batch of games of one size, and the credit of its players
     coalition_plans     which coalitions an estimator evaluates, and in which order
@@ -31,6 +32,10 @@ Modules:
     set_advantages      candidate credits normalised over the responses of a prompt
     token_advantages    from candidates to completion tokens
     candidate_sets      a batch as columns, the checks of its values, which candidates play
+    candidate_features, feature_checks    what is known of candidates beside rewards, and its checks
+    set_utilities       every utility, what it needs, and the games that a batch becomes under it
+    set_expectations    what the caller, the rule and the normalisation expect of the sets
+    set_games           credits of all sets, one kernel call for each kind
     set_credit          all of it in one call
     candidate_parsers   the candidates that a policy wrote in one completion
     segments            character spans to token spans
@@ -93,6 +98,7 @@ from creditd.credit.set_utilities import SumOfUtilities, Utility
 from creditd.credit.tables import table_semivalues
 from creditd.credit.token_advantages import TokenPolicy
 from creditd.credit.votes import Plurality
+from creditd.credit.whitening import Whitening
 
 __all__ = [
     "GRPO_EPSILONS",
@@ -152,6 +158,7 @@ __all__ = [
     "TopMMean",
     "TrimmedMean",
     "Utility",
+    "Whitening",
     "gdpo_advantages",
     "group_advantages",
     "owen_values",

@@ -98,7 +98,8 @@ def players_scores(features: CandidateFeatures, members: Integers) -> Floats:
         raise ValueError("this utility needs scores")
     starts = features.score_splits[members]
     n_targets = int(features.score_splits[members[0, 0] + 1] - starts[0, 0])
-    return features.scores[starts[:, :, None] + np.arange(n_targets)]
+    scores: Floats = features.scores[starts[:, :, None] + np.arange(n_targets)]
+    return scores
 
 
 def players_similarities(features: CandidateFeatures, rows: Integers, positions: Integers, size: int) -> Floats:

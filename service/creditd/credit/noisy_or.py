@@ -61,7 +61,7 @@ class NoisyOrGames:
         utility: Weights of the topics and v(∅).
     """
 
-    every_semivalue: ClassVar[bool] = False
+    every_semivalue: ClassVar[bool] = True
     scores: Floats
     utility: NoisyOr
 

@@ -128,7 +128,7 @@ def method_of(utility: Utility) -> Method:
 
 def every_semivalue(utility: Utility) -> bool:
     """Whether a utility has a formula for semivalues of any size weights, and not for a few named ones alone."""
-    return not any(isinstance(term, NoisyOr | LogSumExp | Plurality) for term in terms_of(utility))
+    return not any(isinstance(term, LogSumExp | Plurality) for term in terms_of(utility))
 
 
 def max_players_of(utility: Utility) -> int | None:

@@ -1,4 +1,4 @@
-"""`GET /v1/info`: what this service is, does and allows."""
+"""`GET /v1/info` and `GET /v1/utilities`: what this service is, does and allows."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from fastapi import APIRouter, Request, Response
 from creditd.server.convert import info_body
 from creditd.server.openapi import failures
 from creditd.server.resources import resources_of
+from creditd.wire.catalogue import CATALOGUE, Catalogue
 from creditd.wire.v1 import Info
 
 router = APIRouter(prefix="/v1", tags=["service"])
@@ -16,3 +17,9 @@ router = APIRouter(prefix="/v1", tags=["service"])
 async def info(request: Request) -> Response:
     """Version, methods and limits of this service."""
     return Response(info_body(resources_of(request).settings), media_type="application/json")
+
+
+@router.get("/utilities", operation_id="utilities", response_model=Catalogue, responses=failures())
+async def utilities(_: Request) -> Response:
+    """Every utility: name, formula, cost, what it climbs and under which assumption, and a request that works."""
+    return Response(CATALOGUE.model_dump_json(), media_type="application/json")
