@@ -11,6 +11,7 @@ from creditd.client import Client, InvalidRequestError, Ragged
 from creditd.client.arrays import ragged
 from creditd.client.bodies import encoded
 from creditd.wire import v1
+from creditd.wire.utilities import TableUtility
 
 ROWS = [[0.9, None, 0.5], [], [0.25]]
 COLUMNS = {
@@ -99,7 +100,7 @@ def test_tables_need_no_sets() -> None:
     assert alone["columns"]["rewards"] == {"values": [None] * 3, "row_splits": [0, 2, 2, 3]}
     assert alone == sent([[None, None], [], [None]], utilities=TABLES, utility={"type": "table"})
     assert alone == sent(
-        [[None, None], [], [None]], utilities=Ragged.from_rows(TABLES), utility=v1.TableUtility(type="table")
+        [[None, None], [], [None]], utilities=Ragged.from_rows(TABLES), utility=TableUtility(type="table")
     )
     mapped = sent(TABLE_MAPPINGS, utility="table")
     assert mapped["columns"].pop("candidate_ids") == ["x", "c", 0]

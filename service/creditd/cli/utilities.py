@@ -46,8 +46,8 @@ Utilities that only you can evaluate (a judge, a test suite, a reward model else
 
 All 2^K sets are evaluated where the budget allows, and the credit is exact. Otherwise a sample of pairs of
 complementary sets is, in a plan that is fixed by K and seed; the credit then has a standard error and a 95 % interval
-per candidate. From 30·K evaluations on the coverage of the interval is promised and tested; from 10·K on it carries the flag
-`interval_approximate`; below it there is none. `{"type": "permutations"}` is the audit mode: antithetic orders, no
+per candidate. From 30·K evaluations on the coverage of the interval is promised and tested; from 10·K on it carries the
+flag `interval_approximate`; below it there is none. `{"type": "permutations"}` is the audit mode: antithetic orders, no
 modelling. `target_standard_error` stops early. Without Python, `POST /v1/credit/shapley/solve` does the same: what
 is known goes in, the sets to evaluate next come out, until the answer is `done`; the service keeps nothing in between.
 """
