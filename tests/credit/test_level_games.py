@@ -230,7 +230,7 @@ def test_coefficients_do_not_know_the_empty_set(name):
 
 @given(st.lists(st.integers(-8, 8), min_size=1, max_size=9), utilities)
 def test_magnitudes_up_to_the_limit_stay_finite(rewards, name):
-    """Rewards of 1e100 give finite credits, those of the same rewards near 1 times 1e100."""
+    """Rewards of up to 1e100 give finite credits and a finite v(N)."""
     utility, _ = UTILITIES[name]
     values = np.array([rewards]) * 1e99
     credit = semivalues(values, utility, np.full(len(rewards), 1.0 / len(rewards)))
