@@ -66,7 +66,7 @@ class Plurality:
 
     @property
     def shapley_values(self) -> Floats:
-        """∫₀¹ of the expected gain when every other player is in with probability t: a polynomial, so nodes are exact."""
+        """∫₀¹ of the expected gain when every other player is in with probability t: Gauss nodes are exact for it."""
         nodes, weights = np.polynomial.legendre.leggauss(len(self.answers))
         sizes = np.bincount(self.answers, minlength=len(self.rewards))
         values = np.zeros(len(self.answers))
@@ -145,7 +145,10 @@ class LogSumExp:
 
     @property
     def shapley_values(self) -> Floats:
-        """τ∫₀^∞ ds/s · e^(−s)·(1 − e^(−s·w_i))·∫₀¹ Π_{k≠i}(1 − t·(1 − e^(−s·w_k))) dt, from log x = ∫(e^(−s) − e^(−sx))/s ds."""
+        """τ∫₀^∞ ds/s · e^(−s)·(1 − e^(−s·w_i))·∫₀¹ Π_{k≠i}(1 − t·(1 − e^(−s·w_k))) dt.
+
+        It follows from log x = ∫₀^∞ (e^(−s) − e^(−s·x))/s ds.
+        """
         weights = np.exp(self.rewards / self.temperature)
         nodes, node_weights = np.polynomial.legendre.leggauss(len(weights) // 2 + 1)
         t, t_weights = 0.5 + 0.5 * nodes, 0.5 * node_weights

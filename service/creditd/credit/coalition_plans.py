@@ -24,6 +24,8 @@ from numpy.typing import NDArray
 Booleans: TypeAlias = NDArray[np.bool_]
 Integers: TypeAlias = NDArray[np.int64]
 
+EARLY_ROUNDS = 8
+"""Rounds in which the middle size is not left out: as many pairs as an interval needs."""
 ORDERS_PER_DRAW = 16
 """Random orders of the players drawn at once: part of the definition of a plan."""
 
@@ -54,8 +56,9 @@ def stratified_plan(n_players: int, n_evaluations: int, seed: int) -> Booleans:
 
         ∅, N, the singletons, the leave-one-outs; then rounds of pairs (S, N∖S), one of each size 2 ≤ |S| ≤ n/2
 
-    A round visits the sizes in random order. The middle size n/2 is its own complement and is visited every second
-    round, so that every size from 2 to n−2 gets as many coalitions; a size whose coalitions are used up is left out.
+    A round visits the sizes in random order. The middle size n/2 is its own complement and is visited in the first 8
+    rounds and in every second one after the 16th, so that every size from 2 to n−2 gets as many coalitions as another
+    and none lacks pairs early; a size whose coalitions are used up is left out.
     Small coalitions (|S| ≤ n/3) are cut from random orders of the players, disjoint ones from one order, so that each
     player is in equally many of them.
 
@@ -220,15 +223,18 @@ def _order_of_sizes(n_players: int, n_pairs: int, seed: int) -> Integers:
     left = {size: pair_capacity(n_players, size) for size in range(2, n_players // 2 + 1)}
     bits = np.random.PCG64(np.random.SeedSequence([seed, n_players, 1]))
     order: list[int] = []
-    odd_round = False
+    finished_rounds = 0
     while left and len(order) < n_pairs:
-        sizes = np.array([size for size in left if odd_round or 2 * size != n_players or len(left) == 1])
+        with_middle = finished_rounds < EARLY_ROUNDS or (
+            finished_rounds >= 2 * EARLY_ROUNDS and finished_rounds % 2 == 1
+        )
+        sizes = np.array([size for size in left if with_middle or 2 * size != n_players or len(left) == 1])
         for size in sizes[np.argsort(bits.random_raw(len(sizes)), kind="stable")].tolist():
             order.append(size)
             left[size] -= 1
             if left[size] == 0:
                 del left[size]
-        odd_round = not odd_round
+        finished_rounds += 1
     return np.array(order[: max(n_pairs, 0)], dtype=np.int64)
 
 

@@ -7,6 +7,7 @@ whole regression by a system of the fold's size (Sherman, Morrison and Woodbury)
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -19,8 +20,10 @@ Integers: TypeAlias = NDArray[np.int64]
 
 STRENGTHS = (1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
 """Ridge penalties, relative to the largest eigenvalue of the scaled columns."""
+JOINT_LENGTH = 2.0
+"""Of the columns that are scaled together."""
 NEGLIGIBLE = 1e-12
-"""A column this small beside the largest one is constant within groups, up to rounding."""
+"""A column this small after the means of groups have been taken off was constant within them, up to rounding."""
 
 
 @dataclass(frozen=True)
@@ -38,16 +41,18 @@ class RidgeFit:
 
 
 def cross_fitted_ridges(
-    columns: Floats, target: Floats, row_scale: Floats, groups: Integers, folds: Integers
+    columns: Floats, n_joint: int, target: Floats, row_scale: Floats, groups: Integers, folds: Integers
 ) -> Iterator[RidgeFit]:
     """Ridge regressions of the target on the columns and one free constant per group, one per strength.
 
         minimise Σ_r (row_scale_r · (target_r − constant_{group of r} − columns_r·x))² + strength · |x|²
 
-    Columns are scaled to equal length first, so that a strength means the same for all.
+    Columns are scaled to length 1 first, so that a strength means the same for all; the last n_joint of them keep their
+    proportions and get length 2 together.
 
     Args:
         columns: Shape (M, p), float64, finite.
+        n_joint: How many of the last columns are scaled together.
         target: Shape (M,), float64, finite.
         row_scale: Shape (M,), float64, > 0, equal within a group.
         groups: Shape (M,), int64, ≥ 0.
@@ -69,9 +74,12 @@ def cross_fitted_ridges(
     scaled = _centred(columns, groups) * row_scale[:, None]
     response = _centred(target[:, None], groups)[:, 0] * row_scale
     lengths = np.sqrt(np.cumsum(scaled * scaled, axis=0)[-1])
-    used = np.flatnonzero(lengths > NEGLIGIBLE * lengths.max(initial=0.0))
+    used = np.flatnonzero(lengths > NEGLIGIBLE * np.sqrt(np.cumsum(columns * columns, axis=0)[-1]))
     if len(used) == 0:
         return
+    joint = used[used >= columns.shape[1] - n_joint]
+    if len(joint):
+        lengths[joint] = math.sqrt(float(np.cumsum(lengths[joint] ** 2)[-1])) / JOINT_LENGTH
     scaled = scaled[:, used] / lengths[used]
     eigenvalues, vectors = np.linalg.eigh(scaled.T @ scaled)
     eigenvalues = np.maximum(eigenvalues, 0.0)

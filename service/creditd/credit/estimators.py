@@ -259,33 +259,36 @@ def _adjusted(design: PairDesign, utilities: Floats, differences: Floats) -> tup
     values, residuals, held_out = np.zeros(design.n_players), differences, differences
     if design.n_folds < 2:
         return values, residuals, held_out
-    columns, known = _proxy(design, utilities)
-    counts = np.bincount(design.sizes)
+    row_scale = 1.0 / np.sqrt(np.bincount(design.sizes)[design.sizes])
     fewest = _variance(design, held_out)
-    for fit in cross_fitted_ridges(
-        columns, differences, 1.0 / np.sqrt(counts[design.sizes]), design.sizes, design.folds
-    ):
-        variance = _variance(design, fit.held_out)
-        if variance < fewest:
-            fewest = variance
-            values, residuals = known @ fit.coefficients, differences - columns @ fit.coefficients
-            held_out = fit.held_out
+    for (columns, known), n_joint in _proxies(design, utilities):
+        for fit in cross_fitted_ridges(columns, n_joint, differences, row_scale, design.sizes, design.folds):
+            variance = _variance(design, fit.held_out)
+            if variance < fewest:
+                fewest, held_out = variance, fit.held_out
+                values = known @ fit.coefficients
+                residuals = differences - columns @ fit.coefficients
     return values, residuals, held_out
 
 
-def _proxy(design: PairDesign, utilities: Floats) -> Columns:
-    """The games that the proxy is a mixture of, closed forms on the singletons and the leave-one-outs."""
+def _proxies(design: PairDesign, utilities: Floats) -> list[tuple[Columns, int]]:
+    """Games that a proxy is a mixture of: closed forms on the singletons and the leave-one-outs; these and triples."""
     n = design.n_players
     alone = utilities[2 : 2 + n]
     missed = utilities[1] - utilities[2 + n : 2 + 2 * n]
     best = any_columns(design.small, alone)
-    blocks = (
+    closed = [
         indicator_columns(design.small),
         share_columns(design.small),
         best,
         maximum_column(best, alone),
         all_columns(design.small, missed),
-    )
+    ]
+    return [(_side_by_side(closed), 0), (_side_by_side([*closed, design.triples]), design.triples[0].shape[1])]
+
+
+def _side_by_side(blocks: list[Columns]) -> Columns:
+    """The columns of all blocks."""
     return np.concatenate([block[0] for block in blocks], axis=1), np.concatenate(
         [block[1] for block in blocks], axis=1
     )

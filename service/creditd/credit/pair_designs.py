@@ -13,13 +13,14 @@ replaces the means by those of the pairs it holds: *maximum sample reuse*, becau
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from creditd.credit.coalition_plans import Booleans, Integers, core_plan, pair_capacity
+from creditd.credit.proxies import Columns, triple_columns
 
 Floats: TypeAlias = NDArray[np.float64]
 
@@ -81,6 +82,11 @@ class PairDesign:
     def n_players(self) -> int:
         """Number of players."""
         return int(self.small.shape[1])
+
+    @cached_property
+    def triples(self) -> Columns:
+        """Interactions of three players over the pairs: the part of the proxy that the utilities do not shape."""
+        return triple_columns(self.small)
 
     @property
     def n_folds(self) -> int:

@@ -7,6 +7,8 @@ rest is estimated from the sample.
 
 from __future__ import annotations
 
+import itertools
+import math
 from typing import TypeAlias
 
 import numpy as np
@@ -18,6 +20,13 @@ Floats: TypeAlias = NDArray[np.float64]
 
 Columns: TypeAlias = tuple[Floats, Floats]
 """Differences, shape (M, p), and Shapley values, shape (n, p), of p games."""
+
+MAX_TRIPLES = 300
+"""Most columns that stand for interactions of three players."""
+LANDMARKS = 600
+"""Pairs that the directions of their span are found on."""
+NEGLIGIBLE = 1e-9
+"""Directions with an eigenvalue this small beside the largest are rounding."""
 
 
 def indicator_columns(small: Booleans) -> Columns:
@@ -123,6 +132,59 @@ def maximum_column(columns: Columns, strengths: Floats) -> Columns:
         np.cumsum(differences * steps, axis=1)[:, -1:],
         np.cumsum(values * steps, axis=1)[:, -1:],
     )
+
+
+def triple_columns(small: Booleans, most: int = MAX_TRIPLES, n_landmarks: int = LANDMARKS) -> Columns:
+    """The interactions of three players, or their leading directions when there are more than `most`.
+
+        f(S) = σ_i·σ_j·σ_k with σ = 1 for members of S and −1 for others,    φ = 2/3 for i, j and k, 0 for the others
+
+    With the additive games these are all games of order four or less as far as differences of pairs go: interactions of
+    an even number of players have the same sign in S and N∖S. The kernel of the span of all triples,
+
+        k(S, T) = (p³ − (3n − 2)·p)/6 / C(n, 3),    p = Σ σ_i(S)·σ_i(T),    φ_i(k(·, T)) = 2/3·τ_i·e_i/C(n, 3),
+
+    e_i the sum of τ_j·τ_k over pairs without i, is diagonalised on the first pairs; the directions of its largest
+    eigenvalues are continued to the others.
+
+    Args:
+        small: Shape (M, n), bool, n ≥ 3.
+        most: Largest number of columns.
+        n_landmarks: Pairs that the directions are found on.
+
+    Returns:
+        At most `most` columns: the triples in lexicographic order, or mixtures of them.
+
+    Cost:
+        O(M · n · most), and an eigendecomposition of n_landmarks rows.
+
+    Reference:
+        Interactions of odd order alone matter: Fumagalli et al., arXiv:2602.01399.
+
+    Differs from the paper:
+        Directions of the span of all triples in place of a search for some.
+    """
+    n = small.shape[1]
+    signs = np.where(small, 1.0, -1.0)
+    triples = np.array(list(itertools.islice(itertools.combinations(range(n), 3), most + 1)), dtype=np.int64)
+    if len(triples) <= most:
+        members = np.zeros((n, len(triples)))
+        members[triples.T, np.arange(len(triples))] = 1.0
+        return 2.0 * signs[:, triples[:, 0]] * signs[:, triples[:, 1]] * signs[:, triples[:, 2]], members * (2.0 / 3.0)
+    landmarks = signs[:n_landmarks]
+    every = math.comb(n, 3)
+    eigenvalues, vectors = np.linalg.eigh(_sums_of_triples(landmarks @ landmarks.T, n) / every)
+    leading = np.flatnonzero(eigenvalues > NEGLIGIBLE * eigenvalues[-1])[-most:]
+    basis = vectors[:, leading] / np.sqrt(eigenvalues[leading])
+    others = np.cumsum(landmarks, axis=1)[:, -1:] - landmarks
+    values = (2.0 / 3.0 / every) * landmarks * (others * others - (n - 1)) / 2.0
+    return 2.0 * (_sums_of_triples(signs @ landmarks.T, n) / every) @ basis, values.T @ basis
+
+
+def _sums_of_triples(products: Floats, n: int) -> Floats:
+    """Sum of the products of three of n signs, given the sum of the signs."""
+    sums: Floats = (products * products - (3.0 * n - 2.0)) * products / 6.0
+    return sums
 
 
 def _equal_shares(order: NDArray[np.int64]) -> Floats:
