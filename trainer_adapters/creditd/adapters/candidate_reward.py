@@ -76,7 +76,7 @@ class CandidateReward:
         self.function = function
         self.reading = Reading(parser_of(parser), turns, thinking)
         inner = _unwrapped(function)
-        self.__name__: str = name or getattr(inner, "__name__", type(inner).__name__)
+        self.__name__ = name or str(getattr(inner, "__name__", type(inner).__name__))
         self._creditor: Creditor | None = None
         self._tokenizer: PreTrainedTokenizerBase | None = None
         self._generation: Generation | None = None

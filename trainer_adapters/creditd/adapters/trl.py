@@ -1,8 +1,8 @@
 """Candidate credit in TRL's GRPOTrainer: two lines in a script that trains already.
 
-    from creditd.adapters.trl import CandidateReward, CreditGRPOTrainer as GRPOTrainer  # was: from trl import GRPOTrainer
+    from creditd.adapters.trl import CandidateReward, CreditGRPOTrainer as GRPOTrainer  # from trl import GRPOTrainer
     …
-        reward_funcs=CandidateReward(score, parser={"type": "numbered"}),  # was: reward_funcs=score
+        reward_funcs=CandidateReward(score, parser={"type": "numbered"}),  # reward_funcs=score
 
 `score(prompts, candidates, completions, **columns)` returns, for each completion, one reward or None per candidate. The
 loss of TRL takes advantages of shape (B, T) as they are; the mixin replaces them after TRL has generated and scored.
