@@ -6,6 +6,9 @@ import math
 
 import numpy as np
 import pytest
+
+pytest.importorskip("trl", reason="the lane `trainer` installs TRL")
+
 import torch
 
 from adapters.trainers import MARKS, PARSER, score, score_later, scripted, trainer_of

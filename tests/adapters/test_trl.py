@@ -9,6 +9,9 @@ import warnings
 from itertools import pairwise
 
 import pytest
+
+pytest.importorskip("trl", reason="the lane `trainer` installs TRL")
+
 import torch
 from datasets import Dataset
 from trl import GRPOTrainer

@@ -3,6 +3,9 @@
 import importlib.util
 
 import pytest
+
+pytest.importorskip("trl", reason="the lane `trainer` installs TRL")
+
 import torch
 from trl import GRPOTrainer
 

@@ -1,6 +1,9 @@
 """Several turns, thinking and special tokens: which of a completion's tokens are read, and what they are paid."""
 
 import pytest
+
+pytest.importorskip("trl", reason="the lane `trainer` installs TRL")
+
 from trl import GRPOTrainer
 
 from adapters.trainers import MARKS, PARSER, Watch, asked, check_alignment, recorded, score, scripted, trainer_of
