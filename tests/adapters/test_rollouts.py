@@ -1,96 +1,28 @@
 """Alignment and failure policies, without any trainer framework."""
 
 import dataclasses
+import json
 import math
+import re
 
 import httpx
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from creditd.adapters.rollouts import CreditConfig, Creditor, Rollout, anneal, find_candidates, token_offsets
+from creditd.adapters.credit_config import CreditConfig, anneal
+from creditd.adapters.rollouts import Creditor, Rollout
 from creditd.client import (
     Client,
     DeadlineExceededError,
     InvalidRequestError,
     PartialResultError,
+    ResponseError,
     StatusError,
     TransportError,
 )
-from creditd.credit.candidate_parsers import Numbered
-
-WORDS = ["<eos>", "1.", "2.", "tea", "coffee", "milk\n"]
-
-
-def of_words(ids):
-    """Words with spaces between them; 0 is special and leaves nothing."""
-    return " ".join(WORDS[number] for number in ids if number)
-
-
-def of_bytes(ids):
-    """Bytes as UTF-8, as byte-level tokenizers decode."""
-    return bytes(ids).decode("utf-8", errors="replace")
-
-
-@given(st.text(max_size=40))
-def test_bytes_of_any_text_have_offsets_without_gaps(text):
-    """Every character belongs to the token that completes it; tokens that only begin one have empty ranges."""
-    ids = list(text.encode())
-    decoded, offsets = token_offsets(ids, of_bytes)
-    assert decoded == text
-    assert [start for start, _ in offsets] == [0, *[stop for _, stop in offsets[:-1]]][: len(offsets)]
-    assert "".join(text[start:stop] for start, stop in offsets) == text
-
-
-def test_words_carry_the_space_before_them():
-    """A decoder that joins words gives each token its own word and the space that came with it."""
-    text, offsets = token_offsets([1, 3, 2, 4, 0], of_words)
-    assert [text[start:stop] for start, stop in offsets] == ["1.", " tea", " 2.", " coffee", ""]
-
-
-def with_byte_fallback(ids):
-    """As SentencePiece decodes: a run of bytes that is no UTF-8 becomes one replacement character for each byte."""
-    out, run = "", bytearray()
-    for number in [*ids, None]:
-        if number is not None and number < 256:
-            run.append(number)
-            continue
-        try:
-            out += run.decode()
-        except UnicodeDecodeError:
-            out += "\N{REPLACEMENT CHARACTER}" * len(run)
-        run.clear()
-        out += "" if number is None else {256: "1. ", 257: "\n2. ", 258: "coffee", 259: "\n3. ", 260: "milk"}[number]
-    return out
-
-
-@pytest.mark.parametrize("tail", [[], [0x92]], ids=["sound", "with an invalid byte"])
-def test_bytes_that_change_in_company_do_not_shift_what_follows(tail):
-    """One bad byte turns all characters of its run into replacements; later candidates keep their own tokens."""
-    ids = [256, *"咖啡咖啡".encode(), *tail, 257, 258, 259, 260]
-    texts, spans = find_candidates(ids, with_byte_fallback, Numbered(), cut_off=False)
-    assert texts[1:] == ("coffee", "milk")
-    assert [ids[slice(*span)] for span in spans[1:]] == [[258], [260]]
-    assert spans[0] == (1, 1 + len("咖啡咖啡".encode()) + len(tail))
-
-
-@given(st.lists(st.integers(0, 260), max_size=30))
-def test_any_tokens_have_offsets(ids):
-    """Whatever a policy samples has offsets that cover its text without a gap: no sample ends a run."""
-    text, offsets = token_offsets(ids, with_byte_fallback)
-    assert text == with_byte_fallback(ids)
-    assert "".join(text[start:stop] for start, stop in offsets) == (text if ids else "")
-    assert all(start <= stop for start, stop in offsets)
-
-
-def test_candidates_have_the_tokens_that_write_them():
-    """Texts and token ranges agree; a candidate that the length limit cut off is none."""
-    ids = list("1. thé\n2. coffee".encode())
-    found = find_candidates(ids, of_bytes, Numbered(), cut_off=False)
-    assert found == (("thé", "coffee"), ((3, 7), (11, 17)))
-    assert find_candidates(ids, of_bytes, Numbered(), cut_off=True) == (("thé",), ((3, 7),))
-    assert find_candidates(list(b"nothing"), of_bytes, Numbered(), cut_off=False) == ((), ())
+from creditd.client.bodies import Body
+from creditd.client.exchanges import answer_text
+from creditd.client.local import shapley_result
 
 
 def rollouts(rewards, base=0.5):
@@ -231,12 +163,14 @@ def test_a_policy_that_writes_without_end_costs_no_run():
         {"malformed": {"candidatez": 3}},
         {"malformed": {"failure_reward": None}},
         {"on_failure": "bogus"},
-        {"candidates": 0},
-        {"max_credit_share": -1.0},
+        {"keep": 0, "record": "RECORD"},
+        {"deadline_s": 0.0},
+        {"credit": lambda _: "shaply"},
     ],
 )
-def test_choices_that_make_no_sense_are_refused_before_a_run(wrong):
+def test_choices_that_make_no_sense_are_refused_before_a_run(wrong, tmp_path):
     """A misspelt rule is an error at the start, and not a lost service for a whole run."""
+    wrong = {name: str(tmp_path) if value == "RECORD" else value for name, value in wrong.items()}
     with pytest.raises((ValueError, TypeError)):
         Creditor(CreditConfig(url="local:", **({"on_failure": "mask"} | wrong)))
 
@@ -264,3 +198,147 @@ def test_set_rewards_have_their_weight():
     for none, once, twice in zip(plain, weighted, double, strict=True):
         np.testing.assert_allclose(twice - none, 2 * (once - none), atol=1e-12)
         assert (once != none).all()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"candidates": 0}, "got candidates 0; expected a whole number of at least 1, or None"),
+        ({"candidates": "4"}, "got candidates '4'; expected a whole number"),
+        ({"candidates": 2.5}, "got candidates 2.5; expected a whole number"),
+        ({"candidates": True}, "got candidates True; expected a whole number"),
+        ({"tokens": None}, "got tokens None; expected a mapping"),
+        ({"tokens": "set"}, "got tokens 'set'; expected a mapping"),
+        ({"malformed": None}, "got malformed None; expected a mapping"),
+        ({"max_credit_share": "a"}, "got max_credit_share 'a'; expected a share of at least 0, or None"),
+        ({"max_credit_share": -1.0}, "got max_credit_share -1.0; expected a share"),
+        ({"max_credit_share": math.nan}, "got max_credit_share nan; expected a share"),
+        ({"credit": None}, "credit is None; expected a rule such as 'shapley'"),
+        ({"credit": {}}, "credit is {}; expected a rule"),
+        ({"credit": {"type": "mixture", "weights": [1.0, 0.5]}, "candidates": 4}, "a mixture of 2 weights; expected 4"),
+        (
+            {
+                "credit": {
+                    "type": "blend",
+                    "from": "shapley",
+                    "to": {"type": "mixture", "weights": [1.0]},
+                    "position": 0.5,
+                },
+                "candidates": 2,
+            },
+            "a mixture of 1 weights; expected 2",
+        ),
+    ],
+)
+def test_a_configuration_is_refused_where_it_is_written(wrong, said):
+    """The argument is named, with what it is and what it should be."""
+    with pytest.raises(ValueError, match=re.escape(said)):
+        CreditConfig(**wrong)
+
+
+def test_a_mixture_for_the_candidates_that_are_asked_for_is_taken():
+    """As many weights as candidates, or no number of candidates at all."""
+    rule = {"type": "mixture", "weights": [1.0, 0.5]}
+    for candidates in (2, None):
+        Creditor(CreditConfig(url="local:", credit=rule, candidates=candidates))
+
+
+@pytest.mark.parametrize("returned", [None, {}, 3, {"type": "mixture", "weights": [1.0]}])
+def test_a_schedule_that_returns_no_rule_raises(returned):
+    """A forgotten `return` is not Shapley; the step is named, whatever the failure policy."""
+    config = CreditConfig(
+        url="local:", credit=lambda step: "shapley" if step < 7 else returned, candidates=2, on_failure="mask"
+    )
+    ask = Creditor(config)
+    ask.credit(rollouts(BATCH), 2, 6)
+    with pytest.raises(ValueError, match="the schedule returned, at step 7, "):
+        ask.credit(rollouts(BATCH), 2, 7)
+
+
+def test_a_key_is_not_shown():
+    """What is printed of a configuration can go into a log."""
+    assert "SECRET" not in repr(CreditConfig(api_key="SECRET"))
+
+
+def test_as_many_recordings_are_kept_as_are_asked_for(tmp_path):
+    """The directory holds the newest ones."""
+    ask = Creditor(CreditConfig(url="local:", record=str(tmp_path), keep=2))
+    for step in range(4):
+        ask.credit(rollouts(BATCH), 2, step)
+    assert len(list(tmp_path.glob("*.json"))) == 2
+
+
+def answering(change):
+    """A service that answers as it should, but for one change to the columns."""
+
+    def handler(request):
+        body = json.loads(request.content)
+        splits = np.array(body["columns"]["rewards"]["row_splits"])
+        sent = Body(content=request.content, row_splits=splits)
+        answer = json.loads(answer_text(shapley_result(sent, request.headers["X-Request-Id"])))
+        change(answer["columns"])
+        return httpx.Response(200, json=answer)
+
+    return handler
+
+
+def shorter(columns):
+    """The last row has one token less."""
+    columns["token_advantages"]["values"].pop()
+    columns["token_advantages"]["row_splits"][-1] -= 1
+
+
+def shifted(columns):
+    """The first row has one token more, the second one less."""
+    columns["token_advantages"]["row_splits"][1] += 1
+
+
+def null(columns):
+    """A number is missing."""
+    columns["token_advantages"]["values"][1] = None
+
+
+def huge(columns):
+    """A number that no trainer can hold."""
+    columns["token_advantages"]["values"][0] = 1e300
+
+
+def absent(columns):
+    """There are none."""
+    columns["token_advantages"] = None
+
+
+CHANGES = {
+    shorter: "0 token advantages for rollout 3, which has 1 tokens",
+    shifted: "4 token advantages for rollout 0, which has 3 tokens",
+    null: "nan as the advantage of token 1 of rollout 0",
+    huge: "1e+300 as the advantage of token 0 of rollout 0",
+    absent: "no token advantages",
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_an_answer_that_does_not_fit_is_no_credit(change):
+    """An answer without one finite number per token is the failure policy's, and never padded with zeros."""
+    with pytest.raises(ResponseError, match=re.escape(f"got {CHANGES[change]}; expected one finite float32 per token")):
+        creditor("raise", answering(change)).credit(rollouts(BATCH), 2, 0)
+    for policy, expected in (("mask", 0.0), ("group_reward", 0.5)):
+        credited = creditor(policy, answering(change)).credit(rollouts(BATCH), 2, 0)
+        assert all((row == expected).all() for row in credited.token_advantages)
+        assert [len(row) for row in credited.token_advantages] == [3, 3, 2, 1]
+        assert credited.metrics["credit/errors"] == credited.metrics["credit/fallbacks"] == 1.0
+    local = creditor("local", answering(change)).credit(rollouts(BATCH), 2, 0)
+    sound = creditor("raise", answering(lambda _: None)).credit(rollouts(BATCH), 2, 0)
+    for row, wanted in zip(local.token_advantages, sound.token_advantages, strict=True):
+        np.testing.assert_array_equal(row, wanted)
+    assert (local.request_id, local.metrics["credit/local"]) == (None, 1.0)
+    assert sound.request_id is not None
+
+
+def test_an_answer_that_is_partial_is_checked_too():
+    """One bad set does not hide that the rows of the others do not fit."""
+    broken = [[0.9, math.nan], [0.4, 0.4], [1.0, 0.2], [0.3]]
+    credited = creditor("mask", answering(null)).credit(rollouts(broken), 2, 0)
+    assert credited.metrics["credit/fallbacks"] == 0.5  # the change hit the set that failed
+    credited = creditor("mask", answering(shorter)).credit(rollouts(broken), 2, 0)
+    assert credited.metrics["credit/fallbacks"] == 1.0

@@ -12,20 +12,27 @@ PARSER = {"type": "regex", "pattern": r"(\w+) ?(?:;|$)"}
 """Each word before a semicolon, or at the end, is a candidate."""
 
 
-def tokenizer():
-    """Words and semicolons, one token each."""
-    words = Tokenizer(models.WordLevel({word: number for number, word in enumerate(VOCABULARY)}, unk_token="<unk>"))  # noqa: S106 - a name
-    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=words, padding_side="left", **{f"{name}_token": f"<{name}>" for name in ("pad", "eos", "unk")}
+def tokenizer(more=(), special=()):
+    """Words and semicolons, one token each, and more words behind them, some of them registered as special."""
+    words = [*VOCABULARY, *more]
+    level = models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="<unk>")  # noqa: S106 - a name
+    splitting = Tokenizer(level)
+    splitting.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    made = PreTrainedTokenizerFast(
+        tokenizer_object=splitting,
+        padding_side="left",
+        **{f"{name}_token": f"<{name}>" for name in ("pad", "eos", "unk")},
     )
+    if special:
+        made.add_special_tokens({"additional_special_tokens": list(special)})
+    return made
 
 
-def model(seed=0):
+def model(seed=0, more=()):
     """Two layers of Qwen3, random weights."""
     torch.manual_seed(seed)
     config = Qwen3Config(
-        vocab_size=len(VOCABULARY),
+        vocab_size=len(VOCABULARY) + len(more),
         hidden_size=32,
         intermediate_size=64,
         num_hidden_layers=2,

@@ -1,25 +1,85 @@
 """One of two processes that train together, each with half of every group; started by torchrun from a test."""
 
+import json
 import sys
+import time
 from pathlib import Path
 
 import torch
+from trl import GRPOTrainer
 
-from adapters.test_trl import Watch, trainer_of
-from creditd.adapters.trl import CreditConfig
+from adapters.trainers import Watch, scripted, trainer_of
+from creditd.adapters.trl import CreditConfig, attach
+
+NOBODY = "http://127.0.0.1:9"
+"""An address at which nothing listens."""
+
+
+def forgotten(step):
+    """A schedule with a fault."""
+    return 1 // (step - 1) and "shapley"
+
+
+class Flipped(GRPOTrainer):
+    """A trainer that reorders its rows in the second process only."""
+
+    def _generate_and_score_completions(self, inputs):
+        out = super()._generate_and_score_completions(inputs)
+        if self.accelerator.process_index == 0:
+            return out
+        return {key: value.flip(0) if getattr(value, "ndim", 0) else value for key, value in out.items()}
+
+
+def outcome(make):
+    """What a run came to: the error and its cause, its seconds, its last log entry and the advantages it used."""
+    started = time.monotonic()
+    error = None
+    trainer, watch = None, None
+    try:
+        trainer = make()
+        watch = Watch(trainer)
+        trainer.train()
+    except Exception as caught:  # noqa: BLE001 - the test looks at it
+        error = caught
+    entries = [] if trainer is None else [one for one in trainer.state.log_history if "credit/errors" in one]
+    return {
+        "error": None if error is None else f"{type(error).__name__}: {error}",
+        "cause": None if error is None else type(error.__cause__).__name__,
+        "seconds": time.monotonic() - started,
+        "log": entries[-1] if entries else None,
+        "advantages": [] if watch is None else [advantages.tolist() for _, _, advantages in watch.generated],
+        "masks": [] if watch is None else [mask.tolist() for _, mask, _ in watch.generated],
+        "request_ids": [] if trainer is None else getattr(trainer, "credit_request_ids", []),
+    }
 
 
 def main(folder: Path) -> None:
-    """Train two steps and write down the advantages that this process used."""
-    credit = CreditConfig(url="local:", record=str(folder / "wire"))
-    trainer = trainer_of(folder, credit=credit, per_device_train_batch_size=2, max_steps=2)
-    watch = Watch(trainer)
-    trainer.train()
-    shown = [advantages for _, _, advantages in watch.generated]
-    torch.save(shown, folder / f"rank{trainer.accelerator.process_index}.pt")
+    """Train with credit, without it under each failure policy, and with faults; write down what came of each."""
+
+    def run(**options):
+        return lambda: trainer_of(folder, **({"per_device_train_batch_size": 2, "max_steps": 2} | options))
+
+    def reordered():
+        completions = [["one", "<eos>"], ["two", ";", "three", "<eos>"]]
+        trainer = run(kind=Flipped, max_steps=1, rollout_func=scripted(completions))()
+        return attach(trainer, CreditConfig(url="local:"))
+
+    cases = {"sound": run(credit=CreditConfig(url="local:", record=str(folder / "wire")))}
+    for policy in ("raise", "group_reward", "mask", "local"):
+        cases[policy] = run(credit=CreditConfig(url=NOBODY, on_failure=policy, deadline_s=0.3))
+    cases["schedule"] = run(credit=CreditConfig(url="local:", credit=forgotten))
+    cases["reordered"] = reordered
+    cases["deadline"] = run(credit=CreditConfig(url="local:", deadline_s=61.0), ddp_timeout=60)
+    outcomes = {}
+    for name, make in cases.items():
+        torch.manual_seed(0)
+        outcomes[name] = outcome(make)
+    last = run(credit=CreditConfig(url="local:"))()
+    rank = last.accelerator.process_index
+    (folder / f"rank{rank}.json").write_text(json.dumps(outcomes))
     # A process that leaves while the other still talks makes that one abort.
-    trainer.accelerator.wait_for_everyone()
-    trainer.accelerator.end_training()
+    last.accelerator.wait_for_everyone()
+    last.accelerator.end_training()
 
 
 if __name__ == "__main__":

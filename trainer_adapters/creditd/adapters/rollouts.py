@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import accumulate
-from typing import Any, Literal, TypeAlias, get_args
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from creditd.adapters.credit_config import Choice, CreditConfig
 from creditd.client import (
     AuthenticationError,
     Client,
@@ -23,100 +23,21 @@ from creditd.client import (
     InvalidRequestError,
     NotFoundError,
     PartialResultError,
+    ResponseError,
     ShapleyResult,
 )
 from creditd.client.bodies import type_of
-from creditd.credit.candidate_parsers import CandidateParser, parse_candidates
-from creditd.credit.segments import token_spans
+from creditd.wire.versions import package_version
 
 Floats: TypeAlias = NDArray[np.float64]
-Choice: TypeAlias = str | Mapping[str, Any]
-Schedule: TypeAlias = Callable[[int], Choice]
-FailurePolicy: TypeAlias = Literal["raise", "group_reward", "mask", "local"]
-Decode: TypeAlias = Callable[[Sequence[int]], str]
 
 MOST_CANDIDATES = 256
 """Candidates of one completion that play when no number was asked for; the service takes no more."""
+MOST_ADVANTAGE = float(np.finfo(np.float32).max)
+"""Trainers hold advantages in float32."""
+LOCAL = "local:"
 
 log = logging.getLogger("creditd.adapters")
-
-
-@dataclass(frozen=True)
-class Anneal:
-    """A schedule that moves from one rule to another over the first steps of a run.
-
-    Attributes:
-        start: Rule at step 0.
-        end: Rule from step `steps` on.
-        steps: Length of the way, ≥ 1.
-    """
-
-    start: str
-    end: str
-    steps: int
-
-    def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError(f"anneal needs steps ≥ 1: got {self.steps}")
-
-    def __call__(self, step: int) -> Choice:
-        """The rule at a step."""
-        return {"type": "blend", "from": self.start, "to": self.end, "position": min(1.0, step / self.steps)}
-
-
-def anneal(start: str, end: str, *, steps: int) -> Anneal:
-    """A schedule from rule `start` to rule `end` over `steps` optimizer steps; a pure function of the step."""
-    return Anneal(start, end, steps)
-
-
-@dataclass(frozen=True)
-class CreditConfig:
-    """How a trainer asks for credit.
-
-    Attributes:
-        url: Service, or `local:`; None takes CREDITD_URL, or this machine.
-        credit: Rule, or a schedule: a function of the trainer's global step, never of how often it was called.
-        utility: What a set is worth.
-        advantage: How credits become advantages.
-        tokens: What tokens outside the candidates receive, and whether lengths are evened out.
-        candidates: K that the prompt asks for; surplus candidates do not play. None: there is no such number.
-        malformed: More policies for malformed sets, as on the wire.
-        on_failure: When there is no credit: `raise`, the plain advantage of the whole response (`group_reward`), 0 for
-            every group that is concerned (`mask`), or credit computed in this process (`local`). Each is counted.
-        credit_in_eval: Whether evaluation asks too.
-        deadline_s: Seconds for one call, retries included.
-        max_credit_share: Share of the step time above which, after three steps, one warning is given. None: never.
-        api_key: Key of the service; None takes CREDITD_API_KEY.
-        record: Directory in which each exchange is kept as one file, for `creditd replay`. None: nowhere.
-    """
-
-    url: str | None = None
-    credit: Choice | Schedule = "shapley"
-    utility: Choice = "max"
-    advantage: Choice = "pooled"
-    tokens: Mapping[str, Any] = field(default_factory=lambda: {"other": "set"})
-    candidates: int | None = None
-    malformed: Mapping[str, Any] = field(default_factory=dict)
-    on_failure: FailurePolicy = "raise"
-    credit_in_eval: bool = False
-    deadline_s: float = 120.0
-    max_credit_share: float | None = 0.25
-    api_key: str | None = None
-    record: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.on_failure not in get_args(FailurePolicy):
-            raise ValueError(
-                f"got on_failure {self.on_failure!r}; expected one of {', '.join(get_args(FailurePolicy))}"
-            )
-        if self.candidates is not None and self.candidates < 1:
-            raise ValueError(f"got candidates {self.candidates}; expected at least 1")
-        if self.max_credit_share is not None and self.max_credit_share < 0:
-            raise ValueError(f"got max_credit_share {self.max_credit_share}; expected a share or None")
-
-    def rule_at(self, step: int) -> Choice:
-        """The rule of a step."""
-        return self.credit(step) if callable(self.credit) else self.credit
 
 
 @dataclass(frozen=True)
@@ -147,87 +68,12 @@ class Credited:
     Attributes:
         token_advantages: One array of shape (T,), float64, per rollout.
         metrics: Numbers for the trainer's log, by name.
-        request_id: Identity of the request, None when the service gave no answer.
+        request_id: Identity of the request, None unless a service gave the answer.
     """
 
     token_advantages: list[Floats]
     metrics: dict[str, float]
     request_id: str | None
-
-
-def token_offsets(ids: Sequence[int], decode: Decode) -> tuple[str, list[tuple[int, int]]]:
-    """The text of a completion and the characters [start, stop) that each of its tokens writes.
-
-    Args:
-        ids: T completion tokens.
-        decode: Text of any run of tokens, special tokens left out and nothing cleaned up.
-
-    Returns:
-        The text of all tokens, and T ranges that follow one another without a gap. A token that only begins a character
-        of several bytes, or that is special, has an empty range; the token that completes the character has all of it.
-
-    Cost:
-        One decoding of one token per token where that adds up to the text, else two more of a few tokens each. Only for
-        bytes that are no text, which some tokenizers decode differently in company, one decoding of each prefix.
-    """
-    text = decode(ids)
-    pieces = [decode([token]) for token in ids]
-    if "".join(pieces) == text:  # most byte-level tokenizers, wherever no character is split
-        ends = list(accumulate(map(len, pieces)))
-    else:
-        ends = _ends_by_window(ids, decode, text) or _ends_by_prefix(ids, decode, text)
-    return text, list(zip([0, *ends], ends, strict=False))
-
-
-def _ends_by_window(ids: Sequence[int], decode: Decode, text: str) -> list[int] | None:
-    """Where each token's characters end, from decoding it behind its neighbours; None if that is not the text."""
-    start = read = position = 0
-    ends: list[int] = []
-    for place in range(len(ids)):
-        before, now = decode(ids[start:read]), decode(ids[start : place + 1])
-        if len(now) > len(before) and not now.endswith("\N{REPLACEMENT CHARACTER}"):
-            if not text.startswith(now[len(before) :], position):
-                return None
-            position += len(now) - len(before)
-            start, read = read, place + 1
-        ends.append(position)
-    if text[position:].strip("\N{REPLACEMENT CHARACTER}"):
-        return None
-    return [*ends[:-1], len(text)]
-
-
-def _ends_by_prefix(ids: Sequence[int], decode: Decode, text: str) -> list[int]:
-    """Where each token's characters end: as far as the text of the tokens up to it agrees with the whole."""
-    ends: list[int] = []
-    for place in range(len(ids)):
-        so_far = decode(ids[: place + 1])
-        agreed = next(
-            (at for at, (one, other) in enumerate(zip(so_far, text, strict=False)) if one != other), len(so_far)
-        )
-        ends.append(max(agreed, ends[-1] if ends else 0))
-    return [*ends[:-1], len(text)]
-
-
-def find_candidates(
-    ids: Sequence[int], decode: Decode, parser: CandidateParser, *, cut_off: bool
-) -> tuple[tuple[str, ...], tuple[tuple[int, int], ...]]:
-    """Candidates of a completion and the tokens that write them.
-
-    Args:
-        ids: T completion tokens.
-        decode: Text of any run of tokens.
-        parser: How candidates are written.
-        cut_off: Whether the completion ended by the length limit; its open candidate is then none.
-
-    Returns:
-        Texts and half-open token ranges, in order, disjoint.
-    """
-    parsed = parse_candidates(decode(ids), parser, cut_off=cut_off)
-    if not parsed.texts:
-        return (), ()
-    _, offsets = token_offsets(ids, decode)
-    spans = token_spans(np.array(parsed.spans), np.array(offsets).reshape(-1, 2))
-    return parsed.texts, tuple((int(start), int(stop)) for start, stop in spans)
 
 
 class Creditor:
@@ -241,9 +87,13 @@ class Creditor:
     def __init__(self, config: CreditConfig, client: Client | None = None) -> None:
         self.config = config
         self.client = client or Client(
-            config.url, api_key=config.api_key, deadline_s=config.deadline_s, record=config.record
+            config.url,
+            api_key=config.api_key,
+            deadline_s=config.deadline_s,
+            record=config.record,
+            keep=config.keep,
         )
-        self._local = Client("local:")
+        self._local = Client(LOCAL)
         self._warned = False
         self._check_choices()
 
@@ -270,15 +120,17 @@ class Creditor:
             set_reward_weight: Weight of the advantages of whole responses, on top of that of the configuration.
 
         Returns:
-            One array per rollout, finite everywhere.
+            One array of the rollout's own length per rollout, finite in float32.
 
         Raises:
+            ValueError: If the schedule returns no rule.
             CreditdError: Under `raise`, whatever the service or the network did; otherwise what another try or another
                 computer cannot heal: a wrong key, a wrong address, choices that are refused, and under `local` rewards
                 that are wrong.
         """
         started = time.perf_counter()
         metrics = {"credit/fallbacks": 0.0, "credit/local": 0.0, "credit/errors": 0.0}
+        served = self.client.base_url != LOCAL
         rule = self.config.rule_at(step)
         if isinstance(rule, Mapping) and "position" in rule:
             metrics["credit/position"] = float(rule["position"])
@@ -293,7 +145,7 @@ class Creditor:
             self._warn_once(error)
             if self.config.on_failure == "local":
                 result = self._ask(self._local, rollouts, group_size, rule, set_reward_weight)
-                metrics["credit/local"] = 1.0
+                metrics["credit/local"], served = 1.0, False
             elif isinstance(error, PartialResultError) and isinstance(error.result, ShapleyResult):
                 result = error.result
                 failed = np.flatnonzero(~result.ok) // group_size
@@ -301,14 +153,15 @@ class Creditor:
             else:
                 concerned[:] = True
         metrics["credit/fallbacks"] = float(concerned.mean()) if len(rollouts) else 0.0
+        given = None if result is None else result.token_advantages
         tokens = [
-            self._fallback(rollout) if concerned[row] or result is None else _tokens_of(result, row)
+            self._fallback(rollout) if concerned[row] or given is None else given[row]
             for row, rollout in enumerate(rollouts)
         ]
         if result is not None:
             metrics |= _credit_metrics(result, ~concerned)
         metrics["credit/seconds"] = time.perf_counter() - started
-        return Credited(tokens, metrics, None if result is None else result.request_id)
+        return Credited(tokens, metrics, result.request_id if result is not None and served else None)
 
     def utilities(
         self, rewards: Sequence[Sequence[float | None]], texts: Sequence[Sequence[str]]
@@ -353,20 +206,27 @@ class Creditor:
         tokens = dict(self.config.tokens)
         tokens["set_reward_weight"] = float(tokens.get("set_reward_weight", 1.0)) * set_reward_weight
         set_rewards = [rollout.set_reward for rollout in rollouts]
-        return client.shapley(
-            [rollout.rewards for rollout in rollouts],
-            groups=[row // group_size for row in range(len(rollouts))],
-            spans=[rollout.spans for rollout in rollouts],
-            n_tokens=[rollout.n_tokens for rollout in rollouts],
-            set_rewards=set_rewards if any(reward is not None for reward in set_rewards) else None,
-            texts=[rollout.texts for rollout in rollouts] if malformed.get("duplicates") == "collapse" else None,
-            utility=self.config.utility,
-            credit=rule,
-            advantage=self.config.advantage,
-            tokens=tokens,
-            malformed=malformed,
-            expect={"group_size": group_size},
-        )
+        try:
+            result = client.shapley(
+                [rollout.rewards for rollout in rollouts],
+                groups=[row // group_size for row in range(len(rollouts))],
+                spans=[rollout.spans for rollout in rollouts],
+                n_tokens=[rollout.n_tokens for rollout in rollouts],
+                set_rewards=set_rewards if any(reward is not None for reward in set_rewards) else None,
+                texts=[rollout.texts for rollout in rollouts] if malformed.get("duplicates") == "collapse" else None,
+                utility=self.config.utility,
+                credit=rule,
+                advantage=self.config.advantage,
+                tokens=tokens,
+                malformed=malformed,
+                expect={"group_size": group_size},
+            )
+        except PartialResultError as error:
+            if isinstance(error.result, ShapleyResult):
+                _check_answer(error.result, rollouts)
+            raise
+        _check_answer(result, rollouts)
+        return result
 
     def _fallback(self, rollout: Rollout) -> Floats:
         """Advantages of a rollout for which there is no credit."""
@@ -386,10 +246,30 @@ def _may_fall_back(error: CreditdError) -> bool:
     return not isinstance(error, AuthenticationError | NotFoundError)
 
 
-def _tokens_of(result: ShapleyResult, row: int) -> Floats:
+def _check_answer(result: ShapleyResult, rollouts: Sequence[Rollout]) -> None:
+    """Refuse an answer without one usable number per token of each answered rollout: no advantage is made up."""
+    answered = np.flatnonzero(result.ok).tolist()
+    wrong = next((fault for row in answered if (fault := _fault_of(result, row, rollouts[row].n_tokens))), None)
+    if wrong:
+        raise ResponseError(
+            f"got {wrong}; expected one finite float32 per token [request {result.request_id}]",
+            client_version=package_version(),
+            service_version=result.service.version,
+            request_id=result.request_id,
+        )
+
+
+def _fault_of(result: ShapleyResult, row: int, n_tokens: int) -> str | None:
+    """What is wrong with the token advantages of a rollout, or None."""
     if result.token_advantages is None:
-        raise ValueError("the answer has no token advantages")
-    return result.token_advantages[row]
+        return "no token advantages"
+    values = result.token_advantages[row]
+    if len(values) != n_tokens:
+        return f"{len(values)} token advantages for rollout {row}, which has {n_tokens} tokens"
+    unusable = np.flatnonzero(~(np.abs(values) <= MOST_ADVANTAGE))  # NaN compares false
+    return (
+        f"{values[unusable[0]]:g} as the advantage of token {unusable[0]} of rollout {row}" if len(unusable) else None
+    )
 
 
 def _credit_metrics(result: ShapleyResult, used: NDArray[np.bool_]) -> dict[str, float]:

@@ -1,40 +1,32 @@
 """Candidate credit in TRL's GRPOTrainer: two lines in a script that trains already.
 
-    trainer = CreditGRPOTrainer(                                  # was: GRPOTrainer(
-        …, reward_funcs=CandidateReward(score, parser={"type": "numbered"}), …)
+    from creditd.adapters.trl import CandidateReward, CreditGRPOTrainer as GRPOTrainer  # from trl import GRPOTrainer
+    …
+        reward_funcs=CandidateReward(score, parser={"type": "numbered"}),  # reward_funcs=score
 
-`score(prompts, candidates, completions, **columns)` returns one reward, or None, per candidate. The loss of TRL takes
-advantages of shape (B, T) as they are; the mixin replaces them after TRL has generated and scored.
+`score(prompts, candidates, completions, **columns)` returns, for each completion, one reward or None per candidate. The
+loss of TRL takes advantages of shape (B, T) as they are; the mixin replaces them after TRL has generated and scored.
 Tested with TRL 1.14.2 and 1.16.0.
 """
 
 from __future__ import annotations
 
-import inspect
 import logging
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
 from accelerate.utils import broadcast_object_list, gather_object
 from trl import GRPOTrainer
-from typing_extensions import Self
 
-from creditd.adapters.rollouts import (
-    Anneal,
-    CreditConfig,
-    Credited,
-    Creditor,
-    Rollout,
-    anneal,
-    find_candidates,
-)
+from creditd.adapters.candidate_reward import CandidateReward, Generation
+from creditd.adapters.credit_config import Anneal, CreditConfig, anneal
+from creditd.adapters.rollouts import Credited, Creditor, Rollout
+from creditd.adapters.trl_settings import check_loss, check_settings
 from creditd.client import CreditdError
-from creditd.credit.candidate_parsers import parser_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -43,129 +35,16 @@ __all__ = ["Anneal", "CandidateReward", "CreditConfig", "CreditGRPOTrainer", "Cr
 
 log = logging.getLogger("creditd.adapters.trl")
 
-Rewards: TypeAlias = Sequence[Sequence[float | None]]
 STEPS_BEFORE_WARNING = 3
-_OLDEST, _NEWEST = (1, 14), (1, 16)
-"""Releases of TRL whose seams the tests hold."""
-_REMEMBERED_TOKENS = 4
-_REMEMBERED_TEXTS = 200_000
-"""Runs of a few tokens come again and again; their texts are remembered, up to some 50 MB."""
 
-
-class CandidateReward:
-    """A reward function for candidates, in the place of one for completions; give exactly one to the trainer.
-
-    TRL calls it like any other reward function and logs the utility of each set as its reward.
-
-    Args:
-        function: Called as `function(prompts, candidates, completions, **columns)`, where `candidates` holds the parsed
-            texts of each completion; returns one reward or None per candidate. May be `async`.
-        parser: How candidates are written: `{"type": "numbered"}`, bullets, json_array, tags, regex.
-        name: What TRL calls it in its log; None takes the function's name.
-
-    Attributes:
-        seconds: What finding the candidates and their utilities took in the last call, without the function.
-    """
-
-    def __new__(cls, function: Callable[..., Any], *_: object, **__: object) -> Self:
-        """An object whose call is a coroutine if the function's is, because TRL tells them apart by that."""
-        if cls is CandidateReward and inspect.iscoroutinefunction(function):
-            return super().__new__(_AsyncCandidateReward)  # type: ignore[return-value]
-        return super().__new__(cls)
-
-    def __init__(self, function: Callable[..., Any], parser: Mapping[str, object], *, name: str | None = None) -> None:
-        self.function = function
-        self.parser = parser_of(parser)
-        self.__name__ = name or getattr(function, "__name__", type(function).__name__)
-        self._creditor: Creditor | None = None
-        self._tokenizer: PreTrainedTokenizerBase | None = None
-        self._found: list[tuple[tuple[str, ...], tuple[tuple[int, int], ...], tuple[float | None, ...]]] | None = None
-        self._decoded: dict[tuple[int, ...], str] = {}
-        self._ends: set[int] = set()
-        self._longest = 0
-        self.seconds = 0.0
-
-    def bind(self, creditor: Creditor, tokenizer: PreTrainedTokenizerBase, ends: set[int], longest: int) -> None:
-        """Tell who values the sets, how tokens are read, which ones end a completion, and how long it can be."""
-        self._creditor, self._tokenizer = creditor, tokenizer
-        self._ends, self._longest = ends, longest
-
-    def take(self) -> list[tuple[tuple[str, ...], tuple[tuple[int, int], ...], tuple[float | None, ...]]]:
-        """Texts, token ranges and rewards of the completions of the last call, once."""
-        if self._found is None:
-            raise RuntimeError("the candidate reward was not called since the last time")
-        found, self._found = self._found, None
-        return found
-
-    def __call__(
-        self, prompts: list[Any], completions: list[Any], completion_ids: list[list[int]], **columns: Any
-    ) -> list[float | None]:
-        """Utilities of the sets, for TRL's own log and for the plain advantage that a fallback uses."""
-        parsed = self._parse(completion_ids)
-        rewards = self.function(prompts, [list(texts) for texts, _ in parsed], completions, **columns)
-        return self._keep(parsed, rewards)
-
-    def _parse(self, completion_ids: list[list[int]]) -> list[tuple[tuple[str, ...], tuple[tuple[int, int], ...]]]:
-        tokenizer = self._tokenizer
-        if tokenizer is None:
-            raise RuntimeError("a CandidateReward works in a CreditGRPOTrainer, or after attach(trainer)")
-
-        def decode(ids: Sequence[int]) -> str:
-            key = tuple(ids)
-            text = self._decoded.get(key)
-            if text is None:
-                text = str(tokenizer.decode(key, skip_special_tokens=True, clean_up_tokenization_spaces=False))
-                if len(key) <= _REMEMBERED_TOKENS and len(self._decoded) < _REMEMBERED_TEXTS:
-                    self._decoded[key] = text
-            return text
-
-        started = time.perf_counter()
-        found = [
-            find_candidates(ids, decode, self.parser, cut_off=len(ids) >= self._longest and ids[-1] not in self._ends)
-            for ids in completion_ids
-        ]
-        self.seconds = time.perf_counter() - started
-        return found
-
-    def _keep(
-        self, parsed: list[tuple[tuple[str, ...], tuple[tuple[int, int], ...]]], rewards: Rewards
-    ) -> list[float | None]:
-        """Check that rewards and candidates fit, and keep both until the advantages are wanted."""
-        if len(rewards) != len(parsed):
-            raise ValueError(f"{self.__name__} returned rewards of {len(rewards)} completions; expected {len(parsed)}")
-        for row, ((texts, _), given) in enumerate(zip(parsed, rewards, strict=True)):
-            if len(given) != len(texts):
-                raise ValueError(
-                    f"{self.__name__} returned {len(given)} rewards for completion {row}; "
-                    f"expected {len(texts)}, one per candidate"
-                )
-        plain = [tuple(None if reward is None else float(reward) for reward in row) for row in rewards]
-        self._found = [(texts, spans, given) for (texts, spans), given in zip(parsed, plain, strict=True)]
-        if self._creditor is None:
-            raise RuntimeError("a CandidateReward works in a CreditGRPOTrainer, or after attach(trainer)")
-        started = time.perf_counter()
-        utilities = self._creditor.utilities(plain, [texts for texts, _ in parsed])
-        self.seconds += time.perf_counter() - started
-        return utilities
-
-
-class _AsyncCandidateReward(CandidateReward):
-    """The same for a function that is a coroutine."""
-
-    async def __call__(  # type: ignore[override]
-        self, prompts: list[Any], completions: list[Any], completion_ids: list[list[int]], **columns: Any
-    ) -> list[float | None]:
-        """Utilities of the sets."""
-        parsed = self._parse(completion_ids)
-        rewards = await self.function(prompts, [list(texts) for texts, _ in parsed], completions, **columns)
-        return self._keep(parsed, rewards)
+_T = TypeVar("_T")
 
 
 class CreditMixin:
     """Stands before `GRPOTrainer`, or a subclass of it that keeps its loss, and makes its advantages those of creditd.
 
     Attributes:
-        credit_request_ids: Identities of the requests whose answers this run was trained on, in order.
+        credit_request_ids: Identities of the requests to a service whose answers this run was trained on, in order.
     """
 
     credit_request_ids: list[str]
@@ -176,30 +55,39 @@ class CreditMixin:
 
     def _set_up_credit(self: Any, config: CreditConfig) -> None:
         """Refuse what cannot work, and get ready to ask."""
-        _check_trainer(self)
+        check_loss(self)
         places = [place for place, func in enumerate(self.reward_funcs) if isinstance(func, CandidateReward)]
         if len(places) != 1:
             raise ValueError(f"got {len(places)} candidate rewards among reward_funcs; expected exactly one")
-        weight = float(self.reward_weights[places[0]])
-        if weight != 1.0:
-            raise ValueError(
-                f"got reward weight {weight:g} for the candidate reward; expected 1: credit has the scale that "
-                "CreditConfig.advantage gives it, and the other rewards are weighed against it"
-            )
         self._candidate_place = places[0]
+        check_settings(self, config, self._candidate_place)
         self._creditor = Creditor(config)
-        self._candidate_reward = self.reward_funcs[places[0]]
-        tokenizer = _tokenizer_of(self.processing_class)
-        ends = {*self.eos_token_ids, tokenizer.pad_token_id}
-        self._candidate_reward.bind(self._creditor, tokenizer, ends, self.max_completion_length)
+        self._generated: tuple[Any, Any, Any] | None = None
         self._scored: tuple[list[list[int]], torch.Tensor] | None = None
         self._last_call_s: float | None = None
         self._large_shares: int | None = 0
         self.credit_request_ids = []
+        tokenizer = _tokenizer_of(self.processing_class)
+        ends = {*self.eos_token_ids, tokenizer.pad_token_id}
+        self._candidate_reward: CandidateReward = self.reward_funcs[self._candidate_place]
+        self._candidate_reward.bind(self._creditor, tokenizer, ends, self.max_completion_length)
+
+    def _generate(self: Any, prompts: list[Any]) -> Any:
+        generated = super()._generate(prompts)
+        self._generated = tuple(generated[:3])
+        return generated
 
     def _calculate_rewards(
         self: Any, inputs: list[dict[str, Any]], prompts: list[Any], completions: list[Any], completion_ids_list: Any
     ) -> torch.Tensor:
+        generated, self._generated = self._generated, None
+        if generated is None or not _same_tokens(generated[1], completion_ids_list):
+            raise ValueError(
+                f"{_overrider(self)} has completions scored that are not those of its _generate; expected the same "
+                "tokens in the same order, because only _generate knows which of them the policy wrote"
+            )
+        prompt_ids, ids, mask = generated
+        self._candidate_reward.expect(Generation(prompt_ids, None if mask is None else _filled_up(mask, ids)))
         rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
         self._scored = (completion_ids_list, rewards)
         return rewards
@@ -209,41 +97,53 @@ class CreditMixin:
         (ids, rewards), self._scored = self._scored, None
         found = self._candidate_reward.take()
         training = self.model.training
-        config: CreditConfig = self._creditor.config
-        if not training and not config.credit_in_eval:
-            return out
-        group_size = self.num_generations if training else self.num_generations_eval
+        if not training:
+            self._last_call_s = None  # what lies between two calls is then not one step
+            if not self._creditor.config.credit_in_eval:
+                return out
         rank = self.accelerator.process_index
         own = slice(rank * len(ids), (rank + 1) * len(ids))
         whole, weight = _set_rewards(rewards[own], self.reward_weights, self._candidate_place)
-        written = _written_by_policy(ids, out.get("tool_mask"))
-        rollouts = [
-            Rollout(len(row), *_played(candidates, mask), reward, float(base))
-            for row, candidates, mask, reward, base in zip(ids, found, written, whole, out["advantages"], strict=True)
-        ]
-        credited = self._credit_everywhere(rollouts, group_size, weight)
+
+        def rollouts() -> list[Rollout]:
+            _check_rows(out, ids, _overrider(self))
+            columns = zip(ids, found, whole, out["advantages"].tolist(), strict=True)
+            return [
+                Rollout(len(row), candidates.texts, candidates.spans, scored, reward, base)
+                for row, (candidates, scored), reward, base in columns
+            ]
+
+        everyone = [rollout for part in self._by_all(rollouts) for rollout in part]
+        group_size = self.num_generations if training else self.num_generations_eval
+        step = self.state.global_step
+        credited = self._by_one(lambda: self._creditor.credit(everyone, group_size, step, set_reward_weight=weight))
         credited.metrics["credit/seconds"] += self._candidate_reward.seconds
         out["advantages"] = _filled(out, credited.token_advantages[own])
         self._log_credit(credited, "train" if training else "eval")
         return out
 
-    def _credit_everywhere(self: Any, rollouts: list[Rollout], group_size: int, weight: float) -> Credited:
-        """Ask once for the rollouts of all processes, because a group may span them; all raise together."""
-        step = self.state.global_step
+    def _by_all(self: Any, make: Callable[[], _T]) -> list[_T]:
+        """What each process makes, process after process; where one fails, all raise."""
         if self.accelerator.num_processes == 1:
-            return self._creditor.credit(rollouts, group_size, step, set_reward_weight=weight)
-        everyone = gather_object(rollouts)
+            return [make()]
+        made, failure = _attempt(make)
+        parcels: list[Any] = gather_object([made if failure is None else _transportable(failure)])
+        _raise_any(parcels, failure)
+        return parcels
+
+    def _by_one(self: Any, make: Callable[[], _T]) -> _T:
+        """What the main process makes; where it fails, all raise. A group may span processes, so one of them asks."""
+        if self.accelerator.num_processes == 1:
+            return make()
         parcel: list[Any] = [None]
+        failure: Exception | None = None
         if self.accelerator.is_main_process:
-            try:
-                parcel = [self._creditor.credit(everyone, group_size, step, set_reward_weight=weight)]
-            except Exception as error:  # noqa: BLE001 - sent to all processes, which raise it
-                parcel = [_transportable(error)]
+            made, failure = _attempt(make)
+            parcel = [made if failure is None else _transportable(failure)]
         broadcast_object_list(parcel)
-        if isinstance(parcel[0], Exception):
-            raise parcel[0]
-        credited: Credited = parcel[0]
-        return credited
+        _raise_any(parcel, failure)
+        answer: _T = parcel[0]
+        return answer
 
     def _log_credit(self: Any, credited: Credited, mode: str) -> None:
         """Put the metrics where TRL's own are, and warn once when the credit takes too much of the step."""
@@ -264,10 +164,10 @@ class CreditMixin:
                     RuntimeWarning,
                     stacklevel=2,
                 )
-        self._last_call_s = now
+        self._last_call_s = now if mode == "train" else None
         for name, value in metrics.items():
             self._metrics[mode][name].append(value)
-        if credited.request_id is not None:
+        if credited.request_id is not None and mode == "train":
             self.credit_request_ids.append(credited.request_id)
             log.info("step %d: credit of request %s", self.state.global_step, credited.request_id)
         table = self._logs["advantages"]
@@ -308,30 +208,26 @@ def attach(trainer: GRPOTrainer, credit: CreditConfig | None = None) -> GRPOTrai
     return trainer
 
 
-def _check_trainer(trainer: Any) -> None:
-    """Refuse settings under which credit per token is lost without an error."""
-    installed = version("trl")
-    if not _OLDEST <= tuple(int(part) for part in installed.split(".")[:2]) <= _NEWEST:
-        warnings.warn(
-            f"creditd's adapter is tested with TRL {'.'.join(map(str, _OLDEST))} to {'.'.join(map(str, _NEWEST))}; "
-            f"this is {installed}",
-            RuntimeWarning,
-            stacklevel=3,
-        )
-    level, loss = trainer.args.importance_sampling_level, trainer.args.loss_type
-    if level == "sequence" and loss not in {"cispo", "vespo"}:
-        raise ValueError(
-            f"importance_sampling_level='sequence' with loss_type={loss!r} trains on the mean advantage of each row, "
-            "so the credit of tokens is lost; expected importance_sampling_level='token'"
-        )
-    if type(trainer)._compute_loss is not GRPOTrainer._compute_loss:  # noqa: SLF001
-        raise ValueError(f"{type(trainer).__name__} has a loss of its own; expected that of GRPOTrainer")
-
-
 def _tokenizer_of(processing_class: Any) -> PreTrainedTokenizerBase:
     """The tokenizer, also of a processor for several modalities."""
     tokenizer: PreTrainedTokenizerBase = getattr(processing_class, "tokenizer", processing_class)
     return tokenizer
+
+
+def _overrider(trainer: Any) -> str:
+    """Name of the class, the adapter's own left out, whose way of generating and scoring the trainer has."""
+    methods = {"_generate_and_score_completions", "_calculate_rewards", "_generate"}
+    kinds = (kind for kind in type(trainer).__mro__ if kind is not CreditMixin and methods & vars(kind).keys())
+    return next(kinds, GRPOTrainer).__name__
+
+
+def _same_tokens(generated: Sequence[Sequence[int]], scored: Sequence[Sequence[int]]) -> bool:
+    return generated is scored or [list(row) for row in generated] == [list(row) for row in scored]
+
+
+def _filled_up(mask: Sequence[Sequence[int]], ids: Sequence[Sequence[int]]) -> list[list[int]]:
+    """For each token 1 if the policy wrote it; TRL takes that to be true of all tokens which a mask does not reach."""
+    return [[*given, *[1] * (len(row) - len(given))] for given, row in zip(mask, ids, strict=True)]
 
 
 def _set_rewards(
@@ -339,33 +235,40 @@ def _set_rewards(
 ) -> tuple[list[float | None], float]:
     """Rewards of whole responses, without the candidates' own column, and the weight of their advantage.
 
-    The rewards are the weighted mean of what the functions gave, None where none of them gave anything, and the weight
-    is the sum of the functions' weights: standardising the rewards of a group would otherwise take their weight away.
+    The rewards are TRL's weighted sum of what the functions gave, in units of the largest weight, None where none of
+    them gave anything; that weight is the advantage's, because standardising a group takes it away. So a function whose
+    weight is no larger than another's, and which says the same of every response, changes nothing.
     """
     others = [place for place in range(rewards.shape[1]) if place != candidate_place and weights[place] != 0]
     if not others:
         return [None] * len(rewards), 0.0
     given = rewards[:, others].double()
     of_each = weights[others].to(given)
-    total = float(of_each.abs().sum())
-    weighted = ((given * of_each).nansum(dim=1) / total).tolist()
+    largest = float(of_each.abs().max())
+    weighted = (given * (of_each / largest)).nansum(dim=1).tolist()
     absent = torch.isnan(given).all(dim=1).tolist()
-    return [None if missing else value for value, missing in zip(weighted, absent, strict=True)], total
+    return [None if missing else value for value, missing in zip(weighted, absent, strict=True)], largest
 
 
-def _written_by_policy(ids: list[list[int]], tool_mask: torch.Tensor | None) -> list[list[bool]]:
-    """For each token whether the policy wrote it, and not a tool."""
-    if tool_mask is None:
-        return [[True] * len(row) for row in ids]
-    return [[bool(one) for one in mask[: len(row)]] for row, mask in zip(ids, tool_mask.tolist(), strict=True)]
+def _check_rows(out: dict[str, Any], ids: list[list[int]], who: str) -> None:
+    """Refuse rows of the output that are not the completions that were scored: their advantages would be others'."""
+    written, mask, base = out["completion_ids"], out["completion_mask"], out["advantages"]
+    if len(written) != len(ids) or base.shape != (len(ids),):
+        raise ValueError(
+            f"{who} returned {len(written)} completions with advantages of shape {tuple(base.shape)}; "
+            f"expected the {len(ids)} that were scored, with one advantage each"
+        )
+    for row, expected in enumerate(ids):
+        n_tokens = len(expected)
+        if written[row, :n_tokens].tolist() != list(expected) or mask[row, n_tokens:].any():
+            raise ValueError(f"{who} returned other tokens in row {row}; expected the completion that was scored there")
 
 
-def _played(
-    candidates: tuple[tuple[str, ...], tuple[tuple[int, int], ...], tuple[float | None, ...]], written: list[bool]
-) -> tuple[tuple[str, ...], tuple[tuple[int, int], ...], tuple[float | None, ...]]:
-    """The candidates that the policy wrote, at least in part: what only a tool said is not the policy's to answer."""
-    kept = [(text, span, given) for text, span, given in zip(*candidates, strict=True) if any(written[slice(*span)])]
-    return tuple(text for text, _, _ in kept), tuple(span for _, span, _ in kept), tuple(given for _, _, given in kept)
+def _attempt(make: Callable[[], _T]) -> tuple[_T | None, Exception | None]:
+    try:
+        return make(), None
+    except Exception as error:  # noqa: BLE001 - all processes raise it
+        return None, error
 
 
 def _transportable(error: Exception) -> Exception:
@@ -373,16 +276,26 @@ def _transportable(error: Exception) -> Exception:
     return error if isinstance(error, CreditdError) else RuntimeError(f"{type(error).__name__}: {error}")
 
 
+def _raise_any(parcels: Sequence[Any], own: Exception | None) -> None:
+    """Raise what went wrong in any process; where it went wrong, with its traceback."""
+    if isinstance(own, CreditdError):
+        raise own
+    if own is not None:
+        raise _transportable(own) from own
+    for parcel in parcels:
+        if isinstance(parcel, Exception):
+            raise parcel
+
+
 def _filled(out: dict[str, Any], rows: Sequence[np.ndarray[Any, np.dtype[np.float64]]]) -> torch.Tensor:
     """Advantages as TRL's tensor: shape (B, T), float32, exactly 0 on padding and on tokens of tools."""
     ids = out["completion_ids"]
     advantages = torch.zeros(ids.shape, dtype=torch.float32, device=ids.device)
     for row, values in enumerate(rows):
-        if len(values) > ids.shape[1]:
-            raise ValueError(f"row {row} has {len(values)} advantages; expected at most {ids.shape[1]}, its tokens")
         advantages[row, : len(values)] = torch.from_numpy(np.asarray(values, dtype=np.float32))
     if (tool_mask := out.get("tool_mask")) is not None:
         advantages = advantages * tool_mask
     if not torch.isfinite(advantages).all():
-        raise ValueError("an advantage is not finite")
+        row = int(torch.isfinite(advantages).all(dim=1).logical_not().nonzero()[0])
+        raise ValueError(f"an advantage of row {row} is not finite; expected a number for each token")
     return advantages

@@ -1,0 +1,265 @@
+"""A reward function for the candidates of completions, in the place where a trainer takes one for completions."""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from creditd.adapters.completions import Decode, Found, Reading, Thinking, Turns, find_candidates
+from creditd.adapters.rollouts import Creditor
+from creditd.credit.candidate_parsers import parser_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Rewards: TypeAlias = tuple[float | None, ...]
+
+_REMEMBERED_TOKENS = 4
+_REMEMBERED_TEXTS = 200_000
+"""Runs of a few tokens come again and again; their texts are remembered, up to some 50 MB."""
+_SHOWN = 60
+"""Characters of a wrong value that an error repeats."""
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What a trainer knows of the completions that it is about to score.
+
+    Attributes:
+        prompts: Tokens before each completion.
+        written: For each completion 1 per token that the policy wrote and 0 per other token. None: it wrote them all.
+    """
+
+    prompts: Sequence[Sequence[int]]
+    written: Sequence[Sequence[int]] | None
+
+
+class CandidateReward:
+    """A reward function for candidates, in the place of one for completions; give exactly one to each trainer.
+
+    TRL calls it like any other reward function and logs the utility of each set as its reward.
+
+    Args:
+        function: Called as `function(prompts, candidates, completions, **columns)`, where `candidates` holds the parsed
+            texts of each completion; returns, for each, one reward or None per candidate. May be `async`.
+        parser: How candidates are written: `{"type": "numbered"}`, bullets, json_array, tags, regex.
+        name: What TRL calls it in its log; None takes the function's name.
+        turns: Where tools or an environment write between the policy's turns: `last` takes the candidates of the last
+            turn that has any, `all` those of every turn. What the policy did not write is never parsed.
+        thinking: `detect` knows a completion that begins inside the thinking by the `<think>` that ends its prompt, and
+            finds no candidate before `</think>`; `opened`: they all begin there; `ignored`: these tags mean nothing.
+
+    Attributes:
+        seconds: What finding the candidates and their utilities took in the last call, without the function.
+
+    Raises:
+        ValueError: If the parser or an option is unknown.
+        TypeError: If the function is none.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        parser: Mapping[str, object],
+        *,
+        name: str | None = None,
+        turns: Turns = "last",
+        thinking: Thinking = "detect",
+    ) -> None:
+        if not callable(function):
+            raise TypeError(f"got {function!r} as the candidate reward; expected a function")
+        self.function = function
+        self.reading = Reading(parser_of(parser), turns, thinking)
+        inner = _unwrapped(function)
+        self.__name__ = name or str(getattr(inner, "__name__", type(inner).__name__))
+        self._creditor: Creditor | None = None
+        self._tokenizer: PreTrainedTokenizerBase | None = None
+        self._generation: Generation | None = None
+        self._scored: list[tuple[Found, Rewards]] | None = None
+        self._decoded: dict[tuple[int, ...], str] = {}
+        self._silent: set[int] = set()
+        self._longest = 0
+        self.seconds = 0.0
+        if _is_async(function) and not inspect.iscoroutinefunction(type(self).__call__):
+            if type(self).__call__ is not CandidateReward.__call__:
+                raise TypeError(
+                    f"got an async function for {type(self).__name__}, whose own __call__ is not; expected one"
+                )
+            self.__class__ = _awaiting(type(self))  # TRL looks at __call__ to tell what it has to await
+
+    def bind(self, creditor: Creditor, tokenizer: PreTrainedTokenizerBase, silent: set[int], longest: int) -> None:
+        """Belong to a trainer.
+
+        Args:
+            creditor: Who values the sets.
+            tokenizer: How tokens are read.
+            silent: Tokens that end or fill up a completion: no text; one at its end shows that it is whole.
+            longest: Completion tokens at which generation is cut off.
+
+        Raises:
+            ValueError: If it belongs to a trainer already.
+        """
+        if self._creditor is not None:
+            raise ValueError(
+                f"got the candidate reward {self.__name__} of another trainer; expected a CandidateReward of its own "
+                "for each, because it keeps what it found until the trainer asks for it"
+            )
+        self._creditor, self._tokenizer = creditor, tokenizer
+        self._silent, self._longest = silent, longest
+
+    def expect(self, generation: Generation) -> None:
+        """Know what the next call will be about."""
+        self._generation = generation
+
+    def take(self) -> list[tuple[Found, Rewards]]:
+        """Candidates and rewards of the completions of the last call, once."""
+        if self._scored is None:
+            raise RuntimeError("the candidate reward was not called since the last time")
+        scored, self._scored = self._scored, None
+        return scored
+
+    def __call__(
+        self, prompts: list[Any], completions: list[Any], completion_ids: list[list[int]], **columns: object
+    ) -> list[float | None]:
+        """Utilities of the sets, for TRL's own log and for the plain advantage that a fallback uses."""
+        found = self._find(completion_ids, columns)
+        return self._keep(found, self.function(prompts, [list(one.texts) for one in found], completions, **columns))
+
+    def _find(self, completion_ids: list[list[int]], columns: Mapping[str, object]) -> list[Found]:
+        if "candidates" in columns:
+            raise ValueError(
+                f"got data with a column `candidates`, the name under which {self.__name__} receives the parsed ones; "
+                "expected another name for the column"
+            )
+        generation, self._generation = self._generation, None
+        if self._tokenizer is None or generation is None:
+            raise RuntimeError("a CandidateReward works in a CreditGRPOTrainer, or after attach(trainer)")
+        started = time.perf_counter()
+        decode = self._decoder(self._tokenizer)
+        found = [
+            find_candidates(
+                ids,
+                decode,
+                self.reading,
+                cut_off=len(ids) >= self._longest and ids[-1] not in self._silent,
+                prompt=generation.prompts[row],
+                written=None if generation.written is None else generation.written[row],
+            )
+            for row, ids in enumerate(completion_ids)
+        ]
+        self.seconds = time.perf_counter() - started
+        return found
+
+    def _decoder(self, tokenizer: PreTrainedTokenizerBase) -> Decode:
+        """How tokens are read: those that end or fill up a completion are left out, all other special ones are text."""
+
+        def decode(ids: Sequence[int]) -> str:
+            key = tuple(token for token in ids if token not in self._silent)
+            text = self._decoded.get(key)
+            if text is None:
+                text = str(tokenizer.decode(key, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+                if len(key) <= _REMEMBERED_TOKENS and len(self._decoded) < _REMEMBERED_TEXTS:
+                    self._decoded[key] = text
+            return text
+
+        return decode
+
+    def _keep(self, found: list[Found], given: object) -> list[float | None]:
+        """Check that rewards and candidates fit, and keep both until the advantages are wanted."""
+        rewards = _checked(self.__name__, given, [len(one.texts) for one in found])
+        self._scored = list(zip(found, rewards, strict=True))
+        if self._creditor is None:
+            raise RuntimeError("a CandidateReward works in a CreditGRPOTrainer, or after attach(trainer)")
+        started = time.perf_counter()
+        utilities = self._creditor.utilities(rewards, [one.texts for one in found])
+        self.seconds += time.perf_counter() - started
+        return utilities
+
+
+class _Awaiting:
+    """The same for a function that is a coroutine; stands before the class."""
+
+    async def __call__(
+        self: Any, prompts: list[Any], completions: list[Any], completion_ids: list[list[int]], **columns: object
+    ) -> list[float | None]:
+        """Utilities of the sets."""
+        found = self._find(completion_ids, columns)
+        given = await self.function(prompts, [list(one.texts) for one in found], completions, **columns)
+        utilities: list[float | None] = self._keep(found, given)
+        return utilities
+
+
+def _awaiting(kind: type[CandidateReward]) -> type[CandidateReward]:
+    """The class with a call that is a coroutine."""
+    return type(kind.__name__, (_Awaiting, kind), {"__doc__": kind.__doc__, "__module__": kind.__module__})
+
+
+def _unwrapped(function: Callable[..., Any]) -> Callable[..., Any]:
+    """What a partial stands for."""
+    while isinstance(function, partial):
+        function = function.func
+    return function
+
+
+def _is_async(function: Callable[..., Any]) -> bool:
+    """Whether a call gives a coroutine: a coroutine function, an object whose call is one, or a partial of these."""
+    inner = _unwrapped(function)
+    return inspect.iscoroutinefunction(inner) or inspect.iscoroutinefunction(getattr(inner, "__call__", None))  # noqa: B004
+
+
+def _checked(name: str, given: object, sizes: Sequence[int]) -> list[Rewards]:
+    """Rewards as rows of numbers or None, one row per completion and one entry per candidate."""
+    rows = _listed(given)
+    if rows is None:
+        raise ValueError(
+            f"{name} returned {_shown(given)}; expected {len(sizes)} lists, one per completion, of one reward or None "
+            "per candidate"
+        )
+    if len(rows) != len(sizes):
+        raise ValueError(f"{name} returned rewards of {len(rows)} completions; expected {len(sizes)}")
+    checked: list[Rewards] = []
+    for place, (row, size) in enumerate(zip(rows, sizes, strict=True)):
+        values = _listed(row)
+        expected = f"for completion {place}; expected {size} rewards, one per candidate"
+        if values is None:
+            raise ValueError(f"{name} returned {_shown(row)} {expected}")
+        if len(values) != size:
+            raise ValueError(f"{name} returned {len(values)} rewards {expected}")
+        checked.append(tuple(_number(name, value, place, candidate) for candidate, value in enumerate(values)))
+    return checked
+
+
+def _listed(given: object) -> list[Any] | None:
+    """The entries of a list, an array or a tensor; None of anything else."""
+    if isinstance(given, str | bytes | Mapping | AbstractSet) or not hasattr(given, "__iter__"):
+        return None
+    try:
+        return list(given)
+    except TypeError:  # an array or a tensor of no axis
+        return None
+
+
+def _number(name: str, value: Any, completion: int, candidate: int) -> float | None:  # noqa: ANN401 - the user's
+    """A reward as a number."""
+    if value is None:
+        return None
+    try:
+        if not isinstance(value, str | bytes):
+            return float(value)
+    except (TypeError, ValueError):
+        pass  # said below
+    raise ValueError(
+        f"{name} returned {_shown(value)} for candidate {candidate} of completion {completion}; "
+        "expected a number or None"
+    )
+
+
+def _shown(value: object) -> str:
+    """A value as an error repeats it."""
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"

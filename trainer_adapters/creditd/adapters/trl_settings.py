@@ -1,0 +1,95 @@
+"""Settings of a GRPOTrainer under which credit would be lost, or would not mean what it says: refused at the start."""
+
+from __future__ import annotations
+
+import warnings
+from importlib.metadata import version
+from typing import Any
+
+from trl import GRPOTrainer
+
+from creditd.adapters.credit_config import CreditConfig
+from creditd.client.bodies import type_of
+
+OLDEST, NEWEST = (1, 14), (1, 16)
+"""Releases of TRL whose seams the tests hold."""
+SCALED_AS = {"batch": ("batch_scaled",), "none": ("centered", "none")}
+"""Advantages of creditd that do what `scale_rewards` says; `group`, TRL's default, leaves the choice open."""
+
+
+def check_loss(trainer: Any) -> None:  # noqa: ANN401 - a GRPOTrainer, which carries no types
+    """Refuse a loss that would not train each token on its own advantage, and warn about an untested TRL.
+
+    Args:
+        trainer: A `GRPOTrainer`.
+
+    Raises:
+        ValueError: If its loss is not TRL's, or averages the advantages of a row.
+    """
+    installed = version("trl")
+    if not OLDEST <= tuple(int(part) for part in installed.split(".")[:2]) <= NEWEST:
+        warnings.warn(
+            f"creditd's adapter is tested with TRL {'.'.join(map(str, OLDEST))} to {'.'.join(map(str, NEWEST))}; "
+            f"this is {installed}",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+    for method in ("_compute_loss", "compute_loss"):
+        if getattr(type(trainer), method) is not getattr(GRPOTrainer, method):
+            owner = next(kind for kind in type(trainer).__mro__ if method in vars(kind))
+            raise ValueError(f"{owner.__name__} has a loss of its own, {method}; expected that of GRPOTrainer")
+    level, loss = trainer.args.importance_sampling_level, trainer.args.loss_type
+    if level == "sequence" and loss not in {"cispo", "vespo"}:
+        raise ValueError(
+            f"importance_sampling_level='sequence' with loss_type={loss!r} trains on the mean advantage of each row, "
+            "so the credit of tokens is lost; expected importance_sampling_level='token'"
+        )
+
+
+def check_settings(trainer: Any, config: CreditConfig, candidate_place: int) -> None:  # noqa: ANN401 - as above
+    """Refuse settings of rewards and time that do not go together with those of the credit.
+
+    Args:
+        trainer: A `GRPOTrainer`.
+        config: How it asks for credit.
+        candidate_place: Place of the candidate reward among its reward functions.
+
+    Raises:
+        ValueError: If a setting would be ignored, or could not work.
+    """
+    weights = [float(weight) for weight in trainer.reward_weights]
+    if weights[candidate_place] != 1.0:
+        raise ValueError(
+            f"got reward weight {weights[candidate_place]:g} for the candidate reward; expected 1: credit has the "
+            "scale that CreditConfig.advantage gives it, and the other rewards are weighed against it"
+        )
+    others = sum(weight != 0 for place, weight in enumerate(weights) if place != candidate_place)
+    _check_scale(trainer.scale_rewards, config, others)
+    if trainer.multi_objective_aggregation == "normalize_then_sum" and others > 1:
+        raise ValueError(
+            f"got multi_objective_aggregation='normalize_then_sum' with {others} reward functions beside the candidate "
+            "reward, whose weighted sum creditd standardises; expected 'sum_then_normalize', or one such function"
+        )
+    limit = float(trainer.args.ddp_timeout)
+    if trainer.accelerator.num_processes > 1 and config.deadline_s >= limit:
+        raise ValueError(
+            f"got deadline_s={config.deadline_s:g} with ddp_timeout={limit:g}: the processes that wait for the answer "
+            "would give up before it; expected a shorter deadline"
+        )
+
+
+def _check_scale(scale: str, config: CreditConfig, others: int) -> None:
+    """Refuse a `scale_rewards` that asks for another scale than the advantages will have."""
+    fitting = SCALED_AS.get(scale)
+    if fitting is None:
+        return
+    if type_of(config.advantage) not in fitting:
+        raise ValueError(
+            f"got scale_rewards={scale!r} with CreditConfig(advantage={config.advantage!r}), which has another scale; "
+            f"expected advantage={fitting[0]!r}, or scale_rewards='group'"
+        )
+    if others:
+        raise ValueError(
+            f"got scale_rewards={scale!r} with {others} reward functions beside the candidate reward, whose advantage "
+            "creditd standardises over each group; expected scale_rewards='group', or reward weights of 0 for them"
+        )
