@@ -17,6 +17,8 @@ from creditd.credit.coalitions import binomials
 Floats: TypeAlias = NDArray[np.float64]
 
 TILE_ROWS = 64
+NUMBERS_PER_CALL = 1 << 16
+"""Utilities that are subtracted and multiplied in one call: half a megabyte, which stays in the cache of a core."""
 MAX_TILE_PLAYERS = 16
 """Largest n whose (2ⁿ, n) weights are worth their memory; above, a table is folded."""
 MAX_PLAYERS = 20
@@ -190,17 +192,22 @@ def _tiled_semivalues(tables: Floats, n: int, size_weights: Floats) -> Floats:
     half = tables.shape[1] // 2
     if in_pairs:
         weights = weights[half:]
-    values = np.empty((tables.shape[0], n))
-    tile = np.zeros((TILE_ROWS, len(weights)))
-    for start in range(0, tables.shape[0], TILE_ROWS):
-        rows = tables[start : start + TILE_ROWS]
+    n_tiles = -(-tables.shape[0] // TILE_ROWS)
+    per_call = max(1, min(n_tiles, NUMBERS_PER_CALL // (TILE_ROWS * len(weights))))
+    values = np.empty((n_tiles, TILE_ROWS, n))
+    tiles = np.zeros((per_call, TILE_ROWS, len(weights)))
+    flat = tiles.reshape(-1, len(weights))
+    for first in range(0, n_tiles, per_call):
+        rows = tables[first * TILE_ROWS : (first + per_call) * TILE_ROWS]
         if in_pairs:
-            np.subtract(rows[:, half:], rows[:, half - 1 :: -1], out=tile[: len(rows)])
+            np.subtract(rows[:, half:], rows[:, half - 1 :: -1], out=flat[: len(rows)])
         else:
-            np.subtract(rows, middles(rows), out=tile[: len(rows)])
-        tile[len(rows) :] = 0.0
-        values[start : start + TILE_ROWS] = (tile @ weights)[: len(rows)]
-    return values
+            np.subtract(rows, middles(rows), out=flat[: len(rows)])
+        flat[len(rows) :] = 0.0
+        # Each tile is a product of its own, so that a table has the same bits in any of them.
+        solved = values[first : first + per_call]
+        np.matmul(tiles[: len(solved)], weights, out=solved)
+    return values.reshape(-1, n)[: tables.shape[0]]
 
 
 def _folded_semivalues(tables: Floats, n: int, size_weights: Floats) -> Floats:
