@@ -114,7 +114,7 @@ endef
 
 trainer: $(TRL)/stamp ## lane: tests against real trainers, TRL $(TRL_OLDEST) and $(TRL_NEWEST)
 	$(TRL)/bin/python -m pytest -q -m trainer
-	PYTHONPATH=$(TRL)/oldest $(TRL)/bin/python -m pytest -q -m trainer tests/adapters
+	PYTHONPATH=$(TRL)/oldest $(TRL)/bin/python -m pytest -q -m trainer tests/adapters tests/conventions/test_trl_conventions.py
 	$(call run_conventions,verl,$(VERL))
 	$(call run_conventions,openrlhf,$(OPENRLHF))
 	@echo "######## lane trainer: adapters of OpenRLHF and verl NOT RUN, there are none in this version ########"

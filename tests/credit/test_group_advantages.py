@@ -346,6 +346,9 @@ def test_weighted_rewards_lack_what_any_of_them_lacks(request_):
         assert lacking[place] == any(r is None for _, r in looked_at)
         expected = 0.0 if lacking[place] else math.fsum(w * r for w, r in looked_at)
         assert sums[place] == pytest.approx(expected, rel=1e-14, abs=1e-14)
+    complete, nowhere = weighted_rewards(np.nan_to_num(rewards), np.array(weights))
+    assert complete[~lacking].tobytes() == sums[~lacking].tobytes()
+    assert not nowhere.any()
 
 
 def test_weights_of_nothing_but_zero_are_refused():

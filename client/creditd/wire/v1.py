@@ -414,7 +414,8 @@ class WhiteningChoice(WireModel):
     """How `reinforce++_baseline` and `gdpo` bring a request to mean 0 and spread s: (x − m)/denominator."""
 
     type: Literal["trl", "verl", "openrlhf", "none"]
-    """`trl`: responses count once, s + ε; `verl`: tokens count, √(s² + ε); `openrlhf`: tokens count, √max(s², ε)."""
+    """`trl`: responses count once, s + ε; `verl`: tokens count, √(s² + ε); `openrlhf`: tokens count, √max(s², ε);
+    `none`: not whitened."""
     ddof: Annotated[int, Field(ge=0, le=1)] | None = None
     """Taken off the divisor of s²; absent, the convention's: 1, 1 and 0."""
     epsilon: Annotated[float, Field(ge=0, le=MAX_MAGNITUDE, allow_inf_nan=False)] | None = None
@@ -433,7 +434,8 @@ class GroupAdvantageChoice(WireModel):
     epsilon: Annotated[float, Field(ge=0, le=MAX_MAGNITUDE, allow_inf_nan=False)] | None = None
     """Added to the standard deviation within a group (`grpo`, `gdpo`), reward units; absent, the convention's."""
     k: Positive | None = None
-    """Responses drawn; `pass_at_k` and `max_at_k` need it."""
+    """Responses drawn; `pass_at_k` and `max_at_k` need it. In a row of fewer, `pass_at_k` has no contrast and
+    `max_at_k` draws them all."""
     threshold: Amount | None = None
     """Smallest reward of a right response (`pass_at_k`); absent, rewards have to be 0 or 1."""
     whitening: WhiteningChoice | None = None

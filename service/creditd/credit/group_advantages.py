@@ -107,7 +107,7 @@ def group_advantages(
         The frameworks agree with these numbers where every group has a contrast, and differ where one has none. verl
         passes a singleton's raw reward through (and whitens it with the others); here it is 0. verl and OpenRLHF give
         constant groups the shift −m/s of the whitening; here they stay 0, but count in m and s as zeros. OpenRLHF
-        divides 0 by 0 for singletons. Responses count once for `trl`, with their tokens for `verl` and `openrlhf`.
+        divides 0 by 0 for singletons. TRL sums named rewards with a null as 0, where `weighted_rewards` has a null.
     """
     absent = np.zeros(rewards.shape, dtype=np.bool_) if missing is None else missing
     if rule == "gdpo":
@@ -186,8 +186,8 @@ def gdpo_advantages(
         GDPO, arXiv:2601.05242.
 
     Differs from the paper:
-        Nulls, singletons and constant groups are ours, as in `group_advantages`. TRL calls it `normalize_then_sum`;
-        verl sums float32 tokens, where a singleton keeps its raw reward.
+        Nulls, singletons and constant groups are ours, as in `group_advantages`. TRL calls it `normalize_then_sum`
+        and leaves nulls out in the same way; in verl a singleton keeps its raw rewards, and there are no nulls.
     """
     looked_at = np.flatnonzero(weights)
     if not looked_at.size:
