@@ -1,6 +1,6 @@
 """Error of Shapley estimators at equal numbers of distinct evaluations: creditd against shapiq.
 
-    PYTHONPATH=service python tests/benchmarks/estimators.py --out FILE [--seeds 10] [--minutes 10]
+    PYTHONPATH=service:tests python tests/benchmarks/estimators.py --out FILE [--seeds 10] [--minutes 10]
 
 Runs in an environment with NumPy and shapiq ≥ 1.8 (Python ≥ 3.12; xgboost for its proxies, no torch), with
 creditd.credit on the path. Error is MSE over the players divided by the variance of the true values, averaged over
@@ -22,9 +22,9 @@ from pathlib import Path
 
 import numpy as np
 import shapiq
-from candidate_games import GAMES, Game, game
 from numpy.typing import NDArray
 
+from benchmarks.candidate_games import GAMES, Game, game
 from creditd.credit import permutation_estimate, permutation_plan, stratified_estimate, stratified_plan
 
 Floats = NDArray[np.float64]
@@ -64,13 +64,13 @@ Estimator = Callable[[CountedGame, int, int], Floats]
 
 
 def stratified(played: CountedGame, budget: int, seed: int) -> Floats:
-    """creditd's default."""
+    """The default of creditd."""
     plan = stratified_plan(played.n_players, budget, seed)
     return stratified_estimate(plan, played(plan), seed=seed).shapley_values
 
 
 def permutations(played: CountedGame, budget: int, seed: int) -> Floats:
-    """creditd's audit mode."""
+    """The audit mode of creditd."""
     plan = permutation_plan(played.n_players, budget, seed)
     return permutation_estimate(plan, played(plan), seed=seed).shapley_values
 
@@ -83,6 +83,11 @@ def of_shapiq(name: str, **options: object) -> Estimator:
         return np.asarray(approximator.approximate(budget, played).get_n_order_values(1), dtype=np.float64)
 
     return run
+
+
+def partial_polynomial(played: CountedGame, budget: int, seed: int) -> Floats:
+    """PolySHAP with as many interactions, of any order, as half the budget."""
+    return of_shapiq("PolySHAP", max_terms=budget // 2, pairing_trick=True)(played, budget, seed)
 
 
 ESTIMATORS: dict[str, Estimator] = {
@@ -105,7 +110,7 @@ ESTIMATORS: dict[str, Estimator] = {
     "RegressionFSII paired": of_shapiq("RegressionFSII", max_order=1, pairing_trick=True),
     "kADDSHAP paired": of_shapiq("kADDSHAP", max_order=2, pairing_trick=True),
     "PolySHAP paired": of_shapiq("PolySHAP", max_order=2, pairing_trick=True),
-    "PolySHAP order 3 paired": of_shapiq("PolySHAP", max_order=3, pairing_trick=True),
+    "PolySHAP partial paired": partial_polynomial,
     "OddSHAP": of_shapiq("OddSHAP"),
     "RegressionMSR xgboost": of_shapiq("RegressionMSR", index="SV"),
     "RegressionMSR linear": of_shapiq("RegressionMSR", index="SV", proxy_model="linear"),

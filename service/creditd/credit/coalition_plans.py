@@ -78,7 +78,7 @@ def stratified_plan(n_players: int, n_evaluations: int, seed: int) -> Booleans:
         O(R · n log n), remembered for the last few plans.
 
     Reference:
-        Strata of one size: Maleki et al., arXiv:1306.4265; complement pairs: Covert and Lee, arXiv:2012.01536.
+        Strata of one size: Maleki et al., arXiv:1306.4265; complement pairs: Improving KernelSHAP, arXiv:2012.01536.
 
     Differs from the paper:
         Both draw with replacement. The core, the rounds and the balanced small coalitions are creditd's.

@@ -23,7 +23,8 @@ STRENGTHS = (1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
 JOINT_LENGTH = 2.0
 """Of the columns that are scaled together."""
 NEGLIGIBLE = 1e-12
-"""A column this small after the means of groups have been taken off was constant within them, up to rounding."""
+"""A column this small after the means of groups have been taken off was constant within them, and a direction this
+small beside the largest is none: rounding."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def cross_fitted_ridges(
         regressions without the fold. Scaling the target scales coefficients and residuals.
 
     Cost:
-        O(M·p² + p³) once, O(M²·p/k + M³/k²) per strength for k folds.
+        O(M·p·min(M, p)) once, O(M²·p/k + M³/k²) per strength for k folds.
 
     Reference:
         Sherman and Morrison 1950; averaging over folds: Chernozhukov et al., arXiv:1608.00060.
@@ -81,8 +82,7 @@ def cross_fitted_ridges(
     if len(joint):
         lengths[joint] = math.sqrt(float(np.cumsum(lengths[joint] ** 2)[-1])) / JOINT_LENGTH
     scaled = scaled[:, used] / lengths[used]
-    eigenvalues, vectors = np.linalg.eigh(scaled.T @ scaled)
-    eigenvalues = np.maximum(eigenvalues, 0.0)
+    eigenvalues, vectors = _directions(scaled)
     rotated = scaled @ vectors
     projected = rotated.T @ response
     n_folds = int(folds.max(initial=-1)) + 1
@@ -99,6 +99,17 @@ def cross_fitted_ridges(
         coefficients = np.zeros(columns.shape[1])
         coefficients[used] = (vectors @ (shrinkage * (projected - moved))) / lengths[used]
         yield RidgeFit(coefficients, held_out / row_scale)
+
+
+def _directions(scaled: Floats) -> tuple[Floats, Floats]:
+    """Eigenvalues, ascending, and eigenvectors of scaledᵀ·scaled, by the smaller of the two products."""
+    n_rows, n_columns = scaled.shape
+    if n_columns <= n_rows:
+        eigenvalues, vectors = np.linalg.eigh(scaled.T @ scaled)
+        return np.maximum(eigenvalues, 0.0), vectors
+    eigenvalues, vectors = np.linalg.eigh(scaled @ scaled.T)
+    kept = eigenvalues > NEGLIGIBLE * eigenvalues[-1]
+    return eigenvalues[kept], scaled.T @ vectors[:, kept] / np.sqrt(eigenvalues[kept])
 
 
 def _centred(values: Floats, groups: Integers) -> Floats:
