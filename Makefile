@@ -83,7 +83,7 @@ trainer: $(TRL)/stamp ## lane: tests against real trainers, TRL $(TRL_OLDEST) an
 	PYTHONPATH=$(TRL)/oldest $(TRL)/bin/python -m pytest -q -m trainer tests/adapters
 	@echo "######## lane trainer: OpenRLHF and verl NOT RUN, there is no adapter for them in this version ########"
 
-demo: $(TRL)/stamp ## train a small language model with every credit rule, and report (about 20 minutes)
+demo: $(TRL)/stamp ## train a small language model with every credit rule, and report (at most 20 minutes on two cores)
 	$(TRL)/bin/python trainer_adapters/demo/run.py
 
 format: $(VENV)/dev.stamp ## rewrite the sources as ruff wants them
