@@ -5,7 +5,7 @@ def test_the_digest_covers_what_a_run_executes():
     """The demonstration, the adapter, and creditd on both sides of the wire."""
     names = set(sources.files())
     assert {f"demo/{name}.py" for name in ("task", "model", "training", "plans", "live", "run")} <= names
-    assert {"creditd/adapters/trl.py", "creditd/adapters/rollouts.py", "creditd/wire/v1.py"} <= names
+    assert {"creditd/adapters/trl.py", "creditd/wire/v1.py"} <= names
     assert {"creditd/client/retry.py", "creditd/server/app.py", "creditd/credit/order_statistics.py"} <= names
     assert any(name.startswith("creditd/scoring/") for name in names)
 

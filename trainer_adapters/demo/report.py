@@ -71,8 +71,8 @@ def _introduction(results: Results) -> str:
         f"A Llama of {settings['weights']:,} weights, made from nothing and taught only the format, is trained by "
         f"TRL's GRPO ({settings['prompts_per_step']} prompts × {settings['rollouts_per_prompt']} rollouts a step) to "
         "suggest four gifts to a person whose type it cannot see (`task.py`): dense rewards, the best of the set "
-        "counts, a hidden type drawn per rollout. Every method has the same prompts, seeds, hidden types and settings, and the "
-        "same second reward for four well-formed gifts. The schedule moves from Shapley to leave-one-out in "
+        "counts, a hidden type drawn per rollout. Every method has the same prompts, seeds, hidden types and settings, "
+        "and the same second reward for four well-formed gifts. The schedule moves from Shapley to leave-one-out in "
         f"{settings['annealed_over_steps']} steps, in the grid and in the comparison. Evaluation draws "
         f"{settings['evaluated_sets']} sets for prompts that training never saw and averages over types exactly. "
         f"Comparisons use {len(schedule['seeds'])} seeds that neither the choice of learning rates nor the pilots "
@@ -178,8 +178,8 @@ def _control(results: Results) -> str:
         "seeds. Set-level GRPO goes through creditd's `set_reward`; the sets' reward and the format's are standardised "
         "each within the group and added. TRL's `normalize_then_sum` does that and then whitens the sum over the "
         "batch, and has no setting without it; so the control's reward functions standardise, and TRL adds them with "
-        f'`scale_rewards="none"`: the same advantages, but for a factor of {factor:.2f} on the sets\' part. Set-level GRPO minus control in max@4: {shown}. Few seeds: a small difference would '
-        "not be seen."
+        f"`scale_rewards='none'`: the same advantages, but for a factor of {factor:.2f} on the sets' part. Set-level "
+        f"GRPO minus control in max@4: {shown}. Few seeds: a small difference would not be seen."
     )
 
 
