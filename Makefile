@@ -119,7 +119,7 @@ trainer: $(TRL)/stamp ## lane: tests against real trainers, TRL $(TRL_OLDEST) an
 	$(call run_conventions,openrlhf,$(OPENRLHF))
 	@echo "######## lane trainer: adapters of OpenRLHF and verl NOT RUN, there are none in this version ########"
 
-demo: $(TRL)/stamp ## train a small language model with every credit rule, and report (about 20 minutes)
+demo: $(TRL)/stamp ## train a small language model with every credit rule, and report (at most 20 minutes on two cores)
 	$(TRL)/bin/python trainer_adapters/demo/run.py
 
 format: $(VENV)/dev.stamp ## rewrite the sources as ruff wants them

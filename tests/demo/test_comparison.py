@@ -1,55 +1,7 @@
 import pytest
 
 import comparison
-import report
-
-STEPS = (20, 200)
-
-
-def run(method, seed, values, rate=0.001):
-    """A run whose max@K at the two steps is given."""
-    curve = [
-        {"step": step, "max_at_k": value, "mean_reward": 0.1, "distinct": 4.0, "entropy": 9.0, "well_formed": 1.0}
-        for step, value in zip(STEPS, values, strict=True)
-    ]
-    requests = {"in_trainer_log": 2, "in_service_log": 2}
-    return {
-        "method": method, "seed": seed, "rate": rate, "steps": 2, "curve": curve,
-        "seconds_per_step": 0.1, "seconds_in_credit": 0.02, "requests": requests,
-    }  # fmt: skip
-
-
-def results(shapley, other):
-    """Results in which Shapley and leave-one-out differ from set-level GRPO by so much, at each step."""
-    noise = (0.0, 0.001, -0.001)
-    runs = [
-        run(method, seed, [0.4 + seed / 10 + shift + noise[seed] * (method != "set_reward") for shift in shifts])
-        for seed in range(3)
-        for method, shifts in (("set_reward", (0.0, 0.0)), ("shapley", shapley), ("leave_one_out", other))
-    ]
-    names = {"set_reward": "set-level GRPO", "shapley": "Shapley", "leave_one_out": "leave-one-out"}
-    schedule = {
-        "compared": STEPS,
-        "steps": 200,
-        "seeds": [0, 1, 2],
-        "rates": [0.001],
-        "grid_steps": 200,
-        "grid_seed": 0,
-    }
-    machine = dict.fromkeys(("cpu", "cores", "python", "torch", "trl", "transformers"), "x")
-    settings = {
-        "schedule": schedule, "quick": False, "weights": 1, "prompts_per_step": 32, "rollouts_per_prompt": 8,
-        "evaluated_sets": 512,
-    }  # fmt: skip
-    killed = {
-        "killed_after_step": 5, "planned_steps": 50, "seconds_from_kill_to_end": 3.0, "error": "TransportError: no",
-        "deadline_s": 5.0,
-    }  # fmt: skip
-    return {
-        "settings": settings, "rules": names, "baseline": "set_reward", "runs": runs, "machine": machine,
-        "grid": [one for one in runs if one["seed"] == 0], "rates": dict.fromkeys(names, 0.001),
-        "references": {"the best set": 0.8}, "wall_seconds": 60.0, "killed_service": killed,
-    }  # fmt: skip
+from demo.fabricated import run
 
 
 def test_the_interval_is_student_s():
@@ -105,24 +57,29 @@ def test_only_the_last_evaluations_choose_the_rate():
     assert comparison.level(early) == pytest.approx(2.0)
 
 
+def test_a_table_holds_the_runs_at_its_rates():
+    """A method that has another rate there, or none, is not in it."""
+    runs = [run("a", 1, (0, 0), 0.001), run("a", 1, (0, 0), 0.002), run("b", 1, (0, 0), 0.001)]
+    assert comparison.at_rates(runs, {"a": 0.002}) == [runs[1]]
+    assert comparison.at_rates(runs, {"a": 0.001, "b": 0.001}) == [runs[0], runs[2]]
+
+
 @pytest.mark.parametrize(
-    ("shapley", "other", "first"),
-    [
-        ((0.1, 0.1), (0.0, 0.0), "**Shapley wins**"),
-        ((0.1, -0.1), (0.0, 0.0), "**Shapley does not win**"),
-        ((0.1, 0.1), (0.0, 0.2), "**Shapley does not win**"),
-        ((0.0, 0.0), (-0.1, -0.1), "**Shapley does not win**"),
-    ],
+    ("shares", "collapsed", "recovered"),
+    [((1.0, 1.0), False, False), ((0.4, 1.0), False, True), ((1.0, 0.4), True, False), ((0.5, 0.5), False, False)],
 )
-def test_the_first_line_says_when_shapley_does_not_win(shapley, other, first):
-    """It wins if it is above set-level GRPO and the best of all at both steps, and else the first line says no."""
-    text = report.text(results(shapley, other))
-    assert text.splitlines()[0].startswith(first)
+def test_a_run_has_collapsed_when_its_last_sets_are_malformed(shares, collapsed, recovered):
+    """Fewer than half well-formed at the end is collapse; fewer earlier is a recovery."""
+    one = {"curve": [{"well_formed": share} for share in shares]}
+    assert comparison.has_collapsed(one) is collapsed
+    assert comparison.has_recovered(one) is recovered
 
 
-def test_the_report_names_every_difference():
-    """A row per method with its interval and its verdict at both steps."""
-    text = report.text(results((0.1, -0.1), (0.0, 0.2)))
-    (row,) = [line for line in text.splitlines() if line.startswith("| Shapley | +")]
-    assert "| higher |" in row
-    assert "| lower |" in row
+def test_the_json_has_every_difference():
+    """max@K at every step, distinct candidates at the last, of every method but the baseline."""
+    runs = [run(method, seed, (seed, 2 * seed)) for method in "ab" for seed in range(2)]
+    rows = comparison.comparisons(runs, ["a", "b"], "a", [20, 200])
+    assert [(row["metric"], row["step"], row["method"]) for row in rows] == [
+        ("max_at_k", 20, "b"), ("max_at_k", 200, "b"), ("distinct", 200, "b"),
+    ]  # fmt: skip
+    assert all((row["mean"], row["verdict"]) == (0.0, "no difference") for row in rows)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,6 +16,8 @@ T_QUANTILES = (
 
 LAST_POINTS = 3
 """One evaluation of one run is too noisy to choose by."""
+COLLAPSED_BELOW = 0.5
+"""A policy that writes fewer of its sets in the format has collapsed."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,26 @@ def interval(differences: Sequence[float]) -> Difference:
     spread = math.sqrt(math.fsum((value - mean) ** 2 for value in differences) / (n - 1))
     half = T_QUANTILES[n - 2] * spread / math.sqrt(n)
     return Difference(mean, mean - half, mean + half, n)
+
+
+def at_rates(runs: Runs, rates: Mapping[str, float]) -> Runs:
+    """The runs of one table: those of each method at the rate that it has there."""
+    return [run for run in runs if run["rate"] == rates.get(run["method"])]
+
+
+def of_seeds(runs: Runs, seeds: Collection[int]) -> Runs:
+    """The runs of some seeds."""
+    return [run for run in runs if run["seed"] in seeds]
+
+
+def has_collapsed(run: Mapping[str, Any]) -> bool:
+    """Whether the policy has collapsed at the end."""
+    return float(run["curve"][-1]["well_formed"]) < COLLAPSED_BELOW
+
+
+def has_recovered(run: Mapping[str, Any]) -> bool:
+    """Whether the policy had collapsed at some evaluation, and has not at the end."""
+    return not has_collapsed(run) and any(point["well_formed"] < COLLAPSED_BELOW for point in run["curve"])
 
 
 def at_step(runs: Runs, method: str, metric: str, step: int) -> dict[int, float]:
@@ -96,11 +118,12 @@ def best_rates(grid: Runs) -> dict[str, float]:
 
 
 def comparisons(runs: Runs, methods: Sequence[str], baseline: str, steps: Sequence[int]) -> list[dict[str, Any]]:
-    """Every method against the baseline at every step, ready for JSON."""
+    """Every method against the baseline, ready for JSON: max@K at every step, distinct candidates at the last."""
     rows = []
-    for step in steps:
+    for metric, step in [*(("max_at_k", step) for step in steps), ("distinct", steps[-1])]:
         for method in methods:
             if method != baseline:
-                difference = paired(runs, method, baseline, step)
-                rows.append({"step": step, "method": method, **asdict(difference), "verdict": difference.verdict})
+                found = paired(runs, method, baseline, step, metric)
+                where = {"metric": metric, "step": step, "method": method}
+                rows.append({**where, **asdict(found), "verdict": found.verdict})
     return rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -46,6 +47,7 @@ def live_service(directory: Path) -> Iterator[Service]:
                 raise RuntimeError(f"the service did not start:\n{log.read_text(encoding='utf-8')}")
             yield Service(greeting.split("listens on ")[1].split()[0], process.pid, log)
         finally:
+            process.send_signal(signal.SIGCONT)  # a stopped process would never hear of its end
             process.terminate()
             try:
                 process.wait(STOP_LIMIT_S)

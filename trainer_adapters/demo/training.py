@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import tempfile
@@ -29,6 +30,7 @@ import task
 from creditd.adapters.trl import CandidateReward, CreditConfig, CreditGRPOTrainer, anneal
 from creditd.credit import parse_candidates, parser_of
 from model import new_model, taught_model, word_tokenizer
+from plans import ANNEALED_OVER, STOCK, Plan
 
 GROUP = 8
 ROLLOUTS = 256
@@ -37,43 +39,27 @@ NEW_TOKENS = 3 * task.K + 1
 EVALUATED_SETS = 8
 """Sets drawn for each of the held-out prompts."""
 WARMUP = 10
-DEADLINE_S = 5.0
-
-RULES = {
-    "set_reward": "set-level GRPO",
-    "own_reward": "own reward",
-    "shapley": "Shapley",
-    "leave_one_out": "leave-one-out",
-    "annealed": "Shapley → leave-one-out",
-    "prefix_gain": "prefix gain",
-}
-"""Methods by the name of their rule on the wire; `annealed` moves from one rule to the other over half of the run."""
-STOCK = "stock"
-"""The control: TRL's own GRPOTrainer with the set's reward, and no creditd anywhere."""
+EPSILON = 1e-4
+"""What TRL and creditd add to a standard deviation."""
+REQUEST_DEADLINE_S = 4.0
+"""What a request may take, all attempts together."""
+END_DEADLINE_S = 5.0
+"""What may pass between the loss of the service and the end of the training: the next rollouts, and a request."""
 
 
 @dataclass(frozen=True)
-class Plan:
-    """One run.
+class Outage:
+    """How a run loses its service.
 
     Attributes:
-        method: A key of `RULES`, or `STOCK`.
-        rate: Learning rate.
-        seed: Of the weights, the lessons, the order of prompts, the sampling and the hidden types.
-        steps: Optimizer steps; each has its own 256 rollouts.
-        evaluate_every: Steps between evaluations.
+        pid: The process of the service.
+        after_step: The step after which it gets the signal.
+        kind: SIGKILL for one that is gone, SIGSTOP for one that hangs.
     """
 
-    method: str
-    rate: float
-    seed: int
-    steps: int
-    evaluate_every: int
-
-    @property
-    def name(self) -> str:
-        """Key of the run in the results."""
-        return f"{self.method} rate {self.rate:g} seed {self.seed} steps {self.steps}"
+    pid: int
+    after_step: int
+    kind: signal.Signals
 
 
 def settings() -> dict[str, Any]:
@@ -86,7 +72,9 @@ def settings() -> dict[str, Any]:
         "weights": sum(weight.numel() for weight in new_model(0).parameters()),
         "warmup_steps": WARMUP,
         "evaluated_sets": EVALUATED_SETS * task.HELD_OUT,
-        "deadline_s": DEADLINE_S,
+        "annealed_over_steps": ANNEALED_OVER,
+        "request_deadline_s": REQUEST_DEADLINE_S,
+        "end_deadline_s": END_DEADLINE_S,
         "optimizer": "TRL's defaults: loss dapo, beta 0, AdamW, gradient norm at most 1; a step per batch of rollouts",
     }
 
@@ -135,14 +123,14 @@ class SetEvaluation:
 
 
 class Curve(TrainerCallback):
-    """Evaluates every few steps, writes the request of each step into the trainer's log, and may end the service."""
+    """Evaluates every few steps, writes the request of each step into the trainer's log, and may stop the service."""
 
-    def __init__(self, evaluation: SetEvaluation | None, every: int, kill: tuple[int, int] | None) -> None:
+    def __init__(self, evaluation: SetEvaluation | None, every: int, outage: Outage | None) -> None:
         self.points: list[dict[str, float]] = []
         self.seconds = 0.0
-        self.killed_at: float | None = None
+        self.lost_at: float | None = None
         self.trainer: Any = None
-        self._evaluation, self._every, self._kill = evaluation, every, kill
+        self._evaluation, self._every, self._outage = evaluation, every, outage
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
@@ -154,13 +142,13 @@ class Curve(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
-        """Evaluate; end the service when that is what this run is for."""
+        """Evaluate; stop the service when that is what this run is for."""
         del args, control, kwargs
         if state.global_step % self._every == 0:
             self._evaluate(state.global_step)
-        if self._kill and state.global_step == self._kill[1]:
-            os.kill(self._kill[0], signal.SIGKILL)
-            self.killed_at = time.perf_counter()
+        if self._outage and state.global_step == self._outage.after_step:
+            self.lost_at = time.perf_counter()
+            os.kill(self._outage.pid, self._outage.kind)
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
         """Name the request beside the numbers that came of it."""
@@ -176,25 +164,26 @@ class Curve(TrainerCallback):
             self.seconds += time.perf_counter() - started
 
 
-def train(plan: Plan, url: str, *, kill: tuple[int, int] | None = None) -> dict[str, Any]:
+def train(plan: Plan, url: str, outage: Outage | None = None) -> dict[str, Any]:
     """Run one plan.
 
     Args:
         plan: What to train.
         url: The service.
-        kill: Process id of the service and the step after which it is killed, or None. Such a run is not evaluated.
+        outage: How the run loses its service, or None. Such a run is not evaluated.
 
     Returns:
-        The curve, and what the trainer logged about time and requests; of a run whose service was killed, the error
-        that ended it and the seconds from the kill to the end.
+        The curve, and what the trainer logged about time and requests; of a run that lost its service, the error that
+        ended it and the seconds from the loss to the end.
     """
     torch.set_num_threads(1)
     disable_progress_bars()
     tables = task.Tables()
     policy, lesson_loss = taught_model(plan.seed)
-    curve = Curve(None if kill else SetEvaluation(tables), plan.evaluate_every, kill)
+    curve = Curve(None if outage else SetEvaluation(tables), plan.evaluate_every, outage)
+    rewards = Rewards(tables, word_tokenizer(), plan.seed)
     with tempfile.TemporaryDirectory() as scratch:
-        trainer = _trainer(plan, url, policy, tables, scratch)
+        trainer = _trainer(plan, url, policy, tables, rewards, scratch)
         trainer.add_callback(curve)
         trainer.remove_callback(PrinterCallback)
         curve.trainer = trainer
@@ -203,7 +192,7 @@ def train(plan: Plan, url: str, *, kill: tuple[int, int] | None = None) -> dict[
         try:
             trainer.train()
         except Exception as caught:
-            if not kill:
+            if not outage:
                 raise
             error = caught
         ended = time.perf_counter()
@@ -215,35 +204,42 @@ def train(plan: Plan, url: str, *, kill: tuple[int, int] | None = None) -> dict[
         "steps": len(log),
         "lesson_loss": lesson_loss,
         "curve": curve.points,
-        "train_reward": [round(float(entry["reward"]), 4) for entry in log],
+        "train_max_at_k": [round(value, 4) for value in rewards.best],
         "seconds": ended - started,
         "seconds_per_step": (ended - started - curve.seconds) / max(len(log), 1),
         "seconds_in_credit": _total(log, "credit/seconds"),
         "request_ids": [entry["credit/request_id"] for entry in log if "credit/request_id" in entry],
     }
-    if error is not None and curve.killed_at is not None:
+    if error is not None and curve.lost_at is not None:
         record["error"] = f"{type(error).__name__}: {error}"
-        record["seconds_from_kill_to_end"] = ended - curve.killed_at
+        record["seconds_to_end"] = ended - curve.lost_at
     return record
 
 
 class Rewards:
-    """Reward functions as TRL calls them; the types of rollouts are drawn in here, where no policy sees them."""
+    """Reward functions as TRL calls them; the types of rollouts are drawn in here, where no policy sees them.
+
+    Attributes:
+        best: Mean over the rollouts of each step of the best candidate's reward.
+    """
 
     def __init__(self, tables: task.Tables, tokenizer: PreTrainedTokenizerFast, seed: int) -> None:
         self._tables, self._end = tables, tokenizer.eos_token_id
         self._hidden = task.HiddenTypes(tables, seed)
         self._parser = parser_of(task.PARSER)
+        self.best: list[float] = []
 
     def of_candidates(
         self, prompts: list[str], candidates: list[list[str]], completions: list[str], row: list[int], **columns: object
     ) -> list[list[float]]:
         """One reward per candidate: what creditd's methods learn from."""
         del prompts, completions, columns
-        return [
+        rewards = [
             self._tables.by_type(place, texts)[kind].tolist()
             for place, kind, texts in zip(row, self._hidden.draw(row), candidates, strict=True)
         ]
+        self.best.append(math.fsum(_best(given) for given in rewards) / len(rewards))
+        return rewards
 
     def of_format(self, completions: list[str], **columns: object) -> list[float]:
         """1 for K gifts and nothing else, for every method alike."""
@@ -253,22 +249,41 @@ class Rewards:
     def of_set(
         self, completions: list[str], completion_ids: list[list[int]], row: list[int], **columns: object
     ) -> list[float]:
-        """The best of the set, for the control without creditd."""
+        """The best of the set, standardised within its group, for the control without creditd."""
         del columns
         sets = [
             list(parse_candidates(text, self._parser, cut_off=ids[-1] != self._end).texts)
             for text, ids in zip(completions, completion_ids, strict=True)
         ]
-        scored = self.of_candidates([], sets, completions, row)
-        return [max(rewards[: task.K], default=0.0) for rewards in scored]
+        return standardised([_best(given) for given in self.of_candidates([], sets, completions, row)])
+
+    def of_format_standardised(self, completions: list[str], **columns: object) -> list[float]:
+        """The format's reward, standardised within its group, for the control without creditd."""
+        return standardised(self.of_format(completions, **columns))
 
 
-def _trainer(plan: Plan, url: str, policy: LlamaForCausalLM, tables: task.Tables, scratch: str) -> GRPOTrainer:
-    """TRL's trainer with the settings that all methods share."""
+def standardised(rewards: Sequence[float]) -> list[float]:
+    """Rewards of whole groups, less the mean of their group and divided by its deviation, as GRPO has it."""
+    groups = torch.tensor(rewards, dtype=torch.float64).reshape(-1, GROUP)
+    scaled = (groups - groups.mean(dim=1, keepdim=True)) / (groups.std(dim=1, keepdim=True) + EPSILON)
+    return scaled.flatten().tolist()
+
+
+def _best(rewards: Sequence[float]) -> float:
+    """The best of the candidates that play."""
+    return max(rewards[: task.K], default=0.0)
+
+
+def _trainer(
+    plan: Plan, url: str, policy: LlamaForCausalLM, tables: task.Tables, rewards: Rewards, scratch: str
+) -> GRPOTrainer:
+    """TRL's trainer with the settings that all methods share.
+
+    The control adds two rewards that are standardised already, and TRL is told to scale nothing: that is the sum which
+    creditd takes. TRL's own `normalize_then_sum` whitens the sum over the batch besides, and has no setting without.
+    """
     warnings.filterwarnings("ignore", category=FutureWarning)
-    tokenizer = word_tokenizer()
-    rewards = Rewards(tables, tokenizer, plan.seed)
-
+    control = {"scale_rewards": "none"} if plan.method == STOCK else {}
     shared: Mapping[str, Any] = {
         "model": policy,
         "args": GRPOConfig(
@@ -289,17 +304,17 @@ def _trainer(plan: Plan, url: str, policy: LlamaForCausalLM, tables: task.Tables
             report_to="none",
             save_strategy="no",
             disable_tqdm=True,
-            multi_objective_aggregation="normalize_then_sum",
+            **control,
         ),
         "train_dataset": Dataset.from_list([{"prompt": task.PROMPTS[row], "row": int(row)} for row in tables.train]),
-        "processing_class": tokenizer,
+        "processing_class": word_tokenizer(),
     }
     if plan.method == STOCK:
-        return GRPOTrainer(reward_funcs=[rewards.of_set, rewards.of_format], **shared)
-    rule = anneal("shapley", "leave_one_out", steps=plan.steps // 2) if plan.method == "annealed" else plan.method
+        return GRPOTrainer(reward_funcs=[rewards.of_set, rewards.of_format_standardised], **shared)
+    rule = anneal("shapley", "leave_one_out", steps=ANNEALED_OVER) if plan.method == "annealed" else plan.method
     return CreditGRPOTrainer(
         reward_funcs=[CandidateReward(rewards.of_candidates, parser=task.PARSER), rewards.of_format],
-        credit=CreditConfig(url=url, credit=rule, candidates=task.K, on_failure="raise", deadline_s=DEADLINE_S),
+        credit=CreditConfig(url=url, credit=rule, candidates=task.K, on_failure="raise", deadline_s=REQUEST_DEADLINE_S),
         **shared,
     )
 
