@@ -41,6 +41,28 @@ def numbered(names: Iterable[str | int]) -> tuple[Integers, int]:
     return numbers, len(seen)
 
 
+def group_numbers(names: Sequence[str | int | None], base: str) -> tuple[Integers, int]:
+    """The group of each set or item, each its own if none has a name.
+
+    Args:
+        names: Names of the prompts, all of them or none.
+        base: Pointer to the list that they stand in.
+
+    Returns:
+        One number per entry, and how many groups there are.
+
+    Raises:
+        WireError: If only some have a name.
+    """
+    known = [name for name in names if name is not None]
+    if not known:
+        return np.arange(len(names)), len(names)
+    if len(known) < len(names):
+        detail = f"group is missing, but other {base[1:]} have one; expected it on all {base[1:]} or on none"
+        raise wire_error(ErrorCode.INVALID_REQUEST, f"{base}/{names.index(None)}/group", detail)
+    return numbered(known)
+
+
 def optional_numbers(names: Sequence[str | int | None]) -> Integers:
     """As `numbered`, −1 for null."""
     seen: dict[str | int, int] = {}

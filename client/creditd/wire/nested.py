@@ -13,7 +13,7 @@ from creditd.credit.candidate_features import CandidateFeatures
 from creditd.credit.candidate_sets import CandidateSets, ErrorField, SetError
 from creditd.credit.set_utilities import Need
 from creditd.wire import v1
-from creditd.wire.arrays import numbered, numbers_or_missing, optional_numbers, ranks_of, splits_of
+from creditd.wire.arrays import group_numbers, numbers_or_missing, optional_numbers, ranks_of, splits_of
 from creditd.wire.errors import ErrorCode
 from creditd.wire.features import score_columns, topic_columns
 from creditd.wire.rewards import RewardColumns, combined, single
@@ -54,7 +54,7 @@ def from_sets(request: v1.ShapleyRequest, needed: frozenset[Need], *, unions: bo
     of_sets, fields = fields_needed(needed, unions=unions, tokens=tokens)
     rejected = [error for row, item in enumerate(sets) if (error := lacking(row, item, of_sets, fields))]
     rewards = _rewards(candidates, request.aggregation, needed)
-    groups, n_groups = _groups(sets)
+    groups, n_groups = group_numbers([item.group for item in sets], "/sets")
     set_rewards, set_missing = None, None
     if any(item.set_reward is not None for item in sets):
         set_rewards, set_missing = numbers_or_missing([item.set_reward for item in sets])
@@ -211,20 +211,6 @@ def _spans(candidates: Sequence[v1.Candidate]) -> Integers:
 def _text_codes(candidates: Sequence[v1.Candidate]) -> Integers | None:
     texts = [candidate.text for candidate in candidates]
     return None if all(text is None for text in texts) else optional_numbers(texts)
-
-
-def _groups(sets: Sequence[v1.CandidateSet]) -> tuple[Integers, int]:
-    names = [item.group for item in sets]
-    known = [name for name in names if name is not None]
-    if not known:
-        return np.arange(len(sets)), len(sets)
-    if len(known) < len(names):
-        raise wire_error(
-            ErrorCode.INVALID_REQUEST,
-            f"/sets/{names.index(None)}/group",
-            "group is missing, but other sets have one; expected it on all sets or on none",
-        )
-    return numbered(known)
 
 
 def _ranks(sets: Sequence[v1.CandidateSet], candidates: Sequence[v1.Candidate]) -> Integers | None:

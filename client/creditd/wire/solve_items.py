@@ -20,11 +20,9 @@ from creditd.credit.set_expectations import Expectation
 from creditd.credit.set_games import SolvedSets
 from creditd.credit.token_advantages import TokenPolicy
 from creditd.wire import solve
-from creditd.wire.arrays import numbered, numbers_or_missing, ranks_of, splits_of
+from creditd.wire.arrays import group_numbers, numbers_or_missing, ranks_of, splits_of
 from creditd.wire.choices import normalization_of, rule_of
-from creditd.wire.errors import ErrorCode
 from creditd.wire.limits import RequestLimits, check_rows, check_tokens
-from creditd.wire.validation import wire_error
 
 Booleans: TypeAlias = NDArray[np.bool_]
 Floats: TypeAlias = NDArray[np.float64]
@@ -90,7 +88,7 @@ def solve_items(
     """
     check_rows(len(request.items), limits)
     normalization = normalization_of(request.advantage)
-    groups, n_groups = _groups(request.items)
+    groups, n_groups = group_numbers([item.group for item in request.items], "/items")
     rule = rule_of(request.credit)
     options = EstimatorOptions(**request.estimator.model_dump())
     found: list[SolvedItem | None] = []
@@ -279,20 +277,6 @@ def _misshapen(row: int, item: solve.SolveItem, *, tokens: bool) -> SetError | N
         detail = f"got {len(spans)} spans; expected {n}, one per player"
         return SetError(row, "shape_mismatch", "span", None, detail)
     return None
-
-
-def _groups(items: Sequence[solve.SolveItem]) -> tuple[Integers, int]:
-    names = [item.group for item in items]
-    known = [name for name in names if name is not None]
-    if not known:
-        return np.arange(len(items)), len(items)
-    if len(known) < len(names):
-        raise wire_error(
-            ErrorCode.INVALID_REQUEST,
-            f"/items/{names.index(None)}/group",
-            "group is missing, but other items have one; expected it on all items or on none",
-        )
-    return numbered(known)
 
 
 def _batch(request: solve.SolveRequest, groups: Integers, n_groups: int) -> CandidateSets:

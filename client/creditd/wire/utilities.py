@@ -188,8 +188,10 @@ class FacilityLocationUtility(WireModel):
 
     @model_validator(mode="after")
     def _defined(self) -> Self:
-        if self.unserved and self.weights is None and self.empty is None:
-            raise ValueError("give weights or empty where unserved is not 0: they define v(∅)")
+        if self.unserved and self.weights is None:
+            raise ValueError("give weights where unserved is not 0: they define v(∅)")
+        if self.unserved and self.empty is not None:
+            raise ValueError("empty and unserved both define v(∅): give one of them")
         return self
 
 
@@ -253,9 +255,8 @@ class PlainSumUtility(WireModel):
     empty: Amount = 0.0
 
 
-TermChoice: TypeAlias = Annotated[
+_WithFormula: TypeAlias = (
     MaxUtility
-    | PlainSumUtility
     | MinUtility
     | MeanUtility
     | MedianUtility
@@ -278,9 +279,9 @@ TermChoice: TypeAlias = Annotated[
     | MaxMinusSimilarityUtility
     | QualityNoveltyUtility
     | MeanPairwiseDiversityUtility
-    | LogDetUtility,
-    Field(discriminator="type"),
-]
+    | LogDetUtility
+)
+TermChoice: TypeAlias = Annotated[_WithFormula | PlainSumUtility, Field(discriminator="type")]
 
 
 class Term(WireModel):
@@ -311,32 +312,4 @@ class TableUtility(WireModel):
     type: Literal["table"]
 
 
-UtilityChoice: TypeAlias = Annotated[
-    MaxUtility
-    | MinUtility
-    | MeanUtility
-    | MedianUtility
-    | QuantileUtility
-    | TrimmedMeanUtility
-    | CVaRUtility
-    | TopMUtility
-    | TopMMeanUtility
-    | RthBestUtility
-    | MaxAtKUtility
-    | PassAtKUtility
-    | ThresholdUtility
-    | AllPassUtility
-    | LogSumExpUtility
-    | PluralityUtility
-    | CoverageUtility
-    | FacilityLocationUtility
-    | NoisyOrUtility
-    | RedundancyUtility
-    | MaxMinusSimilarityUtility
-    | QualityNoveltyUtility
-    | MeanPairwiseDiversityUtility
-    | LogDetUtility
-    | SumUtility
-    | TableUtility,
-    Field(discriminator="type"),
-]
+UtilityChoice: TypeAlias = Annotated[_WithFormula | SumUtility | TableUtility, Field(discriminator="type")]

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
 
 from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel
 
 from creditd.server.answers import Answer, answer_groups, answer_sets, answer_solve
 from creditd.server.body import deadline_of, parse_body
@@ -14,55 +18,39 @@ from creditd.wire.solve import SolveRequest, SolveResponse
 from creditd.wire.v1 import GroupRequest, GroupResponse, ShapleyRequest, ShapleyResponse
 
 router = APIRouter(prefix="/v1/credit", tags=["credit"])
+_M = TypeVar("_M", bound=BaseModel)
 
 
 @router.post("/shapley", operation_id="credit_shapley", **described(ShapleyRequest, ShapleyResponse))
 async def credit_shapley(request: Request) -> Response:
     """Credits and advantages of the candidates of each set, by the utility, rule and normalisation asked for."""
-    deadline, resources = deadline_of(request), resources_of(request)
-    asked = await parse_body(request, ShapleyRequest, deadline)
-    received_s, request_id = time.perf_counter(), request.state.request_id
-
-    def work() -> Answer:
-        return answer_sets(
-            asked,
-            request_id=request_id,
-            received_s=received_s,
-            limits=resources.limits,
-            score=resources.score_sets,
-            deadline=deadline,
-        )
-
-    return _respond(request, await resources.compute(work, deadline))
+    return await _answered(request, ShapleyRequest, partial(answer_sets, score=resources_of(request).score_sets))
 
 
 @router.post("/shapley/solve", operation_id="credit_shapley_solve", **described(SolveRequest, SolveResponse))
 async def credit_shapley_solve(request: Request) -> Response:
     """Credits under a utility that the caller evaluates: the next coalitions to evaluate, or the answer."""
-    deadline, resources = deadline_of(request), resources_of(request)
-    asked = await parse_body(request, SolveRequest, deadline)
-    received_s, request_id = time.perf_counter(), request.state.request_id
-
-    def work() -> Answer:
-        return answer_solve(
-            asked, request_id=request_id, received_s=received_s, limits=resources.limits, deadline=deadline
-        )
-
-    return _respond(request, await resources.compute(work, deadline))
+    return await _answered(request, SolveRequest, answer_solve)
 
 
 @router.post("/group", operation_id="credit_group", **described(GroupRequest, GroupResponse))
 async def credit_group(request: Request) -> Response:
     """Advantages of whole responses within their group: GRPO and its relatives, pass@k, max@k, leave-one-out."""
+    return await _answered(request, GroupRequest, answer_groups)
+
+
+async def _answered(request: Request, model: type[_M], answer: Callable[..., Answer]) -> Response:
+    """The response to a body of a model, computed off the event loop."""
     deadline, resources = deadline_of(request), resources_of(request)
-    asked = await parse_body(request, GroupRequest, deadline)
-    received_s, request_id = time.perf_counter(), request.state.request_id
-
-    def work() -> Answer:
-        return answer_groups(
-            asked, request_id=request_id, received_s=received_s, limits=resources.limits, deadline=deadline
-        )
-
+    asked = await parse_body(request, model, deadline)
+    work = partial(
+        answer,
+        asked,
+        request_id=request.state.request_id,
+        received_s=time.perf_counter(),
+        limits=resources.limits,
+        deadline=deadline,
+    )
     return _respond(request, await resources.compute(work, deadline))
 
 
