@@ -7,6 +7,7 @@ import pytest
 pytest.importorskip("trl", reason="the lane `trainer` installs TRL")
 
 import torch
+from datasets import Dataset
 from trl import GRPOTrainer
 
 from adapters.tiny import model, tokenizer
@@ -81,7 +82,7 @@ def test_minillm_is_refused(tmp_path):
         model=model(),
         teacher_model=model(1),
         args=settings,
-        train_dataset=[{"prompt": prompt} for prompt in PROMPTS],
+        train_dataset=Dataset.from_dict({"prompt": PROMPTS}),
         processing_class=tokenizer(),
         reward_funcs=[CandidateReward(score, parser=PARSER)],
     )
