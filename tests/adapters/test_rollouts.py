@@ -203,6 +203,10 @@ def test_set_rewards_have_their_weight():
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
+        ({"utility": "plurality"}, "utility needs label, which no candidate reward gives"),
+        ({"utility": {"type": "redundancy", "penalty": 1.0}}, "utility needs similarities"),
+        ({"utility": max}, "utility is a function"),
+        ({"credit": "owen"}, "owen, which needs unions of candidates"),
         ({"candidates": 0}, "got candidates 0; expected a whole number of at least 1, or None"),
         ({"candidates": "4"}, "got candidates '4'; expected a whole number"),
         ({"candidates": 2.5}, "got candidates 2.5; expected a whole number"),

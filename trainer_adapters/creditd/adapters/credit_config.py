@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, get_args
 
-from creditd.client.bodies import type_of
+from creditd.client.bodies import type_of, wanted_by
 from creditd.client.recording import DEFAULT_KEEP
 
 Choice: TypeAlias = str | Mapping[str, Any]
@@ -98,6 +98,12 @@ class CreditConfig:
             raise ValueError(f"got candidates {self.candidates!r}; expected a whole number of at least 1, or None")
         if self.max_credit_share is not None and not _is_share(self.max_credit_share):
             raise ValueError(f"got max_credit_share {self.max_credit_share!r}; expected a share of at least 0, or None")
+        if callable(self.utility):
+            raise ValueError("utility is a function; expected a name or a mapping: candidates have rewards here")
+        wanted = wanted_by(self.utility, "shapley", tokens=True)
+        if set(wanted.of_sets + wanted.of_candidates) - {"reward"}:
+            needed = ", ".join(sorted(set(wanted.of_sets + wanted.of_candidates) - {"reward"}))
+            raise ValueError(f"utility needs {needed}, which no candidate reward gives; expected one of rewards alone")
         if not callable(self.credit):
             self._check_rule(self.credit, "credit is")
 
@@ -122,6 +128,8 @@ class CreditConfig:
     def _check_rule(self, rule: Choice, said: str) -> None:
         if not isinstance(type_of(rule), str):
             raise ValueError(f"{said} {rule!r}; expected a rule such as 'shapley', or a mapping with its type")  # noqa: TRY004 - as all
+        if "union" in wanted_by("max", rule, tokens=True).of_candidates:
+            raise ValueError(f"{said} owen, which needs unions of candidates; expected another rule")
         for part in _parts(rule):
             weights = part.get("weights")
             if self.candidates is None or part.get("type") != "mixture" or not isinstance(weights, list | tuple):
