@@ -99,7 +99,7 @@ class CreditConfig:
         if self.max_credit_share is not None and not _is_share(self.max_credit_share):
             raise ValueError(f"got max_credit_share {self.max_credit_share!r}; expected a share of at least 0, or None")
         if callable(self.utility):
-            raise ValueError("utility is a function; expected a name or a mapping: candidates have rewards here")
+            raise ValueError("utility is a function; expected a name or a mapping: candidates have rewards here")  # noqa: TRY004 - as all
         wanted = wanted_by(self.utility, "shapley", tokens=True)
         if set(wanted.of_sets + wanted.of_candidates) - {"reward"}:
             needed = ", ".join(sorted(set(wanted.of_sets + wanted.of_candidates) - {"reward"}))
