@@ -88,7 +88,7 @@ def check_rule(
     for end in ends_of(rule):
         if isinstance(end, Mixture):
             _check_mixture(len(end.weights), n_candidates, errors)
-        limit = min(max_table_players, MAX_ENUMERATED_PLAYERS)
+        limit = MAX_ENUMERATED_PLAYERS if isinstance(utility, Table) else min(max_table_players, MAX_ENUMERATED_PLAYERS)
         too_many = _enumerates(end, utility, n_candidates) & (n_players > limit)
         name = end.type
         errors.add_sets(
@@ -111,11 +111,11 @@ def check_rule(
 
 
 def _enumerates(rule: EndRule, utility: Utility, n_candidates: Integers) -> NDArray[np.bool_]:
-    """Which sets the rule solves from all their utilities although none were given."""
-    if isinstance(utility, Table):
-        return np.zeros(n_candidates.shape, dtype=np.bool_)
+    """Which sets the rule solves from all their utilities, by more than the kernel of tables."""
     if isinstance(rule, Owen):
         return np.ones(n_candidates.shape, dtype=np.bool_)
+    if isinstance(utility, Table):
+        return np.zeros(n_candidates.shape, dtype=np.bool_)
     if isinstance(rule, MaxAtK) and not every_semivalue(utility):
         return (rule.k > 1) & (rule.k < n_candidates)
     return np.full(n_candidates.shape, isinstance(rule, Mixture) and not every_semivalue(utility))
