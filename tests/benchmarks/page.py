@@ -1,0 +1,172 @@
+"""BENCHMARKS.md from the figures in `results/`: run `python -m benchmarks.page` with `tests` on the path."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+RESULTS = Path(__file__).parent / "results"
+PAGE = ROOT / "BENCHMARKS.md"
+OURS = "creditd stratified"
+SHOWN = 8
+"""Estimators in the table, best first; the JSON has all of them."""
+
+_HEAD = """\
+# Benchmarks
+
+`make bench` measures what stands here and writes this page from the JSON files in `tests/benchmarks/results`, one folder
+per machine. Every time is a median with its quartiles, and stands beside a named peer of the same run, on one thread.
+"""
+
+
+def page(results: Path = RESULTS) -> str:
+    """The page: one section per machine."""
+    return "\n".join([_HEAD, *(_machine(folder) for folder in sorted(results.iterdir()) if folder.is_dir())])
+
+
+def _machine(folder: Path) -> str:
+    parts = [_read(folder / name) for name in ("tables.json", "estimators.json", "coverage.json")]
+    found = [part for part in parts if part is not None]
+    device = found[0]["device"]
+    tables, estimators, coverage = parts
+    sections = [f"## {device['processor']}", ""]
+    if tables is not None:
+        sections.append(_tables(tables))
+    if estimators is not None:
+        sections.append(_estimators(estimators))
+    if coverage is not None:
+        sections.append(_coverage(coverage))
+    return "\n".join(sections)
+
+
+def _read(path: Path) -> Any:  # a report is what its script wrote
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def _versions(report: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in report["versions"].items() if version)
+
+
+def _timing(timing: Mapping[str, Any]) -> str:
+    return f"{_number(timing['median_us'])} µs ({_number(timing['lower_quartile_us'])} to " + (
+        f"{_number(timing['upper_quartile_us'])}, {timing['repeats']} repeats)"
+    )
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _tables(report: Mapping[str, Any]) -> str:
+    rows = [
+        f"| {row['players']} | `table_semivalues`, batches of {row['tables']:,} | {_timing(row['per_game'])} | 1 | |"
+        for row in report["table_semivalues"]
+    ]
+    for row in report["peers"]:
+        if "skipped" in row:
+            rows.append(f"| {row['players']} | {row['peer']} | not run: {row['skipped']} | | |")
+            continue
+        times, difference = row["times_ours"], row["largest_difference"]
+        rows.append(
+            f"| {row['players']} | {row['peer']} | {_timing(row['per_game'])} | "
+            f"{_number(times['of_medians'])} ({_number(times['of_nearest_quartiles'])}) | {difference:.0e} |"
+        )
+    rows.sort(key=lambda row: int(row.split("|")[1]))
+    fastest = report["max"]
+    return "\n".join(
+        [
+            "### Exact Shapley values",
+            "",
+            f"Time per game whose 2ⁿ utilities are in memory ({_versions(report)}). In brackets: the ratio by the",
+            "quartiles that favour the peer. The last column is the largest difference from our values, as a share of the",
+            "largest utility.",
+            "",
+            "| n | method | time per game | times ours | difference |",
+            "|---|---|---|---|---|",
+            *rows,
+            "",
+            f"`max` by its formula, {fastest['sets']:,} sets of {fastest['candidates']}: "
+            f"{_timing(fastest['per_set'])} per set.",
+            "",
+        ]
+    )
+
+
+def _estimators(report: Mapping[str, Any]) -> str:
+    means = {
+        cell: {name: sum(values) / len(values) for name, values in row.items()} for cell, row in report["nmse"].items()
+    }
+    names = sorted({name for row in means.values() for name in row} - set(report["failures"]))
+    ranked = sorted(names, key=lambda name: _geometric_mean([row[name] for row in means.values()]))
+    shown = [*ranked[:SHOWN], *(name for name in ranked[SHOWN:] if name.startswith("creditd"))]
+    rows = [
+        f"| {ranked.index(name) + 1} | {name} | {_geometric_mean([row[name] for row in means.values()]):.4f} |"
+        for name in shown
+    ]
+    cells = []
+    for cell, row in means.items():
+        peers = {name: value for name, value in row.items() if not name.startswith("creditd") and name in names}
+        best = min(peers, key=lambda name: peers[name])
+        ratio = peers[best] / row[OURS] if row[OURS] else math.inf
+        cells.append(f"| {cell} | {row[OURS]:.2g} | {peers[best]:.2g} | {best} | {ratio:.2f} |")
+    return "\n".join(
+        [
+            "### Estimates at equal numbers of evaluations",
+            "",
+            f"Mean squared error over the variance of the true values, mean of {report['seeds']} games and plans per cell",
+            f"({_versions(report)}), against all {len(names) - sum(n.startswith('creditd') for n in names)} estimators of",
+            "shapiq that estimate Shapley values. R is the number of distinct evaluations. `max` is not among the games,",
+            "because the proxy of creditd contains it.",
+            "",
+            f"| rank of {len(names)} | estimator | geometric mean over {len(means)} cells |",
+            "|---|---|---|",
+            *rows,
+            "",
+            "| game | creditd | best of shapiq | which | its error over ours |",
+            "|---|---|---|---|---|",
+            *cells,
+            "",
+            *(f"Failed: {name}: {reason}" for name, reason in report["failures"].items()),
+            *(f"Not run: {name}: {reason}." for name, reason in report["not_run"].items()),
+            "",
+        ]
+    )
+
+
+def _geometric_mean(values: list[float]) -> float:
+    return math.exp(sum(math.log(max(value, 1e-300)) for value in values) / len(values))
+
+
+def _coverage(report: Mapping[str, Any]) -> str:
+    cells = report["cells"]
+    promised = [cell for cell in cells if cell["promised"]]
+    below = [cell for cell in cells if cell["mean"] is not None and cell["mean"] < 0.95]
+    rows = [
+        f"| {cell['kind']} | {cell['n_players']} | {cell['method']} | {cell['evaluations']} | {cell['mean']:.3f} | "
+        f"{cell['lowest']:.3f} | {'yes' if cell['promised'] else 'no'} | {'' if cell['holds'] else 'missed'} |"
+        for cell in below
+    ]
+    return "\n".join(
+        [
+            "### Coverage of the 95 % intervals",
+            "",
+            f"{cells[0]['seeds']} plans per cell, {len(cells)} cells of 5n to 60n evaluations and the audit mode with 256",
+            f"antithetic pairs ({_versions(report)}). Promised (from 30n on, and the audit mode): .92 to .98 on average over",
+            f"players, no player below .85. Of {len(promised)} promised cells "
+            f"{sum(not cell['holds'] for cell in promised)} miss the promise.",
+            f"Cells whose mean coverage is below the nominal .95 ({len(below)} of {len(cells)}):",
+            "",
+            "| game | n | method | evaluations | mean coverage | worst player | promised | |",
+            "|---|---|---|---|---|---|---|---|",
+            *rows,
+            "",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
