@@ -220,3 +220,8 @@ MUTANTS = {
     },
 }
 """Every mutant by its name."""
+
+# Families of mutants build on the names above, so they come last.
+from mutation.estimator_mutants import ESTIMATOR_MUTANTS  # noqa: E402
+
+MUTANTS.update(ESTIMATOR_MUTANTS)
