@@ -98,8 +98,7 @@ def pair_design(plan: Booleans, seed: int) -> PairDesign:
     """The design of a stratified plan of at least 2n + 2 coalitions.
 
     Args:
-        plan: Shape (R, n), bool, n ≥ 3: a plan of `stratified_plan`; a last coalition without its complement is left
-            out.
+        plan: Shape (R, n), bool, n ≥ 3: a plan of `stratified_plan`, R ≥ 2n + 2.
         seed: ≥ 0. Chooses the folds.
 
     Returns:
@@ -115,7 +114,7 @@ def pair_design(plan: Booleans, seed: int) -> PairDesign:
 def _pair_design(data: bytes, n: int, seed: int) -> PairDesign:
     plan = np.frombuffer(data, dtype=bool).reshape(-1, n)
     n_core = len(core_plan(n))
-    drawn = np.arange(n_core, len(plan) - (len(plan) - n_core) % 2, 2)
+    drawn = np.arange(n_core, len(plan), 2)
     small_rows = np.concatenate([np.arange(2, 2 + n), drawn])
     large_rows = np.concatenate([np.arange(2 + n, n_core), drawn + 1])
     small = plan[small_rows]
