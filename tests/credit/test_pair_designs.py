@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from credit.estimator_oracles import subsets_of_rows
 from creditd.credit import stratified_plan
-from creditd.credit.pair_designs import FOLDS, pair_design
+from creditd.credit.pair_designs import FOLDS, LARGEST_FOLD, pair_design
 
 plans = st.tuples(st.integers(3, 20), st.integers(0, 300), st.integers(0, 30))
 
@@ -31,7 +31,7 @@ def test_a_design_holds_every_pair_of_the_plan(plan):
 
 @given(plans)
 def test_folds_part_the_drawn_pairs_evenly(plan):
-    """Singletons are in no fold; the others are spread over five, as evenly as can be, and the seed decides how."""
+    """Singletons are in no fold; the others are spread over five, as evenly as can be."""
     n, extra, seed = plan
     design = pair_design(stratified_plan(n, 2 * n + 2 + extra, seed), seed)
     assert set(design.folds[:n].tolist()) == {-1}
@@ -63,3 +63,14 @@ def test_strata_count_what_is_left(plan):
         assert design.row_weight[stratum.pairs] == pytest.approx(expected, rel=1e-9, abs=1e-12)
     missing = n // 2 - len(design.strata)
     assert design.pairs_in_open_size == (0 if missing else min(open_counts, default=None))
+
+
+def test_a_fold_is_never_large():
+    """More pairs make more folds, not larger ones; the seed decides who is in which."""
+    rows = stratified_plan(16, 4000, 0)
+    design, other = pair_design(rows, 0), pair_design(rows, 1)
+    counts = np.bincount(design.folds[16:])
+    assert len(counts) == design.n_folds == 8
+    assert counts.max() <= LARGEST_FOLD
+    assert counts.max() - counts.min() <= 1
+    assert not np.array_equal(design.folds, other.folds)

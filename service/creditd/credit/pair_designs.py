@@ -25,7 +25,9 @@ from creditd.credit.proxies import Columns, triple_columns
 Floats: TypeAlias = NDArray[np.float64]
 
 FOLDS = 5
-"""Folds of the cross-fitted residuals."""
+"""Folds of the cross-fitted residuals, and more of them once they would hold more pairs than the next number."""
+LARGEST_FOLD = 256
+"""Pairs of one fold: leaving it out is a system of this size."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,9 @@ def _pair_design(data: bytes, n: int, seed: int) -> PairDesign:
         row_weight[stratum.pairs] = spread * stratum.undrawn / len(stratum.pairs) ** 2
     bits = np.random.PCG64(np.random.SeedSequence([seed, n, n + 1]))
     folds = np.full(len(small), -1)
-    folds[n + np.argsort(bits.random_raw(len(drawn)), kind="stable")] = np.arange(len(drawn)) % FOLDS
+    folds[n + np.argsort(bits.random_raw(len(drawn)), kind="stable")] = np.arange(len(drawn)) % max(
+        FOLDS, -(-len(drawn) // LARGEST_FOLD)
+    )
     open_counts = [len(stratum.pairs) for stratum in strata if stratum.undrawn]
     missing = [0] if len(strata) < n // 2 else []
     arrays = (
