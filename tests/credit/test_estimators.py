@@ -139,7 +139,7 @@ def test_estimates_are_efficient(method, n, budget, seed):
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", GAMES)
-@pytest.mark.parametrize(("offset", "factor"), [(0.0, 1e-30), (3.0, 1.0), (-50.0, 1e6)])
+@pytest.mark.parametrize(("offset", "factor"), [(0.0, 1e-30), (3.0, 1.0), (-50.0, 1e6), (0.0, 1e99)])
 def test_units_and_offsets_do_not_matter(method, name, offset, factor):
     """Scaled and shifted utilities give scaled values and errors."""
     plan, estimate = METHODS[method]

@@ -36,7 +36,7 @@ def _diversity(utility_type, method):
     return Mutant("diversity", f"DiversityGames.{method}", shift, "test_diversity.py")
 
 
-MUTANTS = {
+CLOSED_MUTANTS = {
     **{f"semivalues of {t}": Mutant("level_games", "semivalues", _kernel(t), suite) for t, suite in RANK_TYPES.items()},
     **{
         f"grand utilities of {t}": Mutant("level_games", "grand_utilities", _kernel(t), "test_level_games.py")

@@ -6,7 +6,6 @@ A mutant names the function that it wraps, says which output of which calls it s
 from __future__ import annotations
 
 import dataclasses
-import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -144,7 +143,7 @@ ANSWER_COLUMNS = (
     "token_advantages",
 )
 
-MUTANTS = {
+SET_MUTANTS = {
     **{
         f"semivalues of {t}": Mutant("level_games", "semivalues", _kernel(t), "test_level_games.py")
         for t in UTILITY_TYPES
@@ -219,17 +218,5 @@ MUTANTS = {
         f"answer: {name}": Mutant("set_credit", "set_credit", _column(name), "test_set_credit.py")
         for name in ANSWER_COLUMNS
     },
-    **importlib.import_module("mutation.closed_mutants").MUTANTS,
 }
-"""Every mutant by its name."""
-
-from mutation.smooth_mutants import SMOOTH_MUTANTS  # noqa: E402 - it is built on what stands above
-
-MUTANTS.update(SMOOTH_MUTANTS)
-# Families of mutants build on the names above, so they come last.
-from mutation.table_mutants import TABLE_MUTANTS  # noqa: E402
-
-MUTANTS.update(TABLE_MUTANTS)
-from mutation.group_mutants import GROUP_MUTANTS  # noqa: E402 - it is built on the helpers above
-
-MUTANTS |= GROUP_MUTANTS
+"""Mutants of candidate sets: kernels, rules, normalisations, tokens and the whole answer."""

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from hypothesis import Phase, settings
 
-from mutation.mutants import MUTANTS, Mutant
+from mutation.mutants import Mutant
+from mutation.registry import MUTANTS
 
 PROFILE = "mutation"
 EXAMPLES = 25

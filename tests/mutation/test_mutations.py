@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mutation.mutants import MUTANTS
+from mutation.registry import MUTANTS
 
 TESTS = Path(__file__).parents[1]
 SUITES = sorted({mutant.suite for mutant in MUTANTS.values()})

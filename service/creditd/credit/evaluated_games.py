@@ -63,7 +63,9 @@ class EvaluatedGame:
     """One game whose utilities come from outside.
 
     Alternate `ask` and `tell` until `done`, then read `credits`. Utilities that are known beforehand are not asked for;
-    utilities that the plan does not need are kept, because all 2ⁿ together make any credit exact.
+    utilities that the plan does not need are kept, because all 2ⁿ together make any credit exact. A plan depends on
+    the numbers of the players: whoever wants estimates that do not depend on the order in which candidates stand has to
+    number them by something that stays, such as their ids.
 
     Args:
         n_players: n ≥ 1.
@@ -89,8 +91,9 @@ class EvaluatedGame:
         self.options = options
         self.rule: CreditRule = Shapley() if rule is None else rule
         self._needs = evaluation_needs(n_players, self.rule, options)
-        self._keys = row_keys(self._needs.plan)
-        self._definition_keys = row_keys(self._needs.definition)
+        self._wanted = np.concatenate([self._needs.definition, self._needs.plan])
+        self._keys = row_keys(self._wanted)
+        self._first_missing = 0
         self._utilities: dict[bytes, float] = {}
         self._check_points = list(self._needs.check_points)
         self._estimate: Estimate | None = None
@@ -124,11 +127,14 @@ class EvaluatedGame:
         if limit is not None and limit < 1:
             raise ValueError(f"limit must be at least 1: got {limit}")
         if self._everything_known:
-            return self._needs.plan[:0]
-        wanted = np.concatenate([self._needs.definition, self._needs.plan[: self._end]])
-        keys = self._definition_keys + self._keys[: self._end]
-        missing = [row for row, key in enumerate(keys) if key not in self._utilities]
-        return wanted[missing[:limit]]
+            return self._wanted[:0]
+        missing: list[int] = []
+        for row in range(self._skip_known(), self._end):
+            if len(missing) == limit:
+                break
+            if self._keys[row] not in self._utilities:
+                missing.append(row)
+        return self._wanted[missing]
 
     def tell(self, coalitions: Booleans, utilities: Floats) -> None:
         """Take the utilities of coalitions, asked for or not, in any order.
@@ -178,9 +184,9 @@ class EvaluatedGame:
         if missing:
             raise ValueError(f"{missing} coalitions have no utility yet: ask for them and tell them first")
         values, share, estimate = self._credits_and_share_of_estimate()
-        used = set(self._definition_keys)
-        if estimate is not None:
-            used.update(row_keys(every_coalition(self.n_players)) if estimate.exact else self._keys[: self._end])
+        used = set(self._keys[: self._end])
+        if estimate is not None and estimate.exact:
+            used.update(self._utilities)
         empty, grand = row_keys(np.array([[False] * self.n_players, [True] * self.n_players]))
         errors = None if estimate is None or estimate.exact else estimate.standard_errors
         widths = None
@@ -203,17 +209,23 @@ class EvaluatedGame:
 
     @property
     def _end(self) -> int:
-        """Rows of the plan up to the present check point."""
-        return self._check_points[0]
+        """Rows wanted up to the present check point."""
+        return len(self._needs.definition) + self._check_points[0]
 
     @property
     def _everything_known(self) -> bool:
         """Whether all 2ⁿ utilities are known."""
         return bool(len(self._utilities) == 2**self.n_players)
 
+    def _skip_known(self) -> int:
+        """First row wanted that has no utility; utilities stay, so it only grows."""
+        while self._first_missing < len(self._keys) and self._keys[self._first_missing] in self._utilities:
+            self._first_missing += 1
+        return self._first_missing
+
     def _pass_check_points(self) -> None:
         """Go on to the next check point while the target is not met at this one."""
-        while len(self._check_points) > 1 and all(key in self._utilities for key in self._keys[: self._end]):
+        while len(self._check_points) > 1 and self._skip_known() >= self._end:
             self._estimate = self._estimate or self._estimated()
             errors = self._estimate.standard_errors
             if errors is not None and float(errors.max()) <= (self.options.target_standard_error or 0.0):
@@ -223,8 +235,8 @@ class EvaluatedGame:
 
     def _estimated(self) -> Estimate:
         """Shapley values from the plan up to the present check point."""
-        plan = self._needs.plan[: self._end]
-        utilities = self._utilities_of(self._keys[: self._end])
+        plan = self._needs.plan[: self._check_points[0]]
+        utilities = self._utilities_of(row_keys(plan))
         early = len(self._needs.check_points) > 1
         if len(plan) == 2**self.n_players:
             return exact_estimate(plan, utilities)

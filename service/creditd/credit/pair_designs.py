@@ -25,7 +25,9 @@ from creditd.credit.proxies import Columns, triple_columns
 Floats: TypeAlias = NDArray[np.float64]
 
 FOLDS = 5
-"""Folds of the cross-fitted residuals."""
+"""Folds of the cross-fitted residuals, and more of them once they would hold more pairs than the next number."""
+LARGEST_FOLD = 256
+"""Pairs of one fold: leaving it out is a system of this size."""
 
 
 @dataclass(frozen=True)
@@ -98,8 +100,7 @@ def pair_design(plan: Booleans, seed: int) -> PairDesign:
     """The design of a stratified plan of at least 2n + 2 coalitions.
 
     Args:
-        plan: Shape (R, n), bool, n ≥ 3: a plan of `stratified_plan`; a last coalition without its complement is left
-            out.
+        plan: Shape (R, n), bool, n ≥ 3: a plan of `stratified_plan`, R ≥ 2n + 2.
         seed: ≥ 0. Chooses the folds.
 
     Returns:
@@ -115,7 +116,7 @@ def pair_design(plan: Booleans, seed: int) -> PairDesign:
 def _pair_design(data: bytes, n: int, seed: int) -> PairDesign:
     plan = np.frombuffer(data, dtype=bool).reshape(-1, n)
     n_core = len(core_plan(n))
-    drawn = np.arange(n_core, len(plan) - (len(plan) - n_core) % 2, 2)
+    drawn = np.arange(n_core, len(plan), 2)
     small_rows = np.concatenate([np.arange(2, 2 + n), drawn])
     large_rows = np.concatenate([np.arange(2 + n, n_core), drawn + 1])
     small = plan[small_rows]
@@ -129,7 +130,9 @@ def _pair_design(data: bytes, n: int, seed: int) -> PairDesign:
         row_weight[stratum.pairs] = spread * stratum.undrawn / len(stratum.pairs) ** 2
     bits = np.random.PCG64(np.random.SeedSequence([seed, n, n + 1]))
     folds = np.full(len(small), -1)
-    folds[n + np.argsort(bits.random_raw(len(drawn)), kind="stable")] = np.arange(len(drawn)) % FOLDS
+    folds[n + np.argsort(bits.random_raw(len(drawn)), kind="stable")] = np.arange(len(drawn)) % max(
+        FOLDS, -(-len(drawn) // LARGEST_FOLD)
+    )
     open_counts = [len(stratum.pairs) for stratum in strata if stratum.undrawn]
     missing = [0] if len(strata) < n // 2 else []
     arrays = (
