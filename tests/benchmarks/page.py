@@ -18,8 +18,9 @@ SHOWN = 8
 _HEAD = """\
 # Benchmarks
 
-`make bench` measures what stands here and writes this page from the JSON files in `tests/benchmarks/results`, one folder
-per machine. Every time is a median with its quartiles, and stands beside a named peer of the same run, on one thread.
+`make bench` measures what stands here and writes this page from the JSON files in `tests/benchmarks/results`, one
+folder per machine. Every time is a median with its quartiles and stands beside a named peer of the same run, on one
+thread.
 """
 
 
@@ -52,9 +53,8 @@ def _versions(report: Mapping[str, Any]) -> str:
 
 
 def _timing(timing: Mapping[str, Any]) -> str:
-    return f"{_number(timing['median_us'])} µs ({_number(timing['lower_quartile_us'])} to " + (
-        f"{_number(timing['upper_quartile_us'])}, {timing['repeats']} repeats)"
-    )
+    median, lower, upper = (_number(timing[f"{name}_us"]) for name in ("median", "lower_quartile", "upper_quartile"))
+    return f"{median} µs ({lower} to {upper}, {timing['repeats']} repeats)"
 
 
 def _number(value: float) -> str:
@@ -77,20 +77,21 @@ def _tables(report: Mapping[str, Any]) -> str:
         )
     rows.sort(key=lambda row: int(row.split("|")[1]))
     fastest = report["max"]
+    sets = f"{fastest['sets']:,} sets of {fastest['candidates']}"
+    of_max = f"`max` by its formula, {sets}: {_timing(fastest['per_set'])} per set."
     return "\n".join(
         [
             "### Exact Shapley values",
             "",
             f"Time per game whose 2ⁿ utilities are in memory ({_versions(report)}). In brackets: the ratio by the",
-            "quartiles that favour the peer. The last column is the largest difference from our values, as a share of the",
-            "largest utility.",
+            "quartiles that favour the peer. The last column is the largest difference from our values, as a share of",
+            "the largest utility.",
             "",
             "| n | method | time per game | times ours | difference |",
             "|---|---|---|---|---|",
             *rows,
             "",
-            f"`max` by its formula, {fastest['sets']:,} sets of {fastest['candidates']}: "
-            f"{_timing(fastest['per_set'])} per set.",
+            of_max,
             "",
         ]
     )
@@ -103,6 +104,7 @@ def _estimators(report: Mapping[str, Any]) -> str:
     names = sorted({name for row in means.values() for name in row} - set(report["failures"]))
     ranked = sorted(names, key=lambda name: _geometric_mean([row[name] for row in means.values()]))
     shown = [*ranked[:SHOWN], *(name for name in ranked[SHOWN:] if name.startswith("creditd"))]
+    n_peers = sum(not name.startswith("creditd") for name in names)
     rows = [
         f"| {ranked.index(name) + 1} | {name} | {_geometric_mean([row[name] for row in means.values()]):.4f} |"
         for name in shown
@@ -117,10 +119,9 @@ def _estimators(report: Mapping[str, Any]) -> str:
         [
             "### Estimates at equal numbers of evaluations",
             "",
-            f"Mean squared error over the variance of the true values, mean of {report['seeds']} games and plans per cell",
-            f"({_versions(report)}), against all {len(names) - sum(n.startswith('creditd') for n in names)} estimators of",
-            "shapiq that estimate Shapley values. R is the number of distinct evaluations. `max` is not among the games,",
-            "because the proxy of creditd contains it.",
+            f"Mean squared error over the variance of the true values, mean of {report['seeds']} games and plans per",
+            f"cell ({_versions(report)}), against all {n_peers} estimators of shapiq that estimate Shapley values. R is",
+            "the number of distinct evaluations. `max` is not among the games, because the proxy of creditd contains it.",
             "",
             f"| rank of {len(names)} | estimator | geometric mean over {len(means)} cells |",
             "|---|---|---|",
@@ -145,6 +146,7 @@ def _coverage(report: Mapping[str, Any]) -> str:
     cells = report["cells"]
     promised = [cell for cell in cells if cell["promised"]]
     below = [cell for cell in cells if cell["mean"] is not None and cell["mean"] < 0.95]
+    missed = sum(not cell["holds"] for cell in promised)
     rows = [
         f"| {cell['kind']} | {cell['n_players']} | {cell['method']} | {cell['evaluations']} | {cell['mean']:.3f} | "
         f"{cell['lowest']:.3f} | {'yes' if cell['promised'] else 'no'} | {'' if cell['holds'] else 'missed'} |"
@@ -154,10 +156,9 @@ def _coverage(report: Mapping[str, Any]) -> str:
         [
             "### Coverage of the 95 % intervals",
             "",
-            f"{cells[0]['seeds']} plans per cell, {len(cells)} cells of 5n to 60n evaluations and the audit mode with 256",
-            f"antithetic pairs ({_versions(report)}). Promised (from 30n on, and the audit mode): .92 to .98 on average over",
-            f"players, no player below .85. Of {len(promised)} promised cells "
-            f"{sum(not cell['holds'] for cell in promised)} miss the promise.",
+            f"{cells[0]['seeds']} plans per cell, {len(cells)} cells of 5n to 60n evaluations and the audit mode with",
+            f"256 antithetic pairs ({_versions(report)}). Promised (from 30n on, and the audit mode): .92 to .98 on",
+            f"average over players, no player below .85. Of {len(promised)} promised cells {missed} miss the promise.",
             f"Cells whose mean coverage is below the nominal .95 ({len(below)} of {len(cells)}):",
             "",
             "| game | n | method | evaluations | mean coverage | worst player | promised | |",

@@ -97,18 +97,18 @@ def test_credits_equal_the_definition_of_their_rule(name, n, seed, limit, kind):
 @pytest.mark.parametrize(
     ("rule", "needed"),
     [
-        (LeaveOneOut(), 13),
-        (OwnReward(), 13),
+        (LeaveOneOut(), 14),
+        (OwnReward(), 14),
         (PrefixGain(), 13),
         (SetReward(), 2),
-        (MaxAtK(k=2), 78),
-        (MaxAtK(k=12), 13),
+        (MaxAtK(k=2), 80),
+        (MaxAtK(k=12), 14),
         (Blend(start=LeaveOneOut(), end=OwnReward(), position=0.5), 26),
-        (Blend(start=Shapley(), end=LeaveOneOut(), position=1.0), 13),
+        (Blend(start=Shapley(), end=LeaveOneOut(), position=1.0), 14),
     ],
 )
 def test_a_rule_needs_the_coalitions_of_its_definition_alone(rule, needed):
-    """Rules that look at few coalitions ask for no others, and a smaller budget is refused with their number."""
+    """Rules that look at few coalitions ask for these, ∅ and N alone; a smaller budget is refused with their number."""
     assert required_evaluations(12, rule, EstimatorOptions(budget=needed)) == needed
     with pytest.raises(ValueError, match=rf"expected {needed} or more"):
         required_evaluations(12, rule, EstimatorOptions(budget=needed - 1))

@@ -110,7 +110,7 @@ class EvaluatedGame:
     @property
     def known(self) -> int:
         """How many of the coalitions that it needs so far have a utility."""
-        return sum(key in self._utilities for key in self._definition_keys + self._keys[: self._end])
+        return sum(key in self._utilities for key in self._keys[: self._end])
 
     def ask(self, limit: int | None = None) -> Booleans:
         """The next coalitions without a utility, in the order of the plan.

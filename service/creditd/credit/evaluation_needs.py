@@ -30,6 +30,8 @@ EstimatorType: TypeAlias = Literal["auto", "exact", "stratified", "permutations"
 ESTIMATOR_TYPES: tuple[EstimatorType, ...] = ("auto", "exact", "stratified", "permutations")
 MAX_EXACT_PLAYERS = 20
 """More players than this have too many coalitions to list them all."""
+MOST_LISTED = 1 << 16
+"""Coalitions that are listed only to say how many a budget lacks."""
 CHECK_POINT_GROWTH = 1.5
 """From one check point of early stopping to the next."""
 
@@ -131,8 +133,8 @@ def evaluation_needs(n_players: int, rule: CreditRule, options: EstimatorOptions
     counted = 2 + sum(_definition_size(end, n_players) for end in defined)
     everything = 2**n_players
     if len(ends) == len(defined):
-        # Two rules may share coalitions, so that the sum is an upper bound; the exact number needs the rows.
-        if max((_definition_size(end, n_players) for end in defined), default=0) > options.budget:
+        # Rules share coalitions, so that the sum is an upper bound; the exact number needs the rows, if they are few.
+        if max(counted, options.budget) > MOST_LISTED and counted > options.budget:
             _refuse(options.budget, min(counted, everything), n_players)
         # v(∅) and v(N) stand in every answer, whether or not the rule looks at them.
         limits = defining_coalitions(SetReward(), n_players)
