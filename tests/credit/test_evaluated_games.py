@@ -225,18 +225,17 @@ def test_a_blend_carries_the_error_of_its_estimated_part():
     assert blend.intervals.mean(axis=1) == pytest.approx(blend.credits, abs=1e-14)
 
 
-def test_ends_are_reported_where_they_are_known():
-    """v(∅) and v(N) are there when the rule needs them or somebody told them."""
+@pytest.mark.parametrize("rule", [LeaveOneOut(), OwnReward(), PrefixGain(), SetReward(), Shapley()])
+def test_both_ends_are_reported_under_every_rule(rule):
+    """v(∅) and v(N) are there whether or not the rule looks at them, and are not asked for when they are known."""
     _, utilities = random_game(5, 0)
-    missed, _ = play(EvaluatedGame(5, EstimatorOptions(), LeaveOneOut()), utilities)
-    assert missed.empty is None
-    assert missed.grand == utilities(np.ones((1, 5), dtype=bool))[0]
-    game = EvaluatedGame(
-        5, EstimatorOptions(), LeaveOneOut(), known_coalitions=np.zeros((1, 5), dtype=bool), known_utilities=[0.25]
-    )
-    assert play(game, utilities)[0].empty == 0.25
-    alone, _ = play(EvaluatedGame(5, EstimatorOptions(), OwnReward()), utilities)
-    assert alone.grand is None
+    ends = np.array([[False] * 5, [True] * 5])
+    found, asked = play(EvaluatedGame(5, EstimatorOptions(), rule), utilities)
+    assert [found.empty, found.grand] == utilities(ends).tolist()
+    known = EvaluatedGame(5, EstimatorOptions(), rule, known_coalitions=ends, known_utilities=utilities(ends))
+    again, more = play(known, utilities)
+    assert [again.empty, again.grand] == [found.empty, found.grand]
+    assert more == asked - 2
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e101])

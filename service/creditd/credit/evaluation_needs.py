@@ -30,7 +30,7 @@ EstimatorType: TypeAlias = Literal["auto", "exact", "stratified", "permutations"
 ESTIMATOR_TYPES: tuple[EstimatorType, ...] = ("auto", "exact", "stratified", "permutations")
 MAX_EXACT_PLAYERS = 20
 """More players than this have too many coalitions to list them all."""
-MOST_LISTED = 1 << 16
+MOST_LISTED = 1 << 12
 """Coalitions that are listed only to say how many a budget lacks."""
 CHECK_POINT_GROWTH = 1.5
 """From one check point of early stopping to the next."""
@@ -130,12 +130,13 @@ def evaluation_needs(n_players: int, rule: CreditRule, options: EstimatorOptions
     if any(isinstance(end, Owen) for end in ends):
         raise ValueError("owen has no plan of coalitions: send all 2**n utilities as a table")
     defined = [end for end in ends if not isinstance(end, Shapley | Owen)]
-    counted = 2 + sum(_definition_size(end, n_players) for end in defined)
+    counted = sum(_definition_size(end, n_players) for end in defined)
     everything = 2**n_players
     if len(ends) == len(defined):
         # Rules share coalitions, so that the sum is an upper bound; the exact number needs the rows, if they are few.
-        if max(counted, options.budget) > MOST_LISTED and counted > options.budget:
-            _refuse(options.budget, min(counted, everything), n_players)
+        at_most = min(counted + 2, everything)
+        if at_most > max(MOST_LISTED, options.budget):
+            _refuse(options.budget, at_most, n_players)
         # v(∅) and v(N) stand in every answer, whether or not the rule looks at them.
         limits = defining_coalitions(SetReward(), n_players)
         rows = _union(n_players, [limits, *(defining_coalitions(end, n_players) for end in defined)])
