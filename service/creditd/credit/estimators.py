@@ -100,15 +100,15 @@ def stratified_estimate(coalitions: Booleans, utilities: Floats, *, seed: int, s
         ValueError: If the coalitions are not the plan, or there are too few of them.
 
     Cost:
-        O(M · (p² + M/5 · p)) with p ≈ 4n columns of the proxy.
+        O(M · p · min(M, p)) with p ≤ 4n + 300 columns of the proxy; what the plan alone decides is remembered.
 
     Reference:
         Stratified sampling with reuse of each utility for all players: SVARM, arXiv:2302.00736; a regression adjusted
         by sampling: Witter et al., arXiv:2506.11849.
 
     Differs from the paper:
-        Complement pairs without replacement, the sizes 1 and n−1 exhausted, a proxy made of closed-form games, and
-        standard errors by pairs.
+        Complement pairs without replacement, the sizes 1 and n−1 exhausted, a proxy made of closed-form games and of
+        interactions of three players, and standard errors by pairs.
     """
     n = _check(coalitions, utilities, core_plan, "stratified")
     if not np.array_equal(coalitions, stratified_plan(n, len(coalitions), seed)):

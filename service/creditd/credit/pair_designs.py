@@ -130,9 +130,8 @@ def _pair_design(data: bytes, n: int, seed: int) -> PairDesign:
         row_weight[stratum.pairs] = spread * stratum.undrawn / len(stratum.pairs) ** 2
     bits = np.random.PCG64(np.random.SeedSequence([seed, n, n + 1]))
     folds = np.full(len(small), -1)
-    folds[n + np.argsort(bits.random_raw(len(drawn)), kind="stable")] = np.arange(len(drawn)) % max(
-        FOLDS, -(-len(drawn) // LARGEST_FOLD)
-    )
+    n_folds = max(FOLDS, -(-len(drawn) // LARGEST_FOLD))
+    folds[n + np.argsort(bits.random_raw(len(drawn)), kind="stable")] = np.arange(len(drawn)) % n_folds
     open_counts = [len(stratum.pairs) for stratum in strata if stratum.undrawn]
     missing = [0] if len(strata) < n // 2 else []
     arrays = (
