@@ -17,10 +17,16 @@ VERL_VERSION := 0.9.1
 OPENRLHF := .venv-openrlhf
 OPENRLHF_VERSION := 0.11.2
 
+BENCH := .venv-bench
+SHAPIQ := .venv-shapiq
+SHAPIQ_VERSION := 1.8.0
+PYTHON312 ?= python3.12
+RESULTS = tests/benchmarks/results/$(shell $(PYTHON) tests/benchmarks/measure.py)
+
 export OMP_NUM_THREADS := 1
 export OPENBLAS_NUM_THREADS := 1
 
-.PHONY: help serve setup fast test lint type arch pytest redis trainer demo format clean
+.PHONY: help serve setup fast test lint type arch pytest redis trainer demo bench format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -122,9 +128,30 @@ trainer: $(TRL)/stamp ## lane: tests against real trainers, TRL $(TRL_OLDEST) an
 demo: $(TRL)/stamp ## train a small language model with every credit rule, and report (at most 20 minutes on two cores)
 	$(TRL)/bin/python trainer_adapters/demo/run.py
 
+$(BENCH)/stamp:
+	@echo "installing shap and shapiq into $(BENCH)"
+	$(PYTHON) -m venv $(BENCH)
+	$(BENCH)/bin/python -m pip $(QUIET) numpy==2.4.6 shap==0.51.0 shapiq==1.4.1
+	@touch $@
+
+# shapiq 1.8 needs Python 3.12: `make bench PYTHON312=…` names one that is not on the path.
+$(SHAPIQ)/stamp:
+	@echo "installing shapiq $(SHAPIQ_VERSION) into $(SHAPIQ)"
+	$(PYTHON312) -m venv $(SHAPIQ)
+	$(SHAPIQ)/bin/python -m pip $(QUIET) numpy==2.5.5 scikit-learn==1.9.1 shapiq==$(SHAPIQ_VERSION) xgboost==3.4.1
+	@touch $@
+
+bench: $(VENV)/dev.stamp $(BENCH)/stamp ## times and errors against shap and shapiq, on a quiet machine (about half an hour)
+	PYTHONPATH=service:tests $(BENCH)/bin/python tests/benchmarks/tables.py --out $(RESULTS)/tables.json
+	@if $(MAKE) --no-print-directory $(SHAPIQ)/stamp; then \
+		PYTHONPATH=service:tests $(SHAPIQ)/bin/python tests/benchmarks/estimators.py --out $(RESULTS)/estimators.json; \
+	else echo "######## bench: estimators NOT RUN, shapiq $(SHAPIQ_VERSION) needs Python 3.12 (PYTHON312=…) ########"; fi
+	PYTHONPATH=service:tests $(BIN)/python tests/benchmarks/interval_coverage.py --out $(RESULTS)/coverage.json
+	PYTHONPATH=service:tests $(BIN)/python -m benchmarks.page
+
 format: $(VENV)/dev.stamp ## rewrite the sources as ruff wants them
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 clean: ## remove the environment and every cache
-	rm -rf $(VENV) $(TRL) $(VERL) $(OPENRLHF) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage
+	rm -rf $(VENV) $(TRL) $(VERL) $(OPENRLHF) $(BENCH) $(SHAPIQ) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage

@@ -12,9 +12,7 @@ creditd's proxy contains it.
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import platform
 import time
 import warnings
 from collections.abc import Callable
@@ -25,6 +23,7 @@ import shapiq
 from numpy.typing import NDArray
 
 from benchmarks.candidate_games import GAMES, Game, game
+from benchmarks.measure import device, on_one_thread, versions, write_report
 from creditd.credit import permutation_estimate, permutation_plan, stratified_estimate, stratified_plan
 
 Floats = NDArray[np.float64]
@@ -149,6 +148,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--only", nargs="*", default=list(ESTIMATORS))
     options = parser.parse_args()
+    on_one_thread()
     warnings.simplefilter("ignore")
     names = [name for name in ESTIMATORS if name in options.only]
     errors: dict[str, dict[str, list[float]]] = {}
@@ -182,10 +182,9 @@ def main() -> None:
     report(errors, seconds, names, failures, seeds_done)
     if options.out:
         result = {
-            "python": platform.python_version(),
-            "numpy": np.__version__,
-            "shapiq": shapiq.__version__,
-            "machine": platform.processor() or platform.machine(),
+            "benchmark": "estimators",
+            "device": device(),
+            "versions": versions(["numpy", "shapiq", "xgboost"]),
             "seeds": seeds_done,
             "nmse": errors,
             "seconds": seconds,
@@ -193,7 +192,7 @@ def main() -> None:
             "failures": failures,
             "not_run": NOT_RUN,
         }
-        options.out.write_text(json.dumps(result, indent=1), encoding="utf-8")
+        write_report(options.out, result)
 
 
 def report(

@@ -10,7 +10,6 @@ below .85. Sampling error of 400 seeds: about .011 per player and less on the av
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.candidate_games import GAMES, game
+from benchmarks.measure import device, on_one_thread, versions, write_report
 from creditd.credit import permutation_estimate, permutation_plan, stratified_estimate, stratified_plan
 from creditd.credit.coalition_plans import permutation_walks
 
@@ -126,6 +126,7 @@ def main() -> None:
     parser.add_argument("--games", nargs="*", default=list(GAMES))
     parser.add_argument("--game-seed", type=int, default=0)
     options = parser.parse_args()
+    on_one_thread()
     cells: list[Coverage] = []
     for n_players in options.players:
         for kind in options.games:
@@ -145,8 +146,13 @@ def main() -> None:
     missed = [cell for cell in cells if not cell.holds]
     print(f"{len(cells)} cells, {sum(cell.promised for cell in cells)} promised, {len(missed)} missed")
     if options.out:
-        result = {"numpy": np.__version__, "cells": [asdict(cell) | {"holds": cell.holds} for cell in cells]}
-        options.out.write_text(json.dumps(result, indent=1), encoding="utf-8")
+        result = {
+            "benchmark": "interval_coverage",
+            "device": device(),
+            "versions": versions(["numpy"]),
+            "cells": [asdict(cell) | {"holds": cell.holds} for cell in cells],
+        }
+        write_report(options.out, result)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import gc
 import json
 import os
 import platform
+import re
 import statistics
 import sys
 import time
@@ -143,3 +144,12 @@ def _version(name: str) -> str | None:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
         return None
+
+
+def folder() -> str:
+    """Name of the folder for figures of this machine: its processor, in lower case."""
+    return "-".join(re.findall(r"[a-z0-9]+", _processor().lower()))
+
+
+if __name__ == "__main__":
+    print(folder())

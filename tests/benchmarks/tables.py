@@ -1,8 +1,10 @@
 """Times of exact Shapley values of tables, against shap and shapiq in the same run, and of the closed form of max.
 
-Run: `python tests/benchmarks/tables.py --out FILE`, where NumPy, creditd (installed or on PYTHONPATH) and, for the
-comparison, shap and shapiq are importable; a peer that is missing is reported as skipped. Peers evaluate a function
-that looks utilities up in the same table, one vectorised call per batch of coalitions.
+    PYTHONPATH=service:tests python tests/benchmarks/tables.py --out FILE
+
+NumPy, creditd.credit and, for the comparison, shap and shapiq have to be importable; a peer that is missing is reported
+as skipped. Peers evaluate a function that looks utilities up in the same table, one vectorised call per batch of
+coalitions.
 """
 
 from __future__ import annotations
@@ -12,8 +14,8 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from measure import Timing, arguments, device, on_one_thread, ratio, repeated, versions, write_report
 
+from benchmarks.measure import Timing, arguments, device, on_one_thread, ratio, repeated, versions, write_report
 from creditd.credit import Max, semivalues, table_semivalues
 
 TABLES = {8: 4096, 12: 256, 16: 16, 18: 4, 20: 1}
