@@ -101,7 +101,8 @@ class Operations(Attempts):
             set_rewards: Rewards of whole responses (format, length, safety), one number or None per set.
             utilities: For the table utility, 2^K values per set; bit i of the index is candidate i, entry 0 is v(∅).
             texts: Per set one text or None per candidate, to recognise duplicates; or flat over all sets.
-            candidate_ids: Per set one name per candidate; or flat over all sets. Tables are solved in their order.
+            candidate_ids: Per set one name per candidate; or flat over all sets. Tables are solved in their order, and
+                the coalitions of a function are sampled in it: then the order of the candidates changes no bit.
             labels: The answer of each candidate, set by set or flat over all sets; for `plurality`.
             topics: A list per candidate of what it covers, set by set or flat; for `coverage`.
             scores: A row per candidate of what it is worth to each target, set by set, flat, or an array of shape (B,
