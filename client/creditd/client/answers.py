@@ -190,6 +190,8 @@ def item_error(
 _VALUES = (["rewards", "values"], ["spans", "starts"], ["spans", "stops"])
 _OF_CANDIDATES = frozenset({"labels", "unions", "candidate_ids", "topics", "scores"})
 """Columns with one entry per candidate, flat."""
+_OF_ROWS = frozenset({"topics", "scores"})
+"""Those of them with a row per candidate, which its row split ends."""
 
 
 _NOT_IN_SCHEMA = (AttributeError, IndexError, KeyError, TypeError, ValueError)
@@ -210,9 +212,12 @@ def _located(pointer: str, body: Body) -> tuple[int | None, int | None]:
         return numbers[0], numbers[1] if len(numbers) > 1 else None
     if parts[0] != "columns":
         return None, None
-    if (parts[1] in _OF_CANDIDATES or parts[1:3] in _VALUES) and numbers[0] < splits[-1]:
-        row = int(np.searchsorted(splits, numbers[0], side="right")) - 1
-        return row, numbers[0] - int(splits[row])
+    place = numbers[0]
+    if parts[1] in _OF_ROWS and "row_splits" in parts:
+        place -= 1
+    if (parts[1] in _OF_CANDIDATES or parts[1:3] in _VALUES) and 0 <= place < splits[-1]:
+        row = int(np.searchsorted(splits, place, side="right")) - 1
+        return row, place - int(splits[row])
     if "row_splits" in parts:
         return numbers[0] - 1, None
     return (numbers[0] if len(parts) == 3 else None), None

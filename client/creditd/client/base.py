@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, Literal, TypeAlias, TypeVar
 
 from creditd.client import answers, evaluation, local
-from creditd.client.arrays import Column, Rows, Sets
+from creditd.client.arrays import Column, Rows, Sets, refusal
 from creditd.client.attempts import Attempts, checked_request_id, checked_seconds
 from creditd.client.bodies import (
     Body,
@@ -139,6 +139,7 @@ class Operations(Attempts):
         """
         _check_choice("on_item_error", on_item_error, ("raise", "return"))
         if isinstance(utility, Evaluator) or callable(utility):
+            _refuse_unused({"aggregation": aggregation, "malformed": malformed})
             result = yield from self._evaluated(
                 utility if isinstance(utility, Evaluator) else Evaluator(utility),
                 games_of(
@@ -414,6 +415,13 @@ class Operations(Attempts):
         if isinstance(outcome, CreditdError):
             raise outcome
         return outcome
+
+
+def _refuse_unused(choices: Mapping[str, object]) -> None:
+    """Refuse choices that say nothing about a utility that the caller evaluates, instead of passing over them."""
+    for name, value in choices.items():
+        if value is not None:
+            raise refusal(f"/{name}", "got a choice that a utility which you evaluate does not take; expected None")
 
 
 def _settled(result: _R, ids: tuple[Name | None, ...] | None, on_item_error: OnItemError) -> _R:

@@ -113,7 +113,10 @@ class Evaluate:
     def _number(self, value: Any) -> float:  # noqa: ANN401 - the caller's type
         if isinstance(value, (str, bytes)) or not hasattr(value, "__float__"):
             raise TypeError(f"{self._name} gave {type(value).__name__}; expected a number")
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise ValueError(f"{self._name} gave an integer that no float holds") from None
 
 
 def evaluated(step: Evaluate) -> list[float]:
@@ -179,4 +182,6 @@ async def evaluated_async(step: Evaluate) -> list[float]:
     finally:
         for task in tasks:
             task.cancel()
+        # Whatever else was raised is of no interest any more, but somebody has to look at it.
+        await asyncio.gather(*tasks, return_exceptions=True)
     return values

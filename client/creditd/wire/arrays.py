@@ -71,7 +71,9 @@ def optional_numbers(names: Sequence[str | int | None]) -> Integers:
 
 def ranks_of(names: Sequence[str | int]) -> tuple[Integers, list[str | int]]:
     """Rank of each name in a fixed order of all names, numbers by value before strings; and the names in that order."""
-    ordered = sorted(set(names), key=_name_order)
+    different = set(names)
+    integers = sorted(name for name in different if isinstance(name, int))
+    ordered: list[str | int] = [*integers, *sorted(name for name in different if isinstance(name, str))]
     order = {name: rank for rank, name in enumerate(ordered)}
     return np.array([order[name] for name in names], dtype=np.int64), ordered
 
@@ -121,7 +123,3 @@ def checked_splits(row_splits: Sequence[int], pointer: str, n_values: int | None
     if len(splits) < 1 or splits[0] != 0 or wrong_end or (np.diff(splits) < 0).any():
         raise wire_error(ErrorCode.SHAPE_MISMATCH, pointer, f"expected numbers that never fall, from 0{ends}")
     return splits
-
-
-def _name_order(name: str | int) -> tuple[bool, int, str]:
-    return (isinstance(name, str), 0, name) if isinstance(name, str) else (False, name, "")

@@ -33,7 +33,7 @@ from creditd.wire.limits import RequestLimits, check_rows, check_tokens
 from creditd.wire.nested import from_sets
 from creditd.wire.rewards import RewardColumns, combined, single
 from creditd.wire.set_batches import SetBatch
-from creditd.wire.validation import wire_error
+from creditd.wire.validation import segment_of, wire_error
 
 Floats: TypeAlias = NDArray[np.float64]
 Integers: TypeAlias = NDArray[np.int64]
@@ -122,17 +122,17 @@ def _from_columns(
         ids=columns.ids,
         nested=False,
         sizes_from=sizes_from,
-        by_rows=frozenset(
-            name for name in ("rewards", "utilities", "similarities", "topics", "scores") if _is_rows(columns, name)
-        ),
+        by_rows=_columns_of_rows(columns),
+        named=rewards.named,
     )
 
 
-def _is_rows(columns: v1.SetColumns, name: str) -> bool:
-    column: Any = getattr(columns, name)
-    if name == "rewards" and columns.named_rewards is not None:
-        column = next(iter(columns.named_rewards.values()))
-    return isinstance(column, list)
+def _columns_of_rows(columns: v1.SetColumns) -> frozenset[str]:
+    """The columns that came as lists of rows, by their pointers below `/columns/`."""
+    names = ("rewards", "utilities", "similarities", "topics", "scores")
+    found: dict[str, Any] = {name: getattr(columns, name) for name in names}
+    found |= {f"named_rewards/{segment_of(name)}": rows for name, rows in (columns.named_rewards or {}).items()}
+    return frozenset(name for name, column in found.items() if isinstance(column, list))
 
 
 def _rewards(
@@ -161,7 +161,7 @@ def _rewards(
         values, splits = flat(columns.rewards, "/columns/rewards")
         return single(values, request.aggregation), splits, "/columns/rewards"
     named = {
-        name: flat(column, f"/columns/named_rewards/{name[:64]}")
+        name: flat(column, f"/columns/named_rewards/{segment_of(name)}")
         for name, column in (columns.named_rewards or {}).items()
     }
     first, (_, splits) = next(iter(named.items()))
@@ -170,9 +170,9 @@ def _rewards(
             detail = (
                 f"rows have other lengths than those of {first[:64]!r}; expected the same candidates in all rewards"
             )
-            raise wire_error(ErrorCode.SHAPE_MISMATCH, f"/columns/named_rewards/{name[:64]}", detail)
+            raise wire_error(ErrorCode.SHAPE_MISMATCH, f"/columns/named_rewards/{segment_of(name)}", detail)
     parts = combined({name: values for name, (values, _) in named.items()}, request.aggregation)
-    return parts, splits, f"/columns/named_rewards/{first[:64]}"
+    return parts, splits, f"/columns/named_rewards/{segment_of(first)}"
 
 
 def _most_candidates(columns: v1.SetColumns) -> int:

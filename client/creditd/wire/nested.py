@@ -79,6 +79,7 @@ def from_sets(request: v1.ShapleyRequest, needed: frozenset[Need], *, unions: bo
         ),
         rejected=tuple(rejected),
         ids=[item.id for item in sets],
+        named=rewards.named,
     )
 
 

@@ -27,11 +27,13 @@ class RewardColumns:
         rewards: Shape (C,), float64: the reward, or the weighted sum of the named ones; NaN where missing.
         missing: Shape (C,), bool; True where any reward with a weight is null. None: nowhere.
         parts: The named rewards, in the order of their names, where each is normalised by itself.
+        named: Numbers of each named reward that has a weight, NaN for null; None for rewards without a name.
     """
 
     rewards: Floats
     missing: Booleans | None
     parts: tuple[RewardPart, ...] | None = None
+    named: Mapping[str, Floats] | None = None
 
 
 def single(values: Sequence[float | None], aggregation: v1.AggregationChoice) -> RewardColumns:
@@ -92,4 +94,5 @@ def combined(named: Mapping[str, Sequence[float | None]], aggregation: v1.Aggreg
         rewards=total,
         missing=missing if missing.any() else None,
         parts=tuple(parts) if aggregation.type == "normalize_then_sum" else None,
+        named={name: part.rewards for (name, _), part in zip(used, parts, strict=True)},
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -10,7 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from creditd.credit.candidate_sets import CandidateSets, SetError
+from creditd.credit.group_sums import MAX_MAGNITUDE
+from creditd.wire.validation import segment_of
 
+Floats: TypeAlias = NDArray[np.float64]
 Integers: TypeAlias = NDArray[np.int64]
 
 _OF_SETS = {"set_reward": "set_rewards", "group": "groups"}
@@ -29,7 +32,9 @@ class SetBatch:
         ids: The callers' names of the sets, or None.
         nested: Whether the request came as `sets`.
         sizes_from: Pointer to the column that says how many candidates each set has.
-        by_rows: Names of the columns that came as lists of rows instead of flat values with row splits.
+        by_rows: The columns that came as lists of rows instead of flat values with row splits, by their pointers below
+            `/columns/`.
+        named: Numbers of each named reward that counts, shape (C,) each, NaN for null; None for rewards without a name.
     """
 
     sets: CandidateSets
@@ -38,6 +43,7 @@ class SetBatch:
     nested: bool = True
     sizes_from: str = "/sets"
     by_rows: frozenset[str] = frozenset()
+    named: Mapping[str, Floats] | None = None
 
     def pointer(self, error: SetError) -> str:
         """JSON pointer to what is wrong with a set, in the form in which the request came."""
@@ -52,6 +58,9 @@ class SetBatch:
         if error.field == "similarities":
             size = max(int(self.sets.sizes[error.row]), 1)
             return f"{base}/similarities/{error.position // size}/{error.position % size}"
+        if error.field == "reward" and self.named is not None:
+            name = self._culprit(self.named, int(self.sets.row_splits[error.row]) + error.position)
+            return f"{base}/candidates/{error.position}/named_rewards" + ("" if name is None else f"/{name}")
         return f"{base}/candidates/{error.position}/{error.field}"
 
     def _column_pointer(self, error: SetError) -> str:
@@ -64,18 +73,33 @@ class SetBatch:
             return f"/columns/{_OF_SETS.get(error.field, error.field)}/{row}"
         flat = int(self.sets.row_splits[row]) + position
         if error.field == "reward":
-            return (
-                f"/columns/rewards/{row}/{position}" if "rewards" in self.by_rows else f"/columns/rewards/values/{flat}"
-            )
+            return self._reward_pointer(row, position, flat)
         if error.field in _ROWS_OF_CANDIDATES:
             return self._row_pointer(error.field, flat, None, None)
         return f"/columns/{_OF_CANDIDATES[error.field]}/{flat}"
 
     def _size_pointer(self, row: int) -> str:
-        name = self.sizes_from.rpartition("/")[2]
-        if name in self.by_rows:
+        if self.sizes_from.removeprefix("/columns/") in self.by_rows:
             return f"{self.sizes_from}/{row}"
-        return f"{self.sizes_from}/{row + 1}" if name == "row_splits" else f"{self.sizes_from}/row_splits/{row + 1}"
+        alone = self.sizes_from == "/columns/row_splits"
+        return f"{self.sizes_from}/{row + 1}" if alone else f"{self.sizes_from}/row_splits/{row + 1}"
+
+    def _reward_pointer(self, row: int, position: int, flat: int) -> str:
+        column = "rewards"
+        if self.named is not None:
+            name = self._culprit(self.named, flat)
+            if name is None:
+                return "/columns/named_rewards"
+            column = f"named_rewards/{name}"
+        return f"/columns/{column}/{row}/{position}" if column in self.by_rows else f"/columns/{column}/values/{flat}"
+
+    def _culprit(self, named: Mapping[str, Floats], flat: int) -> str | None:
+        """The first named reward of a candidate that is no usable number, as a segment of a pointer, if any is."""
+        if self.sets.missing is not None and self.sets.missing[flat]:
+            return None
+        wrong = (name for name in named if not abs(float(named[name][flat])) <= MAX_MAGNITUDE)
+        found = next(wrong, None)
+        return None if found is None else segment_of(found)
 
     def _splits_of(self, name: str) -> Integers | None:
         if name == "utilities":

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from creditd.credit.candidate_sets import USABLE, CandidateSets, ErrorField, SetError, number_name, unusable_numbers
 from creditd.credit.candidate_sets import ErrorCode as ErrorCodeOfSets
-from creditd.credit.credit_rules import CreditRule, PrefixGain, ends_of
+from creditd.credit.credit_rules import CreditRule, Mixture, PrefixGain, Shapley, ends_of, needs_unions
 from creditd.credit.evaluated_games import EvaluatedCredits, EvaluatedGame
 from creditd.credit.evaluation_needs import EstimatorOptions, required_evaluations
 from creditd.credit.flags import Flag
@@ -30,7 +30,7 @@ Integers: TypeAlias = NDArray[np.int64]
 
 _NON_FINITE: dict[ErrorCodeOfSets, ErrorCodeOfSets] = {"non_finite_value": "non_finite_utility"}
 MAX_CELLS = 1 << 23
-"""Most players × evaluations of one item: the memory of its design."""
+"""Most players × coalitions: of one item's plan, of what is known of it, and of all that one answer asks for."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class SolvedItem:
     """What is known of one game.
 
     Attributes:
-        next: Shape (R, n), bool: coalitions to evaluate; none when it is solved.
+        next: Shape (R, n), bool: coalitions to evaluate; none when it is solved, or when the answer has no room left.
         planned: Most coalitions that are evaluated altogether.
         known: Coalitions of the plan that are known.
         credits: The answer, or None while it is open.
@@ -87,20 +87,28 @@ def solve_items(
         WireError: If there are too many items or tokens, or only some items name their group.
     """
     check_rows(len(request.items), limits)
+    if needs_unions(rule_of(request.credit)):
+        detail = "owen has no plan of coalitions; expected another rule, or all 2**K utilities as a table"
+        raise wire_error(ErrorCode.INVALID_REQUEST, "/credit", detail)
     normalization = normalization_of(request.advantage)
     groups, n_groups = group_numbers([item.group for item in request.items], "/items")
     rule = rule_of(request.credit)
     options = EstimatorOptions(**request.estimator.model_dump())
+    batch = _batch(request, groups, n_groups)
+    if batch.n_tokens is not None:
+        check_tokens(batch.n_tokens, limits)
     found: list[SolvedItem | None] = []
     errors: list[SetError] = []
+    cells = MAX_CELLS
     for row, item in enumerate(request.items):
         checkpoint()
-        one = _solved(row, item, rule, options, limits, request.batch_size, tokens=request.tokens is not None)
+        most = min(request.batch_size, cells // item.n_players)
+        one = _solved(row, item, rule, options, limits, most, tokens=request.tokens is not None)
         if isinstance(one, SetError):
             errors.append(one)
+        else:
+            cells -= one.next.size
         found.append(None if isinstance(one, SetError) else one)
-    if any(item is not None and item.credits is None for item in found):
-        return SolvedItems(items=tuple(found), credits=None, errors=tuple(errors))
     settings = SetCreditOptions(
         rule=rule,
         normalization=normalization,
@@ -110,11 +118,11 @@ def solve_items(
         max_players=solve.MAX_PLAYERS,
         max_tokens_per_set=limits.tokens_per_set,
     )
-    batch = _batch(request, groups, n_groups)
-    if request.tokens is not None and batch.n_tokens is not None:
-        check_tokens(batch.n_tokens, limits)
+    # What is wrong with an item beside its utilities is said before the caller evaluates any.
     answers = set_credit(batch, settings, tuple(errors), checkpoint, given=_given(found, batch.row_splits))
-    return SolvedItems(items=tuple(found), credits=answers, errors=answers.errors)
+    failed = {error.row for error in answers.errors}
+    is_open = any(item is not None and item.credits is None and row not in failed for row, item in enumerate(found))
+    return SolvedItems(items=tuple(found), credits=None if is_open else answers, errors=answers.errors)
 
 
 def pointer_to(error: SetError) -> str:
@@ -193,28 +201,47 @@ def _solved(
     tokens: bool,
 ) -> SolvedItem | SetError:
     """What is known of one game, or why it cannot be solved."""
+    planned = _planned(row, item.n_players, rule, options, limits)
+    if isinstance(planned, SetError):
+        return planned
     known = _known(row, item, tokens=tokens, in_order=any(isinstance(end, PrefixGain) for end in ends_of(rule)))
     if isinstance(known, SetError):
         return known
     coalitions, utilities, order = known
-    n = item.n_players
     try:
-        planned = required_evaluations(n, rule, options)
-    except ValueError as error:
-        return SetError(row, "budget_exceeded", "candidates", None, str(error))
-    most = min(limits.evaluations, MAX_CELLS // n)
-    if planned > most:
-        detail = f"{planned} evaluations of {n} players are planned; expected a budget of at most {most}"
-        return SetError(row, "budget_exceeded", "candidates", None, detail)
-    try:
-        game = EvaluatedGame(n, options, rule, known_coalitions=coalitions[:, order], known_utilities=utilities)
+        game = EvaluatedGame(
+            item.n_players, options, rule, known_coalitions=coalitions[:, order], known_utilities=utilities
+        )
     except ValueError as error:
         return SetError(row, "invalid_request", "coalitions", None, str(error))
     back = np.argsort(order, kind="stable")
-    upcoming = game.ask(batch_size)[:, back]
+    upcoming = game.ask(max(batch_size, 1))[:batch_size, back]
     if not game.done:
         return SolvedItem(next=upcoming, planned=planned, known=game.known, credits=None)
     return SolvedItem(next=upcoming, planned=planned, known=game.known, credits=_at(game.credits(), back))
+
+
+def _planned(row: int, n: int, rule: CreditRule, options: EstimatorOptions, limits: RequestLimits) -> int | SetError:
+    """Most coalitions that a game of n players evaluates, or why that cannot be; before anything large is made."""
+    for end in ends_of(rule):
+        if isinstance(end, Mixture) and len(end.weights) != n:
+            detail = f"got {n} players; expected {len(end.weights)}, one per mixture weight"
+            return SetError(row, "shape_mismatch", "candidates", None, detail)
+    most = min(limits.evaluations, MAX_CELLS // n)
+    # A plan a little longer than allowed is refused like any longer one, so that no longer one is ever made.
+    longest = most + 2 + 2 * n * (options.type == "permutations")
+    planned = min(2 * n + 2, 1 << n) if any(isinstance(end, Shapley) for end in ends_of(rule)) else 0
+    if planned <= most:
+        try:
+            planned = required_evaluations(n, rule, replace(options, budget=min(options.budget, longest)))
+        except ValueError as error:
+            if options.budget <= longest:
+                return SetError(row, "budget_exceeded", "candidates", None, str(error))
+            planned = longest
+    if planned > most:
+        detail = f"more than {most} evaluations of {n} players are planned; expected a smaller budget, or another rule"
+        return SetError(row, "budget_exceeded", "candidates", None, detail)
+    return planned
 
 
 def _at(found: EvaluatedCredits, order: Integers) -> EvaluatedCredits:
@@ -238,6 +265,9 @@ def _known(
     if wrong_shape is not None:
         return wrong_shape
     n = item.n_players
+    if len(item.coalitions) > MAX_CELLS // n:
+        detail = f"got {len(item.coalitions)} coalitions of {n} players; expected at most {MAX_CELLS // n}"
+        return SetError(row, "budget_exceeded", "coalitions", None, detail)
     coalitions = np.zeros((len(item.coalitions), n), dtype=np.bool_)
     for place, players in enumerate(item.coalitions):
         if players and max(players) >= n:
@@ -307,9 +337,9 @@ def _batch(request: solve.SolveRequest, groups: Integers, n_groups: int) -> Cand
 
 
 def _given(items: Sequence[SolvedItem | None], splits: Integers) -> SolvedSets:
-    """The credits of all items, NaN for those that failed."""
-    credits_ = np.full(int(splits[-1]), np.nan)
-    empty, grand, scale = (np.full(len(items), np.nan) for _ in range(3))
+    """The credits of all items; those of an item that is open, or that failed, are 0 and nobody reads them."""
+    credits_ = np.zeros(int(splits[-1]))
+    empty, grand, scale = (np.zeros(len(items)) for _ in range(3))
     for row, item in enumerate(items):
         if item is not None and item.credits is not None:
             credits_[splits[row] : splits[row + 1]] = item.credits.credits

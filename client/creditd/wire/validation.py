@@ -44,6 +44,11 @@ def wire_error(code: ErrorCode, pointer: str, detail: str) -> WireError:
     return WireError(code, (ErrorItem(pointer=pointer, code=code, detail=detail),))
 
 
+def segment_of(name: str) -> str:
+    """A name as one segment of a JSON pointer (RFC 6901)."""
+    return name.replace("~", "~0").replace("/", "~1")
+
+
 def from_validation_error(error: ValidationError) -> WireError:
     """The wire's account of a pydantic failure.
 
@@ -106,5 +111,5 @@ def _segments(entry: ErrorDetails) -> list[str]:
             continue
         after_choice = part in _CHOICES
         name = "from" if part == "from_" else str(part)
-        segments.append(name.replace("~", "~0").replace("/", "~1")[:_MAX_SEGMENT])
+        segments.append(segment_of(name)[:_MAX_SEGMENT])
     return segments

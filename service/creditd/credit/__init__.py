@@ -35,6 +35,7 @@ Modules:
     candidate_features, feature_checks    what is known of candidates beside rewards, and its checks
     set_utilities       every utility, what it needs, and the games that a batch becomes under it
     set_expectations    what the caller, the rule and the normalisation expect of the sets
+    set_work            how much arithmetic a set costs, before any of it is done
     set_games           credits of all sets, one kernel call for each kind
     set_credit          all of it in one call
     candidate_parsers   the candidates that a policy wrote in one completion

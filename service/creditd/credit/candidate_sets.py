@@ -124,6 +124,11 @@ class CandidateSets:
         """Candidates listed in each set, shape (B,)."""
         return np.diff(self.row_splits)
 
+    @property
+    def reward_columns(self) -> tuple[Floats, ...]:
+        """Every column of rewards, each of shape (C,): the named ones that are solved one by one, and their sum."""
+        return (*(part.rewards for part in self.parts or ()), self.rewards)
+
     @cached_property
     def owner(self) -> Integers:
         """The set of each candidate, shape (C,)."""
@@ -255,7 +260,7 @@ def check_candidate_sets(
         lambda row: f"the set holds {sizes[row]} candidates; expected at most {limit}",
     )
     if batch.tables is None:
-        for rewards in (*(part.rewards for part in batch.parts or ()), batch.rewards):
+        for rewards in batch.reward_columns:
             _check_rewards(batch, rewards, errors)
     else:
         _check_tables(batch, errors)
@@ -302,14 +307,16 @@ def find_players(batch: CandidateSets, malformed: MalformedPolicy, errors: SetEr
         codes, owner = batch.text_codes[order], batch.owner[order]
         same = (codes[1:] == codes[:-1]) & (owner[1:] == owner[:-1])
         later, earlier = order[1:][same], order[:-1][same]
-        if batch.tables is None:
-            differs = np.sort(later[batch.rewards[later] != batch.rewards[earlier]])
+        for rewards in batch.reward_columns if batch.tables is None else ():
+            differs = np.sort(later[rewards[later] != rewards[earlier]])
             errors.add_entries(
                 batch.row_splits,
                 differs,
                 "invalid_request",
                 "reward",
-                lambda flat: f"reward is {batch.rewards[flat]} for a text that has another reward earlier in the set",
+                lambda flat, rewards=rewards: (  # type: ignore[misc]
+                    f"reward is {rewards[flat]} for a text that has another reward earlier in the set"
+                ),
             )
         copies[later] = True
     return Players(playing=playing & ~copies, copies=copies, truncated=truncated, unscored=unscored)

@@ -200,7 +200,8 @@ def without_null_players(weights: Floats, n_players: int) -> Floats:
         n_players: n ≤ K, players that remain.
 
     Returns:
-        Shape (n,), float64, with the same sum. The Shapley weights 1/K become 1/n.
+        Shape (n,), float64, with the same sum. The Shapley weights 1/K become 1/n: equal weights stay exactly equal,
+        by which their formulas are chosen.
 
     Cost:
         O(K²).
@@ -209,6 +210,8 @@ def without_null_players(weights: Floats, n_players: int) -> Floats:
     n_null = n_candidates - n_players
     if n_null == 0:
         return weights
+    if (weights == weights[0]).all():
+        return np.full(n_players, weights[0] * n_candidates / n_players)
     choose = binomials(1 << n_candidates.bit_length())
     s = np.arange(n_candidates)[None, :]
     t = np.arange(n_players)[:, None]

@@ -84,14 +84,17 @@ def _check_labels(batch: CandidateSets, features: CandidateFeatures, players: Pl
     order = index[np.lexsort((index, labels[index], batch.owner[index]))]
     later, earlier = order[1:], order[:-1]
     same = (labels[later] == labels[earlier]) & (batch.owner[later] == batch.owner[earlier])
-    differs = same & (batch.rewards[later] != batch.rewards[earlier])
-    errors.add_entries(
-        batch.row_splits,
-        np.sort(later[differs]),
-        "invalid_request",
-        "reward",
-        lambda flat: f"reward is {batch.rewards[flat]} for an answer that has another reward earlier in the set",
-    )
+    for rewards in batch.reward_columns:
+        differs = same & (rewards[later] != rewards[earlier])
+        errors.add_entries(
+            batch.row_splits,
+            np.sort(later[differs]),
+            "invalid_request",
+            "reward",
+            lambda flat, rewards=rewards: (  # type: ignore[misc]
+                f"reward is {rewards[flat]} for an answer that has another reward earlier in the set"
+            ),
+        )
 
 
 def _check_scores(batch: CandidateSets, features: CandidateFeatures, errors: SetErrors) -> None:

@@ -37,6 +37,7 @@ from creditd.credit.set_expectations import (
 )
 from creditd.credit.set_games import SolvedSets, solve_sets
 from creditd.credit.set_utilities import Method, Utility, method_of
+from creditd.credit.set_work import check_work
 from creditd.credit.token_advantages import CandidateSpans, TokenPolicy, token_advantages
 
 Floats: TypeAlias = NDArray[np.float64]
@@ -217,6 +218,7 @@ def _check(
         limit = options.max_table_players
         check_rule(options.rule, options.utility, n_players, n_candidates, errors, max_table_players=limit)
         check_features(batch, options.utility, players, errors, unions=needs_unions(options.rule))
+        check_work(batch, options.utility, options.rule, n_players, errors)
     check_expectation(batch, options.expect, players, errors)
     if options.fail_incomplete_groups:
         fail_incomplete_groups(batch, errors)

@@ -12,11 +12,11 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from creditd.credit.candidate_features import CandidateFeatures
 from creditd.credit.candidate_sets import CandidateSets, Players
 from creditd.credit.credit_rules import CreditRule
 from creditd.credit.games import Table, candidate_credits
-from creditd.credit.set_utilities import Utility, empty_utility, games_of, needs, work_of
+from creditd.credit.set_utilities import Utility, empty_utility, games_of, needs
+from creditd.credit.set_work import targets_and_topics, work_of_credit
 
 Floats: TypeAlias = NDArray[np.float64]
 Integers: TypeAlias = NDArray[np.int64]
@@ -93,7 +93,7 @@ def solve_sets(
     scale[bare] = np.abs(empty[bare])
     unions = None if batch.features is None else batch.features.unions
     busy = np.flatnonzero(alive & (n_players > 0))
-    for rows in _kinds(batch, utility, n_players, n_candidates, busy):
+    for rows in _kinds(batch, utility, rule, n_players, n_candidates, busy):
         checkpoint()
         n, k = int(n_players[rows[0]]), int(n_candidates[rows[0]])
         members = index[first_player[rows][:, None] + np.arange(n)]
@@ -104,27 +104,24 @@ def solve_sets(
 
 
 def _kinds(
-    batch: CandidateSets, utility: Utility, n_players: Integers, n_candidates: Integers, busy: Integers
+    batch: CandidateSets,
+    utility: Utility,
+    rule: CreditRule,
+    n_players: Integers,
+    n_candidates: Integers,
+    busy: Integers,
 ) -> Iterator[Integers]:
     """Rows of sets that one kernel call can solve together."""
-    features, needed = CandidateFeatures() if batch.features is None else batch.features, needs(utility)
-    sizes = batch.sizes if needed & {"similarities", "utilities"} else np.zeros_like(batch.sizes)
-    targets = features.targets(batch.row_splits) if "scores" in needed else np.zeros_like(sizes)
-    n_topics = _most_topics(batch, features) if "topics" in needed else 0
+    sizes = batch.sizes if needs(utility) & {"similarities", "utilities"} else np.zeros_like(batch.sizes)
+    targets, topics = targets_and_topics(batch, utility)
+    n_topics = int(topics.max(initial=0))
     keys = np.stack([n_players, n_candidates, sizes, targets], axis=1)
     kinds, kind = np.unique(keys[busy], axis=0, return_inverse=True)
     for number, (n, _, _, n_targets) in enumerate(kinds.tolist()):
         rows = busy[kind.reshape(-1) == number]
-        step = max(1, WORK_PER_CALL // work_of(utility, n, n_targets, n_topics))
+        step = max(1, WORK_PER_CALL // work_of_credit(rule, utility, n, n_targets, n_topics))
         for start in range(0, len(rows), step):
             yield rows[start : start + step]
-
-
-def _most_topics(batch: CandidateSets, features: CandidateFeatures) -> int:
-    """A bound on the number of different topics of one set."""
-    if features.topic_splits is None:
-        return 1
-    return max(1, int(np.diff(features.topic_splits[batch.row_splits]).max(initial=1)))
 
 
 def _empty_utilities(batch: CandidateSets, utility: Utility, rows: Integers) -> Floats:

@@ -136,43 +136,6 @@ def max_players_of(utility: Utility) -> int | None:
     return MAX_LOG_DET_PLAYERS if any(isinstance(term, LogDet) for term in terms_of(utility)) else None
 
 
-def work_of(utility: Utility, n_players: int, n_targets: int, n_topics: int) -> int:
-    """How much arithmetic one set costs, in additions and to an order of magnitude.
-
-    Args:
-        utility: Any utility.
-        n_players: n.
-        n_targets: Scores of each candidate.
-        n_topics: Most topics of one set.
-
-    Returns:
-        A number ≥ 1, by which calls are cut so that a deadline is noticed and memory stays bounded.
-
-    Cost:
-        O(terms).
-    """
-    n = max(n_players, 1)
-    total = 0
-    for term in terms_of(utility):
-        if isinstance(term, LogSumExp):
-            total += 100 * n * n
-        elif isinstance(term, Plurality):
-            total += n * n * n
-        elif isinstance(term, NoisyOr):
-            total += n * n * max(n_targets, 1)
-        elif isinstance(term, FacilityLocation):
-            total += 4 * n * max(n_targets, 1)
-        elif isinstance(term, Coverage):
-            total += 4 * n * n_topics
-        elif isinstance(term, LogDet):
-            total += (1 << min(n, MAX_LOG_DET_PLAYERS)) * n
-        elif isinstance(term, Diversity):
-            total += 8 * n * n
-        else:
-            total += n
-    return total
-
-
 def empty_utility(utility: Utility) -> float:
     """v(∅) of a utility that is not a table.
 
