@@ -22,7 +22,9 @@ from creditd.credit.token_advantages import TokenPolicy
 from creditd.wire import solve
 from creditd.wire.arrays import group_numbers, numbers_or_missing, ranks_of, splits_of
 from creditd.wire.choices import normalization_of, rule_of
+from creditd.wire.errors import ErrorCode
 from creditd.wire.limits import RequestLimits, check_rows, check_tokens
+from creditd.wire.validation import wire_error
 
 Booleans: TypeAlias = NDArray[np.bool_]
 Floats: TypeAlias = NDArray[np.float64]
