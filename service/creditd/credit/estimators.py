@@ -43,6 +43,10 @@ ENOUGH_PERMUTATION_PAIRS = 256
 """Below this many antithetic pairs of permutations an interval is approximate."""
 MODERATION = 4.0
 """Pairs' worth of the variance of a whole size in the variance among the pairs with one player."""
+UNSEEN = 0.3
+"""Part of the variance of the differences that a kind of coalition may have which none of the pairs of its size shows,
+over the square of their number: about as often as that do such kinds occur. It keeps the standard errors of games that
+the proxy nearly spans from vanishing, and adds at most a few per cent to those of others."""
 STOPPING_INFLATION = 1.3
 """Standard errors grow by this factor when they decided when to stop."""
 
@@ -121,13 +125,14 @@ def stratified_estimate(coalitions: Booleans, utilities: Floats, *, seed: int, s
     values = values + _means_of_strata(design, residuals)
     values += ((utilities[1] - utilities[0]) - float(np.cumsum(values)[-1])) / n
     fewest = design.pairs_in_open_size or 0
-    errors = _standard_errors(design, held_out) if fewest >= 2 else None
+    errors = _standard_errors(design, held_out, differences) if fewest >= 2 else None
     if errors is not None and stopped_early:
         errors = STOPPING_INFLATION * errors
     estimate = _without_intervals(values, errors, "stratified", coalitions)
     if fewest < FEWEST_PAIRS or len(coalitions) < FEWEST_PER_PLAYER * n:
         return estimate
-    return _with_intervals(estimate, fewest - 1, approximate=len(coalitions) < ENOUGH_PER_PLAYER * n)
+    approximate = stopped_early or len(coalitions) < ENOUGH_PER_PLAYER * n
+    return _with_intervals(estimate, fewest - 1, approximate=approximate)
 
 
 def permutation_estimate(
@@ -179,7 +184,8 @@ def permutation_estimate(
     estimate = _without_intervals(values, errors, "permutations", coalitions)
     if n_pairs < FEWEST_PAIRS or len(coalitions) < FEWEST_PER_PLAYER * n:
         return estimate
-    return _with_intervals(estimate, n_pairs - 1, approximate=n_pairs < ENOUGH_PERMUTATION_PAIRS)
+    approximate = stopped_early or n_pairs < ENOUGH_PERMUTATION_PAIRS
+    return _with_intervals(estimate, n_pairs - 1, approximate=approximate)
 
 
 def exact_estimate(coalitions: Booleans, utilities: Floats) -> Estimate:
@@ -326,27 +332,35 @@ def _contrast(stratum: Stratum, differences: Floats) -> Floats:
     return with_player - without
 
 
-def _standard_errors(design: PairDesign, residuals: Floats) -> Floats:
+def _standard_errors(design: PairDesign, residuals: Floats, differences: Floats) -> Floats:
     """Standard error of each player, from the spread of the residuals in each size that is not exhausted.
 
     The variance among the pairs with a player is moderated by that of all pairs of the size, because a player may be in
-    one or two of them only.
+    one or two of them only. What no pair shows has a share of the variance of the differences themselves (`UNSEEN`).
     """
     variances = np.zeros(design.n_players)
     for stratum in design.strata:
         if stratum.undrawn:
-            variances += stratum.mass**2 * stratum.undrawn * _contrast_variance(stratum, residuals[stratum.pairs])
+            unseen = UNSEEN * _spread(differences[stratum.pairs]) / len(stratum.pairs) ** 2
+            variance = _contrast_variance(stratum, residuals[stratum.pairs], unseen)
+            variances += stratum.mass**2 * stratum.undrawn * variance
     return np.sqrt(variances) / design.n_players
 
 
-def _contrast_variance(stratum: Stratum, residuals: Floats) -> Floats:
-    """Variance of the contrast of each player, for pairs drawn with replacement."""
+def _spread(values: Floats) -> float:
+    """Variance of some values about their mean, 0 for one."""
+    centred = values - float(np.cumsum(values)[-1]) / len(values)
+    return float(np.cumsum(centred * centred)[-1]) / max(len(values) - 1, 1)
+
+
+def _contrast_variance(stratum: Stratum, residuals: Floats, unseen: float) -> Floats:
+    """Variance of the contrast of each player, for pairs drawn with replacement; `unseen` adds to that of a pair."""
     count = len(residuals)
     if stratum.is_middle:
         oriented = (2.0 * stratum.members - 1.0) * residuals
         mean = np.cumsum(oriented, axis=1)[:, -1] / count
         squares = np.cumsum((oriented - mean[:, None]) ** 2, axis=1)[:, -1]
-        return squares / (count * (count - 1))
+        return squares / (count * (count - 1)) + unseen / count
     centred = residuals - float(np.cumsum(residuals)[-1]) / count
     pooled = float(np.cumsum(centred * centred)[-1]) / (count - 1)
     total = np.zeros(len(stratum.members))
@@ -356,5 +370,5 @@ def _contrast_variance(stratum: Stratum, residuals: Floats) -> Floats:
         mean = (members @ centred) / at_least_one
         squares = np.cumsum(members * (centred - mean[:, None]) ** 2, axis=1)[:, -1]
         moderated = (squares + MODERATION * pooled) / (at_least_one - 1.0 + MODERATION)
-        total += moderated / at_least_one
+        total += (moderated + unseen) / at_least_one
     return total
