@@ -12,7 +12,7 @@ from creditd.wire.limits import RequestLimits
 from creditd.wire.validation import WireError
 from wire.forms import FORMS, at_pointer, in_form, ragged, sets_with_everything
 
-NAN = float("nan")
+NAN, INF = float("nan"), float("inf")
 LIMITS = RequestLimits()
 
 
@@ -355,3 +355,16 @@ def test_utilities_that_make_no_sense_are_refused(utility):
     body = {"columns": {"rewards": [[1.0]]}, "utility": utility}
     with pytest.raises(ValueError, match="validation error"):
         v1.ShapleyRequest.model_validate(body)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("values", [(1e308, 1e308), (1e308, -1e308), (INF, -INF)])
+def test_rewards_whose_sum_leaves_the_numbers_fail_their_set(form, values):
+    """Overflow is no warning and no number: it fails the set at the reward that is too large."""
+    sets = sets_with_everything(named=True)
+    candidate_of(sets)["named_rewards"] = dict(zip(("helpful", "a/b~c"), values, strict=True))
+    weights = {"helpful": 1e6, "a/b~c": 1e6}
+    for kind in ("sum_then_normalize", "normalize_then_sum"):
+        error, found = only_failure(in_form(form, sets, aggregation={"type": kind, "weights": weights}))
+        assert (error.row, error.position) == (1, 1)
+        assert found in values
