@@ -233,3 +233,6 @@ MUTANTS.update(TABLE_MUTANTS)
 from mutation.group_mutants import GROUP_MUTANTS  # noqa: E402 - it is built on the helpers above
 
 MUTANTS |= GROUP_MUTANTS
+from mutation.wiring_mutants import WIRING_MUTANTS  # noqa: E402 - it is built on the helpers above
+
+MUTANTS |= WIRING_MUTANTS
