@@ -86,7 +86,7 @@ def test_every_utility_is_its_definition(name, data):
 
 
 @every_utility
-@settings(max_examples=max(1, FEW // 4))
+@settings(max_examples=max(5, FEW // 4))
 @given(data=st.data())
 def test_every_rule_is_its_definition_under_every_utility(name, data):
     """Semivalues, prefix gains, Owen values and blends of two rules, by formula or through all 2^K utilities."""
@@ -104,7 +104,7 @@ def test_every_rule_is_its_definition_under_every_utility(name, data):
 
 
 @every_utility
-@settings(max_examples=max(1, FEW // 4))
+@settings(max_examples=max(5, FEW // 4))
 @given(data=st.data())
 def test_copies_are_null_players_under_every_utility(name, data):
     """Collapsed duplicates have credit 0, and the others what they have in the game in which copies change nothing."""
@@ -149,7 +149,7 @@ def test_copies_do_not_cost_a_formula(utility, n_copies):
 
 
 @every_utility
-@settings(max_examples=max(1, FEW // 2))
+@settings(max_examples=max(5, FEW // 2))
 @given(data=st.data())
 def test_neighbours_change_no_bit(name, data):
     """A set has the same bits alone and among others, whatever their sizes and the numbers of topics and labels."""
@@ -168,7 +168,7 @@ def test_neighbours_change_no_bit(name, data):
 
 
 @pytest.mark.parametrize("name", UTILITIES)
-@settings(max_examples=max(1, FEW // 2))
+@settings(max_examples=max(5, FEW // 2))
 @given(data=st.data())
 def test_permuted_candidates_have_permuted_credits(name, data):
     """To the last bit where a kernel has a formula, within rounding where determinants are taken."""
@@ -183,7 +183,7 @@ def test_permuted_candidates_have_permuted_credits(name, data):
 
 
 @pytest.mark.parametrize("name", BY_KERNEL)
-@settings(max_examples=max(1, FEW // 2))
+@settings(max_examples=max(5, FEW // 2))
 @given(data=st.data())
 def test_equal_candidates_have_equal_bits(name, data):
     """Candidates that are equal in everything share to the last bit."""
@@ -196,7 +196,7 @@ def test_equal_candidates_have_equal_bits(name, data):
 
 
 @every_utility
-@settings(max_examples=max(1, FEW // 2))
+@settings(max_examples=max(5, FEW // 2))
 @given(data=st.data())
 def test_candidates_without_a_reward_do_not_play(name, data):
     """A null takes a candidate out of the game; a set of nulls is worth v(∅), in the bits of any other set."""
@@ -223,7 +223,7 @@ def test_candidates_without_a_reward_do_not_play(name, data):
 
 @pytest.mark.parametrize("kind", ["pooled", "centered", "response_preserving", "none"])
 @pytest.mark.parametrize("name", ["max", "mean", "log-sum-exp", "redundancy", "a sum of all kinds"])
-@settings(max_examples=max(1, FEW // 2))
+@settings(max_examples=max(5, FEW // 2))
 @given(data=st.data())
 def test_parts_are_normalised_one_by_one(name, kind, data):
     """With parts, credits and utilities are weighted sums over the parts, and so are advantages, each on its own."""
