@@ -24,6 +24,13 @@ from creditd.credit import (
     Table,
     set_credit,
 )
+from creditd.credit.candidate_features import (
+    CandidateFeatures,
+    players_labels,
+    players_scores,
+    players_similarities,
+    players_topics,
+)
 from creditd.credit.candidate_sets import RewardPart
 from creditd.credit.flags import Flag
 from creditd.credit.set_utilities import NEEDS, empty_utility, max_players_of, method_of, needs, terms_of
@@ -373,3 +380,21 @@ def test_every_definition_has_a_utility():
     """The definitions and the utilities under test are the same, and all there are but tables."""
     names = {choice[0] for _, choice in UTILITIES.values() if isinstance(choice, tuple)}
     assert names == set(utility_oracles._GAMES) == set(NEEDS) - {"table"}
+
+
+@pytest.mark.parametrize(
+    ("gather", "sentence"),
+    [
+        (lambda features: players_labels(features, np.zeros((1, 1), dtype=np.int64)), "labels"),
+        (lambda features: players_scores(features, np.zeros((1, 1), dtype=np.int64)), "scores"),
+        (lambda features: players_topics(features, np.zeros((1, 1), dtype=np.int64)), "topics"),
+        (
+            lambda features: players_similarities(features, np.zeros(1, dtype=np.int64), np.zeros((1, 1), np.int64), 1),
+            "similarities",
+        ),
+    ],
+)
+def test_features_that_are_absent_are_named(gather, sentence):
+    """Gathering what is not there says what it is."""
+    with pytest.raises(ValueError, match=f"this utility needs {sentence}"):
+        gather(CandidateFeatures())
