@@ -318,7 +318,7 @@ def test_a_group_that_lost_an_item_fails_early_or_is_flagged():
 @pytest.mark.parametrize(
     ("item", "options", "sentence"),
     [
-        ({"n_players": 20}, {"estimator": {"budget": 5}}, "got 5, expected 44 or more"),
+        ({"n_players": 20}, {"estimator": {"budget": 5}}, "the budget is too small for 20 players: got 5"),
         ({"n_players": 20}, {"estimator": {"type": "exact", "budget": 2**19}}, "more than 65536 evaluations"),
         ({"n_players": 9}, {"estimator": {"type": "exact", "budget": 511}}, "got 511, expected 512 or more"),
         ({"n_players": 64}, {"estimator": {"budget": 2**31}}, "more than 65536 evaluations of 64 players"),
