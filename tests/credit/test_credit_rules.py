@@ -94,3 +94,12 @@ def test_each_rule_has_its_own_name():
     """The type of a rule names it once."""
     names = [rule.type for rule, _ in RULES.values()] + [Mixture.type]
     assert len(set(names)) == len(names) == 8
+
+
+def test_equal_weights_stay_exactly_equal():
+    """Shapley weights beside any number of null players are equal to the last bit: a formula is chosen by that."""
+    for total in range(2, 60):
+        for n in range(1, total + 1):
+            weights = without_null_players(size_weights(Shapley(), total), n)
+            assert len(set(weights.tolist())) == 1
+            assert abs(n * weights[0] - 1.0) < 1e-15 * n

@@ -65,7 +65,7 @@ def _kernel(utility_type, *, floor=False):
 
 def _rule(rule_type):
     """Shift the credit of one rule."""
-    return lambda result, _games, rule, _n: shifted(result) if rule.type == rule_type else None
+    return lambda result, _games, rule, *_: shifted(result) if rule.type == rule_type else None
 
 
 def _weights(rule_type):

@@ -6,8 +6,17 @@ from mutation.group_mutants import GROUP_MUTANTS
 from mutation.mutants import SET_MUTANTS
 from mutation.smooth_mutants import SMOOTH_MUTANTS
 from mutation.table_mutants import TABLE_MUTANTS
+from mutation.wiring_mutants import WIRING_MUTANTS
 
-FAMILIES = (SET_MUTANTS, CLOSED_MUTANTS, SMOOTH_MUTANTS, TABLE_MUTANTS, GROUP_MUTANTS, ESTIMATOR_MUTANTS)
+FAMILIES = (
+    SET_MUTANTS,
+    CLOSED_MUTANTS,
+    SMOOTH_MUTANTS,
+    TABLE_MUTANTS,
+    GROUP_MUTANTS,
+    ESTIMATOR_MUTANTS,
+    WIRING_MUTANTS,
+)
 MUTANTS = {name: mutant for family in FAMILIES for name, mutant in family.items()}
 if len(MUTANTS) != sum(map(len, FAMILIES)):
     raise ValueError("two mutants have one name")

@@ -32,10 +32,27 @@ def parsed(n_sets, **options):
     if "tokens" in options:
         columns["n_tokens"] = [12] * n_sets
         columns["spans"] = {"starts": [0, 3, 6, 9] * n_sets, "stops": [2, 5, 8, 11] * n_sets}
-    if options.get("utility") == {"type": "table"}:
-        columns["utilities"] = ragged([[0.0] * 16] * n_sets)
+    columns |= features_of(options, n_sets)
     columns["groups"] = [row // 8 for row in range(n_sets)]
     return ShapleyRequest.model_validate({"columns": columns, **options})
+
+
+def features_of(options, n_sets):
+    """What utilities and rules need beside rewards, for sets of four candidates."""
+    kind, columns = options.get("utility", {}).get("type"), {}
+    if kind == "table":
+        columns["utilities"] = ragged([[0.0] * 16] * n_sets)
+    if kind == "plurality":
+        columns["labels"] = [1, 2, 3, 4] * n_sets
+    if kind == "coverage":
+        columns["topics"] = ragged([[place, place + 1] for place in range(4)] * n_sets)
+    if kind in {"facility_location", "noisy_or"}:
+        columns["scores"] = ragged([[0.5, 0.25 * place] for place in range(4)] * n_sets)
+    if kind in {"redundancy", "log_det"}:
+        columns["similarities"] = ragged([[float(place % 5 == 0) for place in range(16)]] * n_sets)
+    if options.get("credit") == {"type": "owen"}:
+        columns["unions"] = [0, 0, 1, 1] * n_sets
+    return columns
 
 
 def watched(work):
@@ -89,6 +106,46 @@ def test_the_columnar_path_makes_no_object_per_set(options):
     assert len(larger) > 16 * len(body)
     assert more_calls == calls
     assert more_blocks - blocks < SLACK_BLOCKS
+
+
+WITH_FEATURES = {
+    "plurality": {"utility": {"type": "plurality"}},
+    "coverage": {"utility": {"type": "coverage"}},
+    "facility_location": {"utility": {"type": "facility_location", "weights": [1.0, 0.5]}},
+    "redundancy": {"utility": {"type": "redundancy", "penalty": 0.5}},
+    "owen": {"utility": {"type": "coverage"}, "credit": {"type": "owen"}},
+}
+
+
+@pytest.mark.parametrize("options", WITH_FEATURES.values(), ids=WITH_FEATURES)
+def test_features_make_no_object_per_set(options):
+    """From arrays to bytes, features make no object per set; calls grow with the blocks of a kernel alone."""
+    body, calls, blocks = answering(FEW, **options)
+    larger, more_calls, more_blocks = answering(MANY, **options)
+    assert len(larger) > 16 * len(body)
+    assert more_calls - calls < MANY // 8
+    assert more_blocks - blocks < SLACK_BLOCKS
+
+
+def test_arrays_of_features_are_made_without_a_call_per_set():
+    """Scores and similarities become arrays without a call per set; names cost a look into a dictionary each."""
+    counts = []
+    terms = [{"utility": {"type": name}} for name in ("noisy_or", "log_det")]
+    named = [{"utility": {"type": name}} for name in ("coverage", "plurality")]
+    for chosen in (terms, named):
+        for n_sets in (FEW, MANY):
+            columns = {
+                "rewards": ragged([[0.5, 0.25]] * n_sets),
+                "labels": [None, 1] * n_sets,
+                "topics": ragged([["a"], ["b", "a"]] * n_sets),
+                "scores": ragged([[0.5]] * (2 * n_sets)),
+                "similarities": ragged([[1.0, 0.5, 0.5, 1.0]] * n_sets),
+            }
+            request = ShapleyRequest.model_validate({"columns": columns, "utility": {"type": "sum", "terms": chosen}})
+            batch_of(request, LIMITS)
+            counts.append(watched(lambda request=request: batch_of(request, LIMITS))[1])
+    assert counts[0] == counts[1]
+    assert counts[3] - counts[2] > MANY - FEW
 
 
 def test_arrays_are_made_without_a_call_per_set():

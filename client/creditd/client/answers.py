@@ -60,20 +60,27 @@ def group_result(reply: Reply, body: Body) -> GroupResult:
     return _read(reply, lambda answer: _group_result(answer, body))
 
 
-def solve_answer(reply: Reply) -> dict[str, Any]:
+def solve_answer(reply: Reply, body: Body) -> dict[str, Any]:
     """The answer of `/v1/credit/shapley/solve`, as far as a conversation needs it.
 
     Raises:
-        ResponseError: If the answer is not in the schema.
+        ResponseError: If the answer is not in the schema, or not about the sets of the request.
     """
-    return _read(reply, _solve_answer)
+    return _read(reply, lambda answer: _solve_answer(answer, np.diff(body.row_splits).tolist()))
 
 
-def _solve_answer(answer: dict[str, Any]) -> dict[str, Any]:
-    if not isinstance(answer["done"], bool) or not all(
-        item["status"] in {"open", "ok", "error"} for item in answer["items"]
-    ):
+def _solve_answer(answer: dict[str, Any], sizes: list[int]) -> dict[str, Any]:
+    items = answer["items"]
+    if not isinstance(answer["done"], bool) or not {item["status"] for item in items} <= {"open", "ok", "error"}:
         raise ValueError("items: expected one of open, ok, error in each")
+    if len(items) != len(sizes):
+        raise ValueError(f"got {len(items)} items; expected {len(sizes)}")
+    wanted = evaluation.wanted_in(answer)
+    if not wanted and any(item["status"] == "open" for item in items):
+        raise ValueError("next: expected coalitions, because an item is open")
+    for row, players in wanted:
+        if any(not 0 <= player < sizes[row] for player in players):
+            raise ValueError(f"next: expected players from 0 to {sizes[row] - 1}")
     return answer
 
 

@@ -370,7 +370,7 @@ class Operations(Attempts):
                 answer = local.solve_answer(body, request_id)
             else:
                 ending = yield from self.exchange(SOLVE_PATH, body, deadline_s, request_id)
-                answer = answers.solve_answer(ending.success())
+                answer = answers.solve_answer(ending.success(), body)
             wanted = evaluation.wanted_in(answer)
             if not wanted:
                 return answers.solve_result(answer, body)

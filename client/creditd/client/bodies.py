@@ -254,7 +254,7 @@ def _spans(column: object, splits: Integers, name: str) -> dict[str, list[int]]:
 def per_candidate(column: object, splits: Integers, name: str) -> Sequence[Any]:
     """A column with one entry per candidate, flat or set by set."""
     entries = sequence(column, name)
-    nested = len(entries) > 0 and (isinstance(entries[0], (list, tuple)) or hasattr(entries[0], "tolist"))
+    nested = len(entries) > 0 and _is_list(entries[0])
     return _nested(entries, splits, name) if nested else entries
 
 
@@ -286,7 +286,9 @@ def _matrices(column: object, _: Integers, name: str) -> dict[str, Any]:
 
 
 def _is_list(value: object) -> bool:
-    return isinstance(value, (list, tuple)) or hasattr(value, "tolist")
+    """Whether something is a list or an array; a scalar of an array library is none."""
+    found: Any = value.tolist() if hasattr(value, "tolist") else value
+    return isinstance(found, (list, tuple))
 
 
 def _nested(column: Sequence[Any], splits: Integers, name: str) -> list[Any]:

@@ -176,6 +176,10 @@ def _reward_columns(
     row_splits = splits.tolist()
     rewards = [candidate.get("reward") for candidate in candidates]
     named = [candidate.get("named_rewards") for candidate in candidates]
+    for place, row in enumerate(named):
+        if row is not None and not isinstance(row, Mapping):
+            where = pointer(place).removesuffix("reward") + "named_rewards"
+            raise refusal(where, f"got {type(row).__name__}; expected a mapping from names to numbers")
     names = {frozenset(row) for row in named if row is not None}
     if not names:
         ignored = "reward" not in wanted.of_candidates and "utilities" not in wanted.of_sets

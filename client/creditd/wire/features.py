@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from creditd.wire import utilities
-from creditd.wire.arrays import ranks_of, splits_of
+from creditd.wire.arrays import ranks_of
 from creditd.wire.errors import ErrorCode
 from creditd.wire.utilities import MAX_TARGETS
 from creditd.wire.validation import wire_error
@@ -41,13 +40,14 @@ def topic_columns(
             ErrorCode.BUDGET_EXCEEDED, pointer, f"a candidate has more than {MAX_TARGETS} topics; expected fewer"
         )
     numbers, ordered = ranks_of(names)
-    rows = [np.unique(numbers[start:stop]) for start, stop in pairwise(splits.tolist())]
+    n_topics, lengths = max(len(ordered), 1), np.diff(splits)
+    different = np.unique(np.repeat(np.arange(len(lengths)), lengths) * n_topics + numbers)
     coverage = _coverage_in(choice)
     weights = coverage.weights or {}
     of_topics = [weights.get(str(name), coverage.default_weight) for name in ordered]
     return (
-        np.concatenate([np.zeros(0, dtype=np.int64), *rows]),
-        splits_of([len(row) for row in rows]),
+        different % n_topics,
+        np.searchsorted(different, np.arange(len(lengths) + 1) * n_topics),
         np.array(of_topics, dtype=np.float64),
     )
 

@@ -89,7 +89,9 @@ def combined(named: Mapping[str, Sequence[float | None]], aggregation: v1.Aggreg
         parts.append(RewardPart(weight=weight, rewards=values))
         if absent is not None:
             missing |= absent
-    total = np.cumsum([part.weight * part.rewards for part in parts], axis=0)[-1]
+    # Too large a sum is infinite, or no number, and fails its set by name.
+    with np.errstate(over="ignore", invalid="ignore"):
+        total = np.cumsum([part.weight * part.rewards for part in parts], axis=0)[-1]
     return RewardColumns(
         rewards=total,
         missing=missing if missing.any() else None,

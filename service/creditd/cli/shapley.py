@@ -166,7 +166,7 @@ def _read(source: Iterable[bytes], choices: ShapleyRequest) -> _Work:
     work = _Work()
     wanted = wanted_by(choices.utility, choices.credit, tokens=choices.tokens is not None)
     of_sets, of_candidates = wanted.fields()
-    named: tuple[int, frozenset[str]] | None = None
+    names = _RewardNames()
     for number, raw in enumerate(source, start=1):
         text = raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw
         if not text.strip():
@@ -177,12 +177,9 @@ def _read(source: Iterable[bytes], choices: ShapleyRequest) -> _Work:
             found = from_validation_error(error)
             work.lose(number, _names(text), found.code.value, found.detail)
             continue
-        names = _reward_names(item)
-        if named is None or (names is not None and not item.candidates):
-            named = (number, names or frozenset()) if item.candidates else named
-        elif names is None or names != named[1]:
-            detail = f"rewards have other names than those of line {named[0]}; expected the same names on all lines"
-            work.lose(number, {"id": item.id, "group": item.group}, "invalid_request", detail)
+        problem = names.problem(number, item)
+        if problem is not None:
+            work.lose(number, {"id": item.id, "group": item.group}, "invalid_request", problem)
             continue
         lack = lacking(0, item, of_sets, of_candidates)
         if lack is not None:
@@ -193,16 +190,46 @@ def _read(source: Iterable[bytes], choices: ShapleyRequest) -> _Work:
         for candidate in fields["candidates"]:
             candidate.pop("text", None)
         work.lines.append(_Line(number, fields))
+    for line in work.lines:
+        for candidate in line.item["candidates"]:
+            names.spell_out(candidate)
     return work
 
 
-def _reward_names(item: CandidateSet) -> frozenset[str] | None:
-    """The names of the rewards of a set, none for rewards without names; None if its candidates disagree."""
-    named = [candidate.named_rewards for candidate in item.candidates if "named_rewards" in candidate.model_fields_set]
-    if not named:
-        return frozenset()
-    names = {frozenset(row) for row in named if row is not None}
-    return next(iter(names), None) if len(names) <= 1 and len(named) == len(item.candidates) else None
+@dataclass
+class _RewardNames:
+    """The names of the rewards of a file, as the first line that has rewards tells them; none without names."""
+
+    line: int = 0
+    names: frozenset[str] = frozenset()
+
+    def problem(self, number: int, item: CandidateSet) -> str | None:
+        """What is wrong with the names of a line, if anything is. A line without any reward fits every other one."""
+        given = [candidate.model_fields_set for candidate in item.candidates]
+        named = [candidate.named_rewards for candidate in item.candidates if candidate.named_rewards is not None]
+        is_named = ["named_rewards" in fields for fields in given]
+        names = {frozenset(row) for row in named}
+        if len(names) > 1 or frozenset() in names or len(set(is_named)) > 1:
+            return "candidates have other names of rewards than others of this line; expected the same names for all"
+        if any(is_named) and any("reward" in fields for fields in given):
+            return "some candidates have reward and some named_rewards; expected one of them for all"
+        if not given or (any(is_named) and not names):
+            return None
+        found = next(iter(names), frozenset[str]())
+        if self.line == 0:
+            self.line, self.names = number, found
+        if found != self.names:
+            return f"rewards have other names than those of line {self.line}; expected the same names on all lines"
+        return None
+
+    def spell_out(self, candidate: dict[str, Any]) -> None:
+        """Give a candidate that was not scored a null under each name, so that it can be asked about alone."""
+        if "named_rewards" in candidate and candidate["named_rewards"] is None:
+            if self.names:
+                candidate["named_rewards"] = dict.fromkeys(sorted(self.names))
+            else:
+                del candidate["named_rewards"]
+                candidate["reward"] = None
 
 
 def _names(text: bytes) -> dict[str, str | int]:
