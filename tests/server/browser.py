@@ -132,7 +132,9 @@ def chromium(folder: Path) -> Iterator[Browser]:
         subprocess.Popen(["chromedriver", "--port=0"], stdout=subprocess.PIPE, stderr=log, text=True) as driver,
     ):
         try:
-            with httpx.Client(base_url=f"http://127.0.0.1:{_port_of(driver)}", timeout=PATIENCE_S, trust_env=False) as http:
+            with httpx.Client(
+                base_url=f"http://127.0.0.1:{_port_of(driver)}", timeout=PATIENCE_S, trust_env=False
+            ) as http:
                 answer = http.post("/session", json={"capabilities": {"alwaysMatch": _capabilities(folder)}})
                 assert answer.status_code == 200, answer.text
                 http.base_url = f"{http.base_url}/session/{answer.json()['value']['sessionId']}"

@@ -1,7 +1,7 @@
 """The page at `/`: one HTML document with its style and script inside, and the headers that keep it to this service.
 
-It holds no data and is the same for everybody, so it needs no key; what it asks of `/v1/` does. A browser cannot send a key
-when somebody types an address, so a page behind the key would be a page that nobody can open.
+It holds no data and is the same for everybody, so it needs no key; what it asks of `/v1/` does. A browser cannot send
+a key when somebody types an address, so a page behind the key would be a page that nobody can open.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ def page() -> Page:
     """The page and its headers.
 
     Returns:
-        HTML in UTF-8. The policy names the two inline parts by their digests, lets the page talk to its own origin alone,
-        and takes from scripts every way to turn text into HTML.
+        HTML in UTF-8. The policy names the two inline parts by their digests, lets the page talk to its own origin
+        alone, and takes from scripts every way to turn text into HTML.
     """
     html, style, script = (_part(name) for name in ("page.html", "page.css", "page.js"))
     policy = (

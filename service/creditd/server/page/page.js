@@ -210,7 +210,7 @@ function written(value, words, indent = "") {
 /** The body goes in by a here-document: nothing in it needs quoting, and its length has no limit. */
 function curlOf(text) {
   const key = apiKey ? ` -H "Authorization: Bearer $CREDITD_API_KEY"` : "";
-  return `curl -s '${SETS}' -H 'Content-Type: application/json'${key} --data-binary @- <<'JSON'\n${text}\nJSON\n`;
+  return `curl -s '${SETS}' \\\n  -H 'Content-Type: application/json'${key} --data-binary @- <<'JSON'\n${text}\nJSON\n`;
 }
 
 function pythonOf({ sets, ...options }) {
@@ -284,7 +284,7 @@ function complain(faults) {
   say("failure", rest.join("; "));
 }
 
-/** Line numbers, and complaints beside their lines where they fit, else below. */
+/** Line numbers, and complaints beside their lines; below as well where one of them does not fit. */
 function showLines(complaints) {
   const area = $("text"), lines = area.value.split("\n");
   marked = complaints;
@@ -302,8 +302,9 @@ function showLines(complaints) {
     });
     return element("li", {}, go, detail);
   }));
-  const beside = [...$("ghosts").querySelectorAll("em")];
-  $("problems").className = `says${beside.every((one) => one.offsetLeft + one.offsetWidth < area.clientWidth) ? " beside" : ""}`;
+  const notes = [...$("ghosts").querySelectorAll("em")];
+  for (const note of notes) note.style.maxWidth = `${Math.max(0, area.clientWidth - note.offsetLeft - 12)}px`;
+  $("problems").classList.toggle("beside", notes.every((note) => note.scrollWidth <= note.clientWidth));
   follow();
 }
 
