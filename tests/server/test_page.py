@@ -246,7 +246,7 @@ def test_the_text_of_a_candidate_is_never_html(browser):
     asked(browser, f"{NASTY}\n0.5")
     assert browser.text("#ghosts div").startswith(NASTY)
     asked(browser, json.dumps({"reward": 1, NASTY: 1}))
-    assert "there is no such field" in browser.text("#problems")
+    assert browser.texts("#problems li") == [f"Line 1{NASTY[:64]}: there is no such field".replace("/", "~1")]
     assert browser.run("return document.querySelectorAll('img, script, iframe').length") == before
     assert browser.run("return window.caught") is None
 
@@ -279,10 +279,10 @@ def test_a_complaint_about_a_choice_stands_under_it(browser):
         advantage='{"type": "pooled", "ddof": 2}',
         more='{"expect": {"group_size": 0}}',
     )
-    assert browser.text("#utility-says") == "the field is required; the field is required"
-    assert browser.text("#credit-says").startswith("got an unknown type; expected one of 'shapley'")
-    assert "less than or equal to 1" in browser.text("#advantage-says")
-    assert "greater than or equal to 1" in browser.text("#more-says")
+    assert browser.text("#utility-says") == "/utility/empty: the field is required; /utility/q: the field is required"
+    assert browser.text("#credit-says").startswith("/credit: got an unknown type; expected one of 'shapley'")
+    assert browser.text("#advantage-says") == "/advantage/ddof: expected less than or equal to 1"
+    assert browser.text("#more-says") == "/expect/group_size: expected greater than or equal to 1"
     assert browser.text("#status").startswith("Refused: invalid_request, request ")
     asked(
         browser,

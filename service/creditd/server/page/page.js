@@ -113,8 +113,8 @@ function setsOfColumns(columns) {
   const sizes = rewards || named.length ? (rewards || named[0][1]).map((row) => row.length)
     : columns.row_splits ? columns.row_splits.slice(1).map((stop, row) => stop - columns.row_splits[row])
       : tables.map((row) => Math.round(Math.log2(row.length)));
-  const ofCandidates = { texts: "text", candidate_ids: "id", labels: "label", unions: "union" };
-  const ofSets = { ids: "id", groups: "group", n_tokens: "n_tokens", set_rewards: "set_reward" };
+  const fieldsOfCandidates = { texts: "text", candidate_ids: "id", labels: "label", unions: "union" };
+  const fieldsOfSets = { ids: "id", groups: "group", n_tokens: "n_tokens", set_rewards: "set_reward" };
   const matrices = columns.similarities ? rowsOf(columns.similarities) : null;
   let at = 0;
   return sizes.map((size, row) => {
@@ -122,14 +122,14 @@ function setsOfColumns(columns) {
       const candidate = {}, index = at + place;
       if (rewards) candidate.reward = rewards[row][place];
       if (named.length) candidate.named_rewards = Object.fromEntries(named.map(([name, rows]) => [name, rows[row][place]]));
-      for (const [column, field] of Object.entries(ofCandidates)) if (columns[column]) candidate[field] = columns[column][index];
+      for (const [column, field] of Object.entries(fieldsOfCandidates)) if (columns[column]) candidate[field] = columns[column][index];
       for (const field of ["topics", "scores"]) if (columns[field]) candidate[field] = rowsOf(columns[field])[index];
       if (columns.spans) candidate.span = [columns.spans.starts[index], columns.spans.stops[index]];
       return candidate;
     });
     at += size;
     const set = { candidates };
-    for (const [column, field] of Object.entries(ofSets)) if (columns[column]) set[field] = columns[column][row];
+    for (const [column, field] of Object.entries(fieldsOfSets)) if (columns[column]) set[field] = columns[column][row];
     if (tables) set.utilities = tables[row];
     if (matrices) set.similarities = candidates.map((_, place) => matrices[row].slice(place * size, (place + 1) * size));
     return set;
@@ -252,15 +252,17 @@ function reading() {
   return { sets, faults, body };
 }
 
-/** Where on the page a JSON pointer points. */
-function placeOf(pointer, { sets, body }) {
-  const [, root, row, part, member] = pointer.split("/");
+/** A complaint of the service at its place on the page, with as much of its pointer as the place does not tell. */
+function complaintOf({ pointer, detail }, { sets, body }) {
+  const [, root, row, part, member, ...rest] = pointer.split("/");
   if (root === "sets" && sets[row]) {
     const { line, members } = sets[row];
-    return { line: part === "candidates" && members && members[member] ? members[member].line : line };
+    const found = part === "candidates" && members ? members[member] : undefined;
+    const field = (found ? rest : [part, member, ...rest]).filter((one) => one !== undefined).join("/");
+    return { line: found ? found.line : line, detail: !field || detail.startsWith(field) ? detail : `${field}: ${detail}` };
   }
-  if (CHOICES.includes(root)) return { field: root };
-  return root && has(body, root) ? { field: "more" } : {};
+  const field = CHOICES.includes(root) ? root : has(body, root) ? "more" : undefined;
+  return { field, detail: pointer ? `${pointer}: ${detail}` : detail };
 }
 
 let apiKey = "", lastRead = null, marked = new Map(), running = null, timer = 0, catalogue = new Map();
@@ -325,6 +327,7 @@ function changed() {
   const text = written(body, JSON_WORDS);
   say("curl", faults.length ? "" : curlOf(text));
   say("python", faults.length ? "" : pythonOf(body));
+  for (const button of document.querySelectorAll("[data-copies]")) button.disabled = faults.length > 0;
   $("results").classList.add("old");
   if (faults.length) say("status", "Not asked: see what is marked.");
   else if (!body.sets.length) say("status", "Nothing to share out yet.");
@@ -366,7 +369,7 @@ async function ask(text) {
     const ms = performance.now() - began;
     if (!ok) return refused(answer, read);
     const results = answer.sets || [];
-    complain(results.filter((set) => set.error).map(({ error }) => ({ ...placeOf(error.pointer, read), detail: error.detail })));
+    complain(results.filter((set) => set.error).map((set) => complaintOf(set.error, read)));
     show(results, read);
     const count = read.sets.reduce((sum, set) => sum + (set.members ? set.members.length : 0), 0);
     say("status", `${plural(results.length, "response")}, ${plural(count, "candidate")}, ${ms.toFixed(0)} ms, request ${answer.request_id}`);
@@ -381,10 +384,7 @@ const plural = (count, noun) => `${count} ${noun}${count === 1 ? "" : "s"}`;
 
 /** A request without an answer: every offence at its place, in the words of the service. */
 function refused(answer, read) {
-  const faults = (answer.errors || []).map(({ pointer, detail }) => {
-    const place = placeOf(pointer, read);
-    return { ...place, detail: place.line === undefined && !place.field && pointer ? `${pointer}: ${detail}` : detail };
-  });
+  const faults = (answer.errors || []).map((error) => complaintOf(error, read));
   complain(faults.length ? faults : [{ detail: answer.detail }]);
   $("results").replaceChildren();
   say("status", `Refused${answer.code ? `: ${answer.code}` : ""}${answer.request_id ? `, request ${answer.request_id}` : ""}`);
