@@ -324,6 +324,10 @@ HARD = "\n".join(
         "[1, 0.5, null]",
         "",
         "[0.125, 3]",
+        "",
+        "0.5 twin",
+        "0.5 twin",
+        "0.25 single",
     )
 )
 
@@ -363,7 +367,7 @@ def test_the_same_request_works_when_pasted(browser):
         more='{"malformed": {"duplicates": "collapse"}}',
     )
     shown = numbers(browser)
-    assert [len(card) for card in shown] == [4, 2, 0, 3, 2]
+    assert [len(card) for card in shown] == [4, 2, 0, 3, 2, 3]
     answer = results_of_curl(browser.text("#curl"))
     assert expected(answer) == shown
     program = results_of_python(browser.text("#python"))
@@ -503,8 +507,13 @@ def test_the_keyboard_reaches_everything_and_everything_has_a_name(browser):
             browser.cdp("Input.dispatchKeyEvent", type=kind, key="Tab", code="Tab", windowsVirtualKeyCode=9)
         reached.add(browser.run("return document.activeElement.id"))
     assert wanted <= reached
+    before = browser.text("#status")
     browser.type("#text", CONTROL + ENTER)
-    settled(browser)
+    browser.until(
+        "const says = document.querySelector('#status').textContent;"
+        "return /, request /.test(says) && says !== arguments[0]",
+        before,
+    )
 
 
 LUMINANCE = """
