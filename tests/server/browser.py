@@ -132,16 +132,22 @@ def chromium(folder: Path) -> Iterator[Browser]:
         subprocess.Popen(["chromedriver", "--port=0"], stdout=subprocess.PIPE, stderr=log, text=True) as driver,
     ):
         try:
-            with httpx.Client(
-                base_url=f"http://127.0.0.1:{_port_of(driver)}", timeout=PATIENCE_S, trust_env=False
-            ) as http:
-                answer = http.post("/session", json={"capabilities": {"alwaysMatch": _capabilities(folder)}})
-                assert answer.status_code == 200, answer.text
-                http.base_url = f"{http.base_url}/session/{answer.json()['value']['sessionId']}"
-                try:
+            driver_url = f"http://127.0.0.1:{_port_of(driver)}"
+            answer = httpx.post(
+                f"{driver_url}/session",
+                json={"capabilities": {"alwaysMatch": _capabilities(folder)}},
+                timeout=PATIENCE_S,
+                trust_env=False,
+            )
+            assert answer.status_code == 200, answer.text
+            session_url = f"{driver_url}/session/{answer.json()['value']['sessionId']}"
+            try:
+                with httpx.Client(base_url=session_url, timeout=PATIENCE_S, trust_env=False) as http:
                     yield Browser(http)
-                finally:
-                    http.delete("")
+            finally:
+                # To the letter: with a slash at its end the address is unknown, and the browser would outlive its driver.
+                ended = httpx.delete(session_url, timeout=PATIENCE_S, trust_env=False)
+                assert ended.status_code == 200, ended.text
         finally:
             driver.terminate()
             driver.wait(PATIENCE_S)

@@ -10,10 +10,10 @@ GUARDED = (
     "/metrics",
     "/openapi.json",
     "/nope",
-    "//",
+    "http://service//",
     "/index.html",
     "/livez/x",
-    "//livez",
+    "http://service//livez",
     "/LIVEZ",
     "/v1/livez",
 )
