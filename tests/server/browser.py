@@ -145,7 +145,7 @@ def chromium(folder: Path) -> Iterator[Browser]:
                 with httpx.Client(base_url=session_url, timeout=PATIENCE_S, trust_env=False) as http:
                     yield Browser(http)
             finally:
-                # To the letter: with a slash at its end the address is unknown, and the browser would outlive its driver.
+                # With a slash at its end the address would be unknown, and the browser would outlive its driver.
                 ended = httpx.delete(session_url, timeout=PATIENCE_S, trust_env=False)
                 assert ended.status_code == 200, ended.text
         finally:
