@@ -26,7 +26,7 @@ RESULTS = tests/benchmarks/results/$(shell $(PYTHON) tests/benchmarks/measure.py
 export OMP_NUM_THREADS := 1
 export OPENBLAS_NUM_THREADS := 1
 
-.PHONY: help serve setup fast test lint type arch pytest redis trainer demo bench format clean
+.PHONY: help serve setup fast test lint type arch browser pytest redis trainer demo bench format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -67,7 +67,16 @@ type: $(VENV)/dev.stamp ## lane: mypy, strict
 arch: $(VENV)/dev.stamp ## lane: import contracts
 	$(BIN)/lint-imports
 
-pytest: $(VENV)/dev.stamp ## lane: all tests that need neither Redis nor a trainer
+# Continuous integration (CI is set) installs the browser where there is apt; anywhere else what is there is used.
+browser:
+	@if command -v chromium >/dev/null && command -v chromedriver >/dev/null; then exit 0; fi; \
+	if test -n "$$CI" && test "$$(id -u)" = 0 && command -v apt-get >/dev/null \
+		&& apt-get update -qq >/dev/null \
+		&& DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends chromium chromium-driver >/dev/null; \
+	then exit 0; fi; \
+	echo "######## lane pytest: the page in a browser NOT RUN, chromium and chromium-driver are not installed ########"
+
+pytest: $(VENV)/dev.stamp browser ## lane: all tests that need neither Redis nor a trainer
 	$(BIN)/python -m pytest -q -n auto -m "not redis and not trainer" --cov --cov-report term:skip-covered
 
 # pytest leaves with 5 when a mark selects no test: that is said, and is not a pass.

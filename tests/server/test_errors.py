@@ -223,7 +223,9 @@ def test_a_body_of_the_limit_is_answered():
     assert post(body.ljust(1025), max_body_bytes=1024).status_code == 413
 
 
-@pytest.mark.parametrize("path", ["/nope", "/", "/v1", "/v1/credit", "/v1/credit/shapley/x", "/docs", "/redoc"])
+@pytest.mark.parametrize(
+    "path", ["/nope", "/index.html", "http://service//", "/v1", "/v1/credit", "/v1/credit/shapley/x", "/docs", "/redoc"]
+)
 def test_an_unknown_path_is_a_problem(path):
     """A path that nothing answers is 404 with a problem document."""
     problem_of(get(path), "not_found")

@@ -5,7 +5,18 @@ from server.running import GROUP, SHAPLEY, get, nested, on_service, post
 from server.test_errors import problem_of
 
 KEYS = ("first-key", "second-key")
-GUARDED = ("/v1/info", "/metrics", "/openapi.json", "/nope", "/", "/livez/x", "//livez", "/LIVEZ", "/v1/livez")
+GUARDED = (
+    "/v1/info",
+    "/metrics",
+    "/openapi.json",
+    "/nope",
+    "http://service//",
+    "/index.html",
+    "/livez/x",
+    "http://service//livez",
+    "/LIVEZ",
+    "/v1/livez",
+)
 
 
 def bearer(key):
@@ -14,8 +25,8 @@ def bearer(key):
 
 
 @pytest.mark.parametrize("path", GUARDED)
-def test_without_a_key_nothing_but_probes_answers(path):
-    """With keys configured every path but the probes is 401, the unknown ones too."""
+def test_without_a_key_nothing_but_probes_and_the_page_answers(path):
+    """With keys configured every path but the probes and the page is 401, the unknown ones too."""
     response = get(path, api_keys=KEYS)
     problem_of(response, "unauthorized")
     assert response.headers["www-authenticate"] == "Bearer"
@@ -33,9 +44,9 @@ def test_posts_need_a_key(path):
     problem_of(response, "unauthorized")
 
 
-@pytest.mark.parametrize("path", ["/livez", "/readyz"])
-def test_probes_need_no_key(path):
-    """Probes answer anybody."""
+@pytest.mark.parametrize("path", ["/livez", "/readyz", "/"])
+def test_probes_and_the_page_need_no_key(path):
+    """Probes answer anybody, and so does the page, which has to be there before a key can be typed into it."""
     assert get(path, api_keys=KEYS).status_code == 200
 
 

@@ -16,7 +16,7 @@ from creditd.server.errors import ServiceError, problem_response
 from creditd.server.middleware import Admission, KeyCheck, RequestRecord
 from creditd.server.openapi import openapi_document
 from creditd.server.resources import Resources
-from creditd.server.routes import credit, health, info
+from creditd.server.routes import credit, health, info, page
 from creditd.server.settings import Settings
 from creditd.server.warmup import warm_up
 from creditd.wire.errors import ErrorCode
@@ -48,7 +48,7 @@ def create_app(settings: Settings, resources: Resources | None = None) -> FastAP
         finally:
             held.close()
 
-    routers = (credit.router, info.router, health.router)
+    routers = (credit.router, info.router, health.router, page.router)
     paths = frozenset(str(getattr(route, "path", "")) for router in routers for route in router.routes)
     app = FastAPI(
         title="creditd",

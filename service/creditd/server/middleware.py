@@ -14,6 +14,7 @@ import uuid
 from typing import TYPE_CHECKING
 
 from creditd.server.errors import ServiceError, problem_response
+from creditd.server.page import PAGE_PATH
 from creditd.wire.errors import ErrorCode
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 PROBES = frozenset({"/livez", "/readyz"})
 """Paths that never need a key and are never refused."""
+OPEN_PATHS = PROBES | {PAGE_PATH}
+"""Paths that need no key: the probes, and a page without data that has to be there before anybody can type a key."""
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 
 log = logging.getLogger("creditd.request")
@@ -119,7 +122,7 @@ class _Traffic:
 
 
 class KeyCheck:
-    """Refuses every path but the probes to callers without a key, when keys are configured.
+    """Refuses every path but the probes and the page to callers without a key, when keys are configured.
 
     Keys are compared by digest, all of them each time, so that the time taken tells nothing.
     """
@@ -130,7 +133,7 @@ class KeyCheck:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one ASGI connection."""
-        if scope["type"] == "http" and self.digests and scope["path"] not in PROBES and not self._allowed(scope):
+        if scope["type"] == "http" and self.digests and scope["path"] not in OPEN_PATHS and not self._allowed(scope):
             error = ServiceError(
                 ErrorCode.UNAUTHORIZED, "got no valid API key; expected the header `Authorization: Bearer KEY`"
             )
