@@ -197,7 +197,7 @@ def _service(results: Results) -> str:
         f"Of {asked:,} request ids in the trainers' logs, {found:,} stand in the service's log as answered; "
         "results.json has of each run how many, the first and the last. Under `raise` a training that loses its "
         f"service has to end within {limit:g} s: the next rollouts, and a request of at most "
-        f"{results['settings']['request_deadline_s']:g} s with all its attempts. {lost}"
+        f"{results['settings']['outage_deadline_s']:g} s with all its attempts. {lost}"
     )
 
 

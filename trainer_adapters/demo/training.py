@@ -41,8 +41,10 @@ EVALUATED_SETS = 8
 WARMUP = 10
 EPSILON = 1e-4
 """What TRL and creditd add to a standard deviation."""
-REQUEST_DEADLINE_S = 4.0
-"""What a request may take, all attempts together."""
+REQUEST_DEADLINE_S = 60.0
+"""What a request may take, all attempts together: a machine that is busy elsewhere must not end a run."""
+OUTAGE_DEADLINE_S = 4.0
+"""The same in a run that is going to lose its service."""
 END_DEADLINE_S = 5.0
 """What may pass between the loss of the service and the end of the training: the next rollouts, and a request."""
 
@@ -74,6 +76,7 @@ def settings() -> dict[str, Any]:
         "evaluated_sets": EVALUATED_SETS * task.HELD_OUT,
         "annealed_over_steps": ANNEALED_OVER,
         "request_deadline_s": REQUEST_DEADLINE_S,
+        "outage_deadline_s": OUTAGE_DEADLINE_S,
         "end_deadline_s": END_DEADLINE_S,
         "optimizer": "TRL's defaults: loss dapo, beta 0, AdamW, gradient norm at most 1; a step per batch of rollouts",
     }
@@ -183,7 +186,8 @@ def train(plan: Plan, url: str, outage: Outage | None = None) -> dict[str, Any]:
     curve = Curve(None if outage else SetEvaluation(tables), plan.evaluate_every, outage)
     rewards = Rewards(tables, word_tokenizer(), plan.seed)
     with tempfile.TemporaryDirectory() as scratch:
-        trainer = _trainer(plan, url, policy, tables, rewards, scratch)
+        deadline_s = OUTAGE_DEADLINE_S if outage else REQUEST_DEADLINE_S
+        trainer = _trainer(plan, url, policy, tables, rewards, scratch, deadline_s)
         trainer.add_callback(curve)
         trainer.remove_callback(PrinterCallback)
         curve.trainer = trainer
@@ -275,7 +279,13 @@ def _best(rewards: Sequence[float]) -> float:
 
 
 def _trainer(
-    plan: Plan, url: str, policy: LlamaForCausalLM, tables: task.Tables, rewards: Rewards, scratch: str
+    plan: Plan,
+    url: str,
+    policy: LlamaForCausalLM,
+    tables: task.Tables,
+    rewards: Rewards,
+    scratch: str,
+    deadline_s: float,
 ) -> GRPOTrainer:
     """TRL's trainer with the settings that all methods share.
 
@@ -314,7 +324,7 @@ def _trainer(
     rule = anneal("shapley", "leave_one_out", steps=ANNEALED_OVER) if plan.method == "annealed" else plan.method
     return CreditGRPOTrainer(
         reward_funcs=[CandidateReward(rewards.of_candidates, parser=task.PARSER), rewards.of_format],
-        credit=CreditConfig(url=url, credit=rule, candidates=task.K, on_failure="raise", deadline_s=REQUEST_DEADLINE_S),
+        credit=CreditConfig(url=url, credit=rule, candidates=task.K, on_failure="raise", deadline_s=deadline_s),
         **shared,
     )
 

@@ -21,7 +21,7 @@ from creditd.wire.choices import CREDIT_NAMES, UTILITY_NAMES, options_of
 from creditd.wire.columns import batch_of
 from creditd.wire.errors import ErrorCode
 from creditd.wire.group_rows import GroupRows, solve_group
-from creditd.wire.limits import RequestLimits
+from creditd.wire.limits import RequestLimits, published
 from creditd.wire.set_batches import SetBatch, causes_first
 from creditd.wire.solve import SolveRequest
 from creditd.wire.solve_items import pointer_to, solve_item, solve_items
@@ -33,6 +33,8 @@ _M = TypeVar("_M", bound=BaseModel)
 
 _USAGE = v1.Usage(evaluations=0, from_cache=0, tokens_computed=0, tokens_naive=0, engine_s=0.0, queue_s=0.0)
 _UNLIMITED = sys.maxsize
+LIMITS = RequestLimits(table_candidates=16)
+"""As a service's by default, but for tables, which no body carries here."""
 
 
 def shapley_result(body: Body, request_id: str) -> ShapleyResult:
@@ -101,7 +103,7 @@ def solve_answer(body: Body, request_id: str) -> dict[str, Any]:
     """
     request = _parsed(SolveRequest, body, request_id)
     try:
-        solved = solve_items(request, RequestLimits())
+        solved = solve_items(request, LIMITS)
     except WireError as error:
         raise _refused(error, body, request_id) from None
     errors = {
@@ -158,22 +160,13 @@ def group_result(body: Body, request_id: str) -> GroupResult:
 
 def info() -> v1.Info:
     """The answer of `/v1/info`; bodies and requests in flight have no limit here."""
-    limits = RequestLimits()
     return v1.Info(
         service=_service(),
         utilities=list(UTILITY_NAMES),
         credits=list(CREDIT_NAMES),
         advantages=list(get_args(NormalizationType)),
         group_advantages=list(get_args(GroupRule)),
-        limits=v1.Limits(
-            sets=limits.sets,
-            candidates=limits.candidates,
-            table_candidates=limits.table_candidates,
-            token_advantages=limits.token_advantages,
-            tokens_per_set=limits.tokens_per_set,
-            body_bytes=_UNLIMITED,
-            requests_in_flight=_UNLIMITED,
-        ),
+        limits=published(LIMITS, body_bytes=_UNLIMITED, requests_in_flight=_UNLIMITED),
         models=[],
     )
 
@@ -191,9 +184,8 @@ def _parsed(model: type[_M], body: Body, request_id: str) -> _M:
 
 
 def _batch_and_options(request: v1.ShapleyRequest, body: Body, request_id: str) -> tuple[SetBatch, SetCreditOptions]:
-    limits = RequestLimits()
     try:
-        options, batch = options_of(request, limits), batch_of(request, limits)
+        options, batch = options_of(request, LIMITS), batch_of(request, LIMITS)
     except WireError as error:
         raise _refused(error, body, request_id) from None
     return batch, options
@@ -201,7 +193,7 @@ def _batch_and_options(request: v1.ShapleyRequest, body: Body, request_id: str) 
 
 def _solved_group(request: v1.GroupRequest, body: Body, request_id: str) -> GroupRows:
     try:
-        return solve_group(request, RequestLimits())
+        return solve_group(request, LIMITS)
     except WireError as error:
         raise _refused(error, body, request_id) from None
 

@@ -7,9 +7,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from creditd.credit.log_det import MAX_PLAYERS as MAX_LOG_DET_PLAYERS
+from creditd.credit.set_work import MAX_WORK_PER_SET
 from creditd.wire.errors import ErrorCode
 from creditd.wire.fields import MAX_SETS
+from creditd.wire.utilities import MAX_TARGETS, MAX_TERMS
+from creditd.wire.v1 import Limits
 from creditd.wire.validation import wire_error
+
+MAX_CELLS = 1 << 23
+"""Most players × evaluations of a request: the memory of its designs and of its answer."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +38,34 @@ class RequestLimits:
     token_advantages: int = 1 << 22
     tokens_per_set: int = 131_072
     evaluations: int = 1 << 16
+
+
+def published(limits: RequestLimits, *, body_bytes: int, requests_in_flight: int) -> Limits:
+    """All limits, as `/v1/info` names them.
+
+    Args:
+        limits: Bounds of one request.
+        body_bytes: Largest body.
+        requests_in_flight: Most requests at a time.
+
+    Returns:
+        Those of settings, and those that are the same everywhere.
+    """
+    return Limits(
+        sets=limits.sets,
+        candidates=limits.candidates,
+        table_candidates=limits.table_candidates,
+        token_advantages=limits.token_advantages,
+        tokens_per_set=limits.tokens_per_set,
+        body_bytes=body_bytes,
+        requests_in_flight=requests_in_flight,
+        evaluations=limits.evaluations,
+        evaluated_cells=MAX_CELLS,
+        targets=MAX_TARGETS,
+        log_det_candidates=MAX_LOG_DET_PLAYERS,
+        terms=MAX_TERMS,
+        additions_per_set=MAX_WORK_PER_SET,
+    )
 
 
 def check_rows(n_rows: int, limits: RequestLimits) -> None:

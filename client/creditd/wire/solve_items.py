@@ -23,7 +23,7 @@ from creditd.wire import solve
 from creditd.wire.arrays import group_numbers, numbers_or_missing, ranks_of, splits_of
 from creditd.wire.choices import normalization_of, rule_of
 from creditd.wire.errors import ErrorCode
-from creditd.wire.limits import RequestLimits, check_rows, check_tokens
+from creditd.wire.limits import MAX_CELLS, RequestLimits, check_rows, check_tokens
 from creditd.wire.validation import wire_error
 
 Booleans: TypeAlias = NDArray[np.bool_]
@@ -31,8 +31,6 @@ Floats: TypeAlias = NDArray[np.float64]
 Integers: TypeAlias = NDArray[np.int64]
 
 _NON_FINITE: dict[ErrorCodeOfSets, ErrorCodeOfSets] = {"non_finite_value": "non_finite_utility"}
-MAX_CELLS = 1 << 23
-"""Most players × coalitions: of one item's plan, of what is known of it, and of all that one answer asks for."""
 
 
 @dataclass(frozen=True)

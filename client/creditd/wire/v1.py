@@ -519,6 +519,17 @@ class Limits(WireModel):
     tokens_per_set: int
     body_bytes: int
     requests_in_flight: int
+    evaluations: int
+    """Utilities of one game that the caller evaluates."""
+    evaluated_cells: int
+    """Players times evaluations, over all games of a request."""
+    targets: int
+    """Scores, or topics, of one candidate."""
+    log_det_candidates: int
+    terms: int
+    """Of a sum of utilities."""
+    additions_per_set: int
+    """Arithmetic of one set, to an order of magnitude."""
 
 
 class Info(WireModel):

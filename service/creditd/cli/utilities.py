@@ -46,10 +46,14 @@ Utilities that only you can evaluate (a judge, a test suite, a reward model else
 
 All 2^K sets are evaluated where the budget allows, and the credit is exact. Otherwise a sample of pairs of
 complementary sets is, in a plan that is fixed by K and seed; the credit then has a standard error and a 95 % interval
-per candidate. From 30·K evaluations on the coverage of the interval is promised and tested; from 10·K on it carries the
-flag `interval_approximate`; below it there is none. `{"type": "permutations"}` is the audit mode: antithetic orders, no
-modelling. `target_standard_error` stops early. Without Python, `POST /v1/credit/shapley/solve` does the same: what
-is known goes in, the sets to evaluate next come out, until the answer is `done`; the service keeps nothing in between.
+per candidate. From 30·K evaluations on, with a fixed budget, the interval holds the true credit with .92 to .98 on
+average over candidates in the games that the tests try: facility location, votes, sums of unanimity games, log-sum-exp,
+K = 11 to 20. Where the utility is nearly a maximum, what no sampled set shows can be larger than the interval says: it
+is widened for that, and holds with .9 and more on average in the benchmark, single candidates less. From 10·K on, and
+after early stopping, it carries the flag `interval_approximate`; below it there is none.
+`{"type": "permutations"}` is the audit mode: antithetic orders, no modelling. `target_standard_error` stops early.
+Without Python, `POST /v1/credit/shapley/solve` does the same: what is known goes in, the sets to evaluate next come
+out, until the answer is `done`; the service keeps nothing in between.
 """
 
 

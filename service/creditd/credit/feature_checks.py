@@ -228,5 +228,8 @@ def _check_kernels(
             rows[bad],
             "non_finite_utility",
             "similarities",
-            lambda _: "the kernel is not positive definite; log det of some candidates is not a finite number",
+            lambda _: (
+                "the kernel is singular, or so nearly that its log-determinants have too few digits: "
+                "some candidates are almost determined by the others"
+            ),
         )

@@ -25,7 +25,7 @@ class Flag(IntFlag):
     UNSTABLE_NORMALIZATION = 128
     """The denominator is far below the spread of the credits, so the advantages are very large."""
     INTERVAL_APPROXIMATE = 256
-    """Between 10·n and 30·n coalitions were evaluated: the coverage of the intervals is not promised."""
+    """10·n to 30·n coalitions were evaluated, or it stopped early: the coverage of the intervals is not promised."""
 
     @property
     def wire_names(self) -> tuple[str, ...]:

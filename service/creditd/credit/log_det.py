@@ -28,8 +28,9 @@ MAX_PLAYERS = 16
 FORMS = ("identity_plus", "plain")
 SYMMETRY = 1e-6
 """L_ij and L_ji may differ by this share of the largest entry; their mean is used."""
-SINGULAR = 1e-13
-"""A candidate of which less than this share is left, given all the others, is determined by them within rounding."""
+SINGULAR = 4e-6
+"""A candidate of which less than this share is left, given all the others, leaves too few digits: the error of a
+log-determinant is up to 4e-16 over the smallest share, and exact values are promised to 1e-10 of their scale."""
 CHUNK_BYTES = 1 << 22
 """Aimed size of the temporaries; one set of 16 players takes 2 MB."""
 
@@ -67,10 +68,10 @@ def defect(kernels: Floats, utility: LogDet) -> NDArray[np.bool_]:
     """Which kernels give their sets no value.
 
     A kernel is refused when an entry is not finite, when it differs from its transpose, or when a player of I + L (of
-    L) keeps no more than 1e-13 of its diagonal entry after the elimination of all the others, 1/(K⁻¹)_ii ≤ 1e-13·K_ii:
-    it is then not positive definite, or no longer distinguishable from such a kernel in float64. The limit does not
-    depend on the scale of the players nor, beyond rounding, on their order, and what remains after fewer players is
-    larger: a kernel that passes has a log-determinant for every coalition, in every order.
+    L) keeps no more than 4e-6 of its diagonal entry after the elimination of all the others, 1/(K⁻¹)_ii ≤ 4e-6·K_ii:
+    it is then not positive definite, or so near to that border that float64 has too few digits for an exact value. The
+    limit does not depend on the scale of the players nor, beyond rounding, on their order, and what remains after fewer
+    players is larger: a kernel that passes has a log-determinant for every coalition, in every order.
 
     Args:
         kernels: Shape (B, n, n), float64; any values.

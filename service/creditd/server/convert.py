@@ -17,11 +17,12 @@ from creditd.server.settings import Settings
 from creditd.wire.choices import CREDIT_NAMES, UTILITY_NAMES
 from creditd.wire.errors import ERROR_KINDS, ErrorCode, ErrorItem
 from creditd.wire.group_rows import GroupRows
+from creditd.wire.limits import RequestLimits, published
 from creditd.wire.set_batches import SetBatch, causes_first
 from creditd.wire.solve import SolveRequest
 from creditd.wire.solve_items import SolvedItems, solve_item
 from creditd.wire.solve_items import pointer_to as solve_pointer
-from creditd.wire.v1 import FlagName, Info, Limits, Service
+from creditd.wire.v1 import FlagName, Info, Service
 from creditd.wire.versions import METHODS_VERSION, package_version
 
 FLAG_NAMES: tuple[FlagName, ...] = Flag(sum(Flag)).wire_names  # type: ignore[assignment]
@@ -109,7 +110,7 @@ def group_body(answer: GroupRows, head: Mapping[str, Any]) -> bytes:
     return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-def info_body(settings: Settings) -> bytes:
+def info_body(settings: Settings, limits: RequestLimits) -> bytes:
     """The answer to `/v1/info` as JSON that fits `Info`."""
     document = Info(
         service=service(),
@@ -117,14 +118,8 @@ def info_body(settings: Settings) -> bytes:
         credits=list(CREDIT_NAMES),
         advantages=list(get_args(NormalizationType)),
         group_advantages=list(get_args(GroupRule)),
-        limits=Limits(
-            sets=settings.max_sets,
-            candidates=settings.max_candidates,
-            table_candidates=settings.max_table_candidates,
-            token_advantages=settings.max_token_advantages,
-            tokens_per_set=settings.max_tokens_per_set,
-            body_bytes=settings.max_body_bytes,
-            requests_in_flight=settings.max_requests_in_flight,
+        limits=published(
+            limits, body_bytes=settings.max_body_bytes, requests_in_flight=settings.max_requests_in_flight
         ),
         models=[],
     )

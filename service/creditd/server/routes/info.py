@@ -16,7 +16,9 @@ router = APIRouter(prefix="/v1", tags=["service"])
 @router.get("/info", operation_id="info", response_model=Info, responses=failures())
 async def info(request: Request) -> Response:
     """Version, methods and limits of this service."""
-    return Response(info_body(resources_of(request).settings), media_type="application/json")
+    return Response(
+        info_body(resources_of(request).settings, resources_of(request).limits), media_type="application/json"
+    )
 
 
 @router.get("/utilities", operation_id="utilities", response_model=Catalogue, responses=failures())
