@@ -168,7 +168,36 @@ class LogSumExp:
 
 Game = FacilityLocation | Plurality | UnanimityGames | LogSumExp
 
+
+@dataclass(frozen=True)
+class Maximum:
+    """v(S) = max a_i, 0 for nobody: what the proxy of the estimators contains.
+
+    Attributes:
+        rewards: a, shape (n,).
+    """
+
+    rewards: Floats
+
+    def utilities(self, coalitions: Booleans) -> Floats:
+        """Utility of each coalition, shape (R,)."""
+        best = np.where(coalitions, self.rewards, -np.inf).max(axis=1)
+        return np.where(coalitions.any(axis=1), best, 0.0)
+
+    @property
+    def shapley_values(self) -> Floats:
+        """Each step from one reward to the next is shared by those above it."""
+        order = np.argsort(self.rewards)
+        steps = np.diff(self.rewards[order], prepend=0.0) / np.arange(len(order), 0, -1)
+        values = np.empty(len(order))
+        values[order] = np.cumsum(steps)
+        return values
+
+
 GAMES = ("facility_location", "plurality", "unanimity_games", "log_sum_exp")
+
+MAXIMUM = "maximum"
+"""Not among the games of which anything is promised, nor among those of which errors are compared."""
 
 
 def game(name: str, n_players: int, seed: int) -> Game:
@@ -176,9 +205,11 @@ def game(name: str, n_players: int, seed: int) -> Game:
 
     Facility location: points of the plane, 32 targets, Gaussian similarity. Plurality: five answers with chances 0.3,
     0.25, 0.2, 0.15 and 0.1, rewards 1, 0, 0, 0.5 and 0. Unanimity games: 40 teams of one to five players with standard
-    normal weights. Log-sum-exp: uniform rewards, τ = 1/4.
+    normal weights. Log-sum-exp: uniform rewards, τ = 1/4. Maximum: standard normal rewards.
     """
-    random = np.random.default_rng([seed, n_players, GAMES.index(name)])
+    random = np.random.default_rng([seed, n_players, (*GAMES, MAXIMUM).index(name)])
+    if name == MAXIMUM:
+        return Maximum(random.normal(size=n_players))
     if name == "facility_location":
         points, targets = random.normal(size=(n_players, 2)), random.normal(size=(32, 2))
         squares = ((points[:, None, :] - targets[None, :, :]) ** 2).sum(axis=2)

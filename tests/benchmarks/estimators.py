@@ -164,13 +164,13 @@ def main() -> None:
                 source = game(kind, n_players, seed)
                 truth = source.shapley_values
                 for name in names:
-                    if name in failures:
+                    if f"{cell}: {name}" in failures:
                         continue
                     before = time.perf_counter()
                     try:
                         values, used = estimate(ESTIMATORS[name], source, n_players, budget, seed)
                     except Exception as error:  # noqa: BLE001 - a peer that cannot run is named in the result
-                        failures[name] = f"{cell}: {type(error).__name__}: {error}"[:300]
+                        failures[f"{cell}: {name}"] = f"{type(error).__name__}: {error}"[:300]
                         continue
                     error = float(((values - truth) ** 2).mean() / truth.var())
                     errors.setdefault(cell, {}).setdefault(name, []).append(error)
@@ -204,7 +204,7 @@ def report(
 ) -> None:
     """Print nMSE per cell, geometric means, and the best of shapiq per cell."""
     means = {cell: {name: float(np.mean(values)) for name, values in row.items()} for cell, row in errors.items()}
-    complete = [name for name in names if name not in failures]
+    complete = [name for name in names if all(name in row for row in means.values())]
     print(
         f"nMSE, mean of {seeds} seeds: geometric mean over {len(means)} cells; the same without log-sum-exp, which is"
     )
@@ -219,7 +219,7 @@ def report(
         print(f"  {name:34s} {everything:.5f}  {rough:.5f}  {milliseconds:9.1f}")
     print("per cell: creditd stratified, best of shapiq, ratio")
     for cell, row in means.items():
-        peers = {name: value for name, value in row.items() if not name.startswith("creditd") and name in complete}
+        peers = {name: value for name, value in row.items() if not name.startswith("creditd")}
         ours = row.get("creditd stratified")
         if peers and ours is not None:
             best = min(peers, key=lambda name: peers[name])

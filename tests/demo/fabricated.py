@@ -52,7 +52,8 @@ def results(best, equal, *, leave_one_out=(-0.1, -0.1), same_runs=False):
     }  # fmt: skip
     settings = {
         "schedule": schedule, "quick": False, "weights": 1, "prompts_per_step": 32, "rollouts_per_prompt": 8,
-        "evaluated_sets": 512, "annealed_over_steps": 50, "request_deadline_s": 60.0, "outage_deadline_s": 4.0, "end_deadline_s": 5.0,
+        "evaluated_sets": 512, "annealed_over_steps": 50, "request_deadline_s": 60.0,
+        "outage_deadline_s": 4.0, "end_deadline_s": 5.0,
         "sources": "0", "versions": dict.fromkeys(("python", "torch", "trl", "transformers"), "x"),
     }  # fmt: skip
     lost = {"signal": "SIGKILL", "after_step": 5, "planned_steps": 50, "seconds_to_end": 3.0, "error": "Lost: no"}
