@@ -8,7 +8,7 @@ import pytest
 from creditd.credit.set_credit import set_credit
 from creditd.scoring.candidate_credit import score_candidate_sets
 from creditd.scoring.deadline import Deadline
-from creditd.server.convert import envelope, shapley_body
+from creditd.server.convert import envelope, json_body, shapley_document
 from creditd.server.resources import Resources
 from creditd.server.settings import Settings
 from creditd.wire.choices import options_of
@@ -65,7 +65,7 @@ def answering(n_sets, **options):
 
     def work():
         answer = score_candidate_sets(batch.sets, choices, batch.rejected, Deadline.after(60.0))
-        return shapley_body(answer, batch, head)
+        return json_body(shapley_document(answer, batch, head))
 
     work()  # what is computed once per process is there after the first time
     runs = [watched(work) for _ in range(REPEATS)]
@@ -110,7 +110,7 @@ def test_the_watch_sees_an_object_per_set():
         request = ShapleyRequest.model_validate({"sets": sets})
         choices, batch = options_of(request, LIMITS), batch_of(request, LIMITS)
         answer = set_credit(batch.sets, choices, batch.rejected)
-        _, calls, blocks = watched(lambda: shapley_body(answer, batch, envelope("r", 0.0)))  # noqa: B023  # used at once
+        _, calls, blocks = watched(lambda: json_body(shapley_document(answer, batch, envelope("r", 0.0))))  # noqa: B023  # used at once
         counts.append((calls, blocks))
     assert counts[1][0] > counts[0][0] + 256
     assert counts[1][1] > counts[0][1] + 256

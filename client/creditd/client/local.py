@@ -172,6 +172,7 @@ def info() -> v1.Info:
             token_advantages=limits.token_advantages,
             tokens_per_set=limits.tokens_per_set,
             body_bytes=_UNLIMITED,
+            binary_body_bytes=_UNLIMITED,
             requests_in_flight=_UNLIMITED,
         ),
         models=[],
