@@ -33,17 +33,21 @@ _FIELDS = frozenset({"dtype", "shape", "data", "missing"})
 _REQUIRED = ("dtype", "shape", "data")
 
 
-@dataclass(frozen=True, eq=False)
 class NumbersAndNulls:
     """Numbers, some of which are null.
+
+    No dataclass, because writers of JSON know dataclasses and would write its parts.
 
     Attributes:
         values: float64 or int64; what stands at a null means nothing.
         missing: Of the same shape, bool; True for null.
     """
 
-    values: Numeric
-    missing: Booleans
+    __slots__ = ("missing", "values")
+
+    def __init__(self, values: Numeric, missing: Booleans) -> None:
+        self.values = values
+        self.missing = missing
 
     def __len__(self) -> int:
         return len(self.values)

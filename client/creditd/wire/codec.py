@@ -16,7 +16,7 @@ from typing import Any
 import msgpack
 import numpy as np
 
-from creditd.wire.buffers import NumbersAndNulls, array_of, buffer_of
+from creditd.wire.buffers import NumbersAndNulls, array_of, buffer_of, is_buffer
 
 MEDIA_TYPE = "application/vnd.creditd.v1+msgpack"
 
@@ -111,7 +111,7 @@ def _object(pairs: list[tuple[Any, Any]]) -> dict[str, Any]:
 
 def _with_arrays(pairs: list[tuple[Any, Any]]) -> Any:  # noqa: ANN401 - an object or an array
     found = _object(pairs)
-    return array_of(found) if found.keys() == {"dtype", "shape", "data"} else found
+    return array_of(found) if is_buffer(found) else found
 
 
 def _ext(_: int, __: bytes) -> object:
