@@ -101,7 +101,7 @@ def encoded(body: Mapping[str, Any], media_type: str = JSON) -> bytes:
         if media_type == JSON:
             return to_json(given, inf_nan_mode="constants", fallback=_listed)
         return codec.encode({name: _packable(value, name) for name, value in given.items()})
-    except (OverflowError, PydanticSerializationError, TypeError, ValueError) as error:
+    except (PydanticSerializationError, TypeError, ValueError) as error:
         detail = f"got something without a JSON form ({error}); expected numbers, strings, lists and mappings"
         raise refusal("", detail) from None
 

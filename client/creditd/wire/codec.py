@@ -45,9 +45,8 @@ def encode(document: Mapping[str, Any]) -> bytes:
         MessagePack in which every array is a buffer.
 
     Raises:
-        TypeError: If it holds something else.
+        TypeError: If it holds something else, or an integer of more than 64 bits.
         ValueError: If a string is no text.
-        OverflowError: If an integer has more than 64 bits.
     """
     packed: bytes = msgpack.packb(document, default=_packed)
     return packed

@@ -1,7 +1,8 @@
 """What every schema of the wire is made of: numbers with bounds, names, ragged arrays, the strict base model.
 
-Every array of numbers takes a buffer in the binary format. A type called `…Column` keeps it as an array, so that
-columns reach the arithmetic without an object per number; the others make a list of it.
+Every array of numbers takes a buffer in the binary format, but for token ranges and coalitions, which are short and
+many. A type called `…Column` keeps it as an array, so that columns reach the arithmetic without an object per number;
+the others make a list of it.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ _INDEX_BOUNDS = (-(2**62), 2**62)
 Numbers: TypeAlias = Annotated[list[float], BufferOr(_Numbers, kept=False)]
 NumbersOrNull: TypeAlias = Annotated[list[float | None], BufferOr(_NumbersOrNull, nulls=True, kept=False)]
 Indices: TypeAlias = Annotated[list[int], BufferOr(_Indices, integers=True, bounds=_INDEX_BOUNDS, kept=False)]
+
+Names: TypeAlias = Annotated[list[str | int], BufferOr(_NamesOfCandidates, integers=True, kept=False)]
 
 NumberColumn: TypeAlias = Annotated[list[float] | NDArray[np.float64], BufferOr(_Numbers)]
 NumberOrNullColumn: TypeAlias = Annotated[

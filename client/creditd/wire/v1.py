@@ -30,6 +30,7 @@ from creditd.wire.fields import (
     Indices,
     Name,
     NameColumn,
+    Names,
     NumberOrNullColumn,
     Numbers,
     NumbersOrNull,
@@ -78,11 +79,15 @@ class MaxAtKCredit(WireModel):
     k: Positive
 
 
+_MixtureWeights: TypeAlias = Annotated[list[Weight], Field(fail_fast=True, min_length=1, max_length=1000)]
+MixtureWeights: TypeAlias = Annotated[list[float], BufferOr(_MixtureWeights, kept=False, longest=1000)]
+
+
 class MixtureCredit(WireModel):
     """Weights w_1 … w_K, for sets of K candidates."""
 
     type: Literal["mixture"]
-    weights: Annotated[list[Weight], Field(fail_fast=True, min_length=1, max_length=1000)]
+    weights: MixtureWeights
 
 
 EndChoice: TypeAlias = PlainRule | Annotated[PlainCredit | MaxAtKCredit | MixtureCredit, Field(discriminator="type")]
@@ -161,6 +166,12 @@ class AggregationChoice(WireModel):
     """Weight by name; 1 for a name that is not here."""
 
 
+_Topics: TypeAlias = Annotated[list[Name], Field(fail_fast=True, max_length=MAX_TARGETS)]
+Topics: TypeAlias = Annotated[list[str | int], BufferOr(_Topics, integers=True, kept=False, longest=MAX_TARGETS)]
+_Scores: TypeAlias = Annotated[list[float], Field(fail_fast=True, max_length=MAX_TARGETS)]
+Scores: TypeAlias = Annotated[list[float], BufferOr(_Scores, kept=False, longest=MAX_TARGETS)]
+
+
 class Candidate(WireModel):
     """One item of a candidate set."""
 
@@ -170,9 +181,9 @@ class Candidate(WireModel):
     """Several rewards by name, instead of `reward`: the same names for all candidates; null for all when not scored."""
     label: Name | None = None
     """The answer that the candidate gives. Needed by `plurality`."""
-    topics: Annotated[list[Name], Field(fail_fast=True, max_length=MAX_TARGETS)] | None = None
+    topics: Topics | None = None
     """What it covers. Needed by `coverage`."""
-    scores: Annotated[list[float], Field(fail_fast=True, max_length=MAX_TARGETS)] | None = None
+    scores: Scores | None = None
     """What it is worth to each target. Needed by `facility_location` and `noisy_or`."""
     union: Name | None = None
     """Candidates of one union share a name. Needed by the credit `owen`."""
@@ -237,7 +248,7 @@ class SetColumns(WireModel):
     """One per candidate, aligned with the values of `rewards`."""
     labels: CandidateNameOrNullColumn | None = None
     """The answer of each candidate, aligned with the values of `rewards`."""
-    topics: RaggedNames | Annotated[list[list[Name]], Field(fail_fast=True)] | None = None
+    topics: RaggedNames | Annotated[list[Names], Field(fail_fast=True)] | None = None
     """One row per candidate."""
     scores: RaggedNumbers | Annotated[list[Numbers], Field(fail_fast=True)] | None = None
     """One row per candidate."""
