@@ -20,6 +20,7 @@ _PLAIN_DETAILS = {
     "list_type": "expected a valid array",
     "dict_type": "expected an object",
     "model_type": "expected an object",
+    "model_attributes_type": "expected an object",
 }
 """What is said whatever the field; of containers in JSON's words, whatever the format of the body."""
 _MAX_SEGMENT = 64
