@@ -140,7 +140,6 @@ GOOD = packed([1.0, 2.0], "<f8")
         ({"shape": [-2]}, "one or two counts"),
         ({"shape": [2.0]}, "one or two counts"),
         ({"shape": [True, True]}, "one or two counts"),
-        ({"shape": [2, 1]}, "got 2 axes; expected 1"),
         ({"shape": [3]}, "got 16 bytes"),
         ({"shape": [2**60]}, "got 16 bytes"),
         ({"shape": [2**63]}, "got 16 bytes"),
@@ -160,6 +159,13 @@ def test_parts_that_do_not_fit_are_told(change, sentence):
     (entry,) = caught.value.errors()
     assert entry["loc"] == ()
     assert sentence in entry["msg"]
+
+
+def test_axes_are_those_of_the_list():
+    """A row where rows belong, and rows where a row belongs, are what they would be as lists."""
+    assert checked(fields.NumberColumn, {**GOOD, "shape": [1, 2]}) == [((0,), "float_type")]
+    assert checked(v1.GroupRewards, GOOD) == [((0,), "list_type")]
+    assert checked(fields.NumberColumn, {**GOOD, "shape": [0, 2], "data": b""}) == []
 
 
 @pytest.mark.parametrize("name", ["dtype", "shape"])

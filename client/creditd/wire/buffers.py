@@ -60,12 +60,11 @@ class NumbersAndNulls:
         return found
 
 
-def array_of(buffer: Mapping[str, Any], axes: int | None = None) -> Numeric | NumbersAndNulls:
+def array_of(buffer: Mapping[str, Any]) -> Numeric | NumbersAndNulls:
     """The array that a buffer holds.
 
     Args:
         buffer: An object with `dtype`, `shape`, `data` and perhaps `missing`, as it was sent.
-        axes: How many axes it must have; None: any number.
 
     Returns:
         A read-only view of the bytes, or numbers with nulls.
@@ -86,8 +85,6 @@ def array_of(buffer: Mapping[str, Any], axes: int | None = None) -> Numeric | Nu
         raise ValueError("data: expected bytes")  # noqa: TRY004 - of the sender, not of the caller
     if not isinstance(shape, list) or not 1 <= len(shape) <= 2 or any(type(n) is not int or n < 0 for n in shape):
         raise ValueError("shape: expected one or two counts")
-    if axes is not None and len(shape) != axes:
-        raise ValueError(f"shape: got {len(shape)} axes; expected {axes}")
     count = shape[0] if len(shape) == 1 else shape[0] * shape[1]
     if count * dtype.itemsize != len(data):
         raise ValueError(f"data: got {len(data)} bytes; expected as many as shape and dtype say")
@@ -160,8 +157,10 @@ class BufferOr:
     def _array(self, value: object, as_list: Callable[[object], Any]) -> Any:  # noqa: ANN401 - array or list
         if not is_buffer(value):
             return as_list(value)
-        found = array_of(value, self.axes)  # type: ignore[arg-type]  # is_buffer says so
+        found = array_of(value)  # type: ignore[arg-type]  # is_buffer says so
         values, missing = (found.values, found.missing) if isinstance(found, NumbersAndNulls) else (found, None)
+        if values.ndim != self.axes:
+            return as_list([[]] * min(len(values), 1) if values.ndim > self.axes else values[:1].tolist())
         if len(values) < self.fewest or (self.longest is not None and len(values) > self.longest):
             return as_list([[] if self.axes > 1 else 0] * len(values))
         offence = self._offence(values, missing)
