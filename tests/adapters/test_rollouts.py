@@ -276,9 +276,11 @@ def answering(change):
     """A service that answers as it should, but for one change to the columns."""
 
     def handler(request):
-        body = json.loads(request.content)
-        splits = np.array(body["columns"]["rewards"]["row_splits"])
-        sent = Body(content=request.content, row_splits=splits)
+        received = Body(
+            content=request.content, row_splits=np.zeros(1, dtype=np.int64), media_type=request.headers["Content-Type"]
+        )
+        splits = np.array(json.loads(received.text)["columns"]["rewards"]["row_splits"])
+        sent = dataclasses.replace(received, row_splits=splits)
         answer = json.loads(answer_text(shapley_result(sent, request.headers["X-Request-Id"])))
         change(answer["columns"])
         return httpx.Response(200, json=answer)

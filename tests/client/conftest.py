@@ -8,13 +8,13 @@ from itertools import pairwise
 
 import httpx
 import pytest
-from pydantic_core import to_json
+from pydantic_core import from_json, to_json
 
 from creditd.client import AsyncClient, Client
 from creditd.client.steps import Timing
 from creditd.credit.flags import Flag
 from creditd.credit.set_credit import set_credit
-from creditd.wire import v1
+from creditd.wire import codec, v1
 from creditd.wire.choices import options_of
 from creditd.wire.columns import batch_of
 from creditd.wire.errors import ERROR_KINDS, ErrorCode, ErrorItem, problem
@@ -139,9 +139,11 @@ def solved(request: httpx.Request) -> httpx.Response:
     head = {"request_id": request.headers["x-request-id"], "service": SERVICE, "usage": USAGE}
     if request.url.path == "/readyz":
         return httpx.Response(200, text="ready\n")
+    binary = request.headers.get("content-type") == codec.MEDIA_TYPE
+    asked = codec.decode(request.content) if binary else from_json(request.content)
     if request.url.path == "/v1/credit/group":
-        return _json(head | _group(v1.GroupRequest.model_validate_json(request.content)))
-    return _json(head | _shapley(v1.ShapleyRequest.model_validate_json(request.content)))
+        return _json(head | _group(v1.GroupRequest.model_validate(asked)))
+    return _json(head | _shapley(v1.ShapleyRequest.model_validate(asked)))
 
 
 def _json(document: dict) -> httpx.Response:

@@ -83,7 +83,14 @@ WRONG = {
 }
 
 
-def asked(method: str, *arguments, settings: Settings | None = None, drained: bool = False, **options):
+def asked(
+    method: str,
+    *arguments,
+    settings: Settings | None = None,
+    drained: bool = False,
+    wire_format: str = "binary",
+    **options,
+):
     """Start the service, call it, stop it."""
 
     async def call():
@@ -91,7 +98,9 @@ def asked(method: str, *arguments, settings: Settings | None = None, drained: bo
         app = create_app(resources.settings, resources)
         async with (
             app.router.lifespan_context(app),
-            AsyncClient("http://credit.test", transport=httpx.ASGITransport(app), deadline_s=20) as client,
+            AsyncClient(
+                "http://credit.test", transport=httpx.ASGITransport(app), deadline_s=20, wire_format=wire_format
+            ) as client,
         ):
             await client.wait_until_ready(timeout_s=10)
             resources.draining = drained
@@ -101,9 +110,9 @@ def asked(method: str, *arguments, settings: Settings | None = None, drained: bo
     return asyncio.run(call())
 
 
-def asked_here(method: str, *arguments, **options):
+def asked_here(method: str, *arguments, wire_format: str = "binary", **options):
     """Compute in this process."""
-    with Client("local:") as client:
+    with Client("local:", wire_format=wire_format) as client:
         return getattr(client, method)(*arguments, **options)
 
 
@@ -122,28 +131,56 @@ def assert_same(theirs, ours) -> None:
     assert theirs.flags == ours.flags
 
 
+FORMATS = ("binary", "json")
+
+
+@pytest.mark.parametrize("wire_format", FORMATS)
 @pytest.mark.parametrize("name", CALLS)
-def test_the_service_and_local_mode_answer_with_equal_bits(name) -> None:
-    """Every column, every error and every flag."""
+def test_the_service_and_local_mode_answer_with_equal_bits(name, wire_format) -> None:
+    """Every column, every error and every flag, whatever travels."""
     arguments, options = CALLS[name]
     options = {**options, "on_item_error": "return"}
-    assert_same(asked("shapley", *arguments, **options), asked_here("shapley", *arguments, **options))
+    theirs = asked("shapley", *arguments, wire_format=wire_format, **options)
+    for here in FORMATS:
+        assert_same(theirs, asked_here("shapley", *arguments, wire_format=here, **options))
 
 
+@pytest.mark.parametrize("wire_format", FORMATS)
 @pytest.mark.parametrize("name", GROUPS)
-def test_groups_are_answered_with_equal_bits(name) -> None:
+def test_groups_are_answered_with_equal_bits(name, wire_format) -> None:
     """The same for whole responses."""
     arguments, options = GROUPS[name]
     options = {**options, "on_item_error": "return"}
-    assert_same(asked("group", *arguments, **options), asked_here("group", *arguments, **options))
+    theirs = asked("group", *arguments, wire_format=wire_format, **options)
+    for here in FORMATS:
+        assert_same(theirs, asked_here("group", *arguments, wire_format=here, **options))
 
 
+@pytest.mark.parametrize("wire_format", FORMATS)
+@pytest.mark.parametrize("estimator", ["exact", {"type": "stratified", "budget": 60}])
+def test_functions_are_answered_with_equal_bits(estimator, wire_format) -> None:
+    """The same for utilities that are the caller's functions, with groups, tokens and standard errors."""
+    sets = [RNG.normal(size=size).tolist() for size in (8, 8, 7, 7)]
+    spans = [[[2 * place, 2 * place + 1] for place in range(len(row))] for row in sets]
+    options = {
+        "utility": lambda candidates: max(candidates, default=0.0) - 0.1 * len(candidates),
+        "groups": [0, 0, 1, 1],
+        "spans": spans,
+        "n_tokens": [20] * 4,
+        "set_rewards": [0.5, None, 1.0, 0.25],
+        "tokens": {"other": "set"},
+        "estimator": estimator,
+    }
+    assert_same(asked("shapley", sets, wire_format=wire_format, **options), asked_here("shapley", sets, **options))
+
+
+@pytest.mark.parametrize("wire_format", FORMATS)
 @pytest.mark.parametrize("name", WRONG)
-def test_what_is_wrong_is_wrong_in_the_same_words(name) -> None:
-    """Message, status, code and offences of a refusal do not depend on where it was made."""
+def test_what_is_wrong_is_wrong_in_the_same_words(name, wire_format) -> None:
+    """Message, status, code and offences of a refusal do not depend on where it was made, nor on what travelled."""
     method, arguments, options = WRONG[name]
     with pytest.raises(InvalidRequestError) as theirs:
-        asked(method, *arguments, request_id="same", **options)
+        asked(method, *arguments, request_id="same", wire_format=wire_format, **options)
     with pytest.raises(InvalidRequestError) as ours:
         asked_here(method, *arguments, request_id="same", **options)
     assert str(theirs.value) == str(ours.value)
@@ -153,7 +190,7 @@ def test_what_is_wrong_is_wrong_in_the_same_words(name) -> None:
 
 def test_info_names_the_same_choices_and_limits() -> None:
     """Local mode differs from the service's defaults in what a process in between would limit, and in nothing else."""
-    ignored = {"body_bytes", "requests_in_flight"}
+    ignored = {"body_bytes", "binary_body_bytes", "requests_in_flight"}
     theirs, ours = asked("info").model_dump(), asked_here("info").model_dump()
     for info in (theirs, ours):
         info["limits"] = {name: limit for name, limit in info["limits"].items() if name not in ignored}

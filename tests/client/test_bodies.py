@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from creditd.client import Client, InvalidRequestError, Ragged
 from creditd.client.arrays import ragged
 from creditd.client.bodies import encoded
-from creditd.wire import v1
+from creditd.wire import codec, v1
 from creditd.wire.utilities import TableUtility
 
 ROWS = [[0.9, None, 0.5], [], [0.25]]
@@ -64,19 +64,32 @@ class Tensor:
 
 
 def sent(*arguments, method="shapley", **options) -> dict:
-    """Return the body that a call sends."""
-    bodies = []
+    """Return the body that a call sends; it is the same document in both formats."""
+    bodies = {}
 
     def remember(request: httpx.Request) -> httpx.Response:
-        bodies.append(request.content)
+        bodies[request.headers["content-type"]] = request.content
         return httpx.Response(404)
 
-    with (
-        Client("http://credit.test", transport=httpx.MockTransport(remember)) as client,
-        pytest.raises(Exception, match="404"),
-    ):
-        getattr(client, method)(*arguments, **options)
-    return json.loads(bodies[0])
+    for wire_format in ("json", "binary"):
+        with (
+            Client("http://credit.test", transport=httpx.MockTransport(remember), wire_format=wire_format) as client,
+            pytest.raises(Exception, match="404"),
+        ):
+            getattr(client, method)(*arguments, **options)
+    document = json.loads(bodies["application/json"])
+    assert listed(codec.decode(bodies[codec.MEDIA_TYPE], arrays=True)) == listed(document)
+    return document
+
+
+def listed(value):
+    """A document with lists for arrays, and a name for NaN, which equals nothing."""
+    found = value.tolist() if hasattr(value, "tolist") else value
+    if isinstance(found, dict):
+        return {name: listed(entry) for name, entry in found.items()}
+    if isinstance(found, list):
+        return [listed(entry) for entry in found]
+    return "NaN" if isinstance(found, float) and math.isnan(found) else found
 
 
 def refused(*arguments, method="shapley", **options) -> tuple[str, str]:
@@ -228,7 +241,11 @@ def test_nan_travels_and_none_is_null(runner, script) -> None:
     """A NaN is the arithmetic's business, a None is a candidate that was not scored."""
     service = script()
     with pytest.raises(Exception, match="NaN"):
-        runner.call(runner.client(service), "shapley", [[math.nan, None, 1.0], [math.inf, -math.inf], [0.5]])
+        runner.call(
+            runner.client(service, wire_format="json"),
+            "shapley",
+            [[math.nan, None, 1.0], [math.inf, -math.inf], [0.5]],
+        )
     assert b'"values":[NaN,null,1.0,Infinity,-Infinity,0.5]' in service.seen[0].content
 
 

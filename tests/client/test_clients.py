@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import creditd.client
-from creditd.client import AsyncClient, Client, NotReadyError, exceptions
+from creditd.client import AsyncClient, Client, NotReadyError, ResponseError, exceptions
+from creditd.wire import codec
 
 SETS = [[0.9, 0.5], [0.1, 0.2]]
 FORBIDDEN = {"torch", "fastapi", "starlette", "redis", "transformers", "uvicorn", "pydantic_settings", "orjson"}
@@ -196,6 +197,39 @@ def test_on_item_error_is_one_of_two(runner, script) -> None:
     for method in ("shapley", "group"):
         with pytest.raises(ValueError, match="expected one of raise, return"):
             runner.call(runner.client(script()), method, SETS, on_item_error="ignore")
+
+
+@pytest.mark.parametrize(
+    ("options", "sent", "accepted"),
+    [
+        ({}, codec.MEDIA_TYPE, f"{codec.MEDIA_TYPE}, application/json;q=0.5"),
+        ({"wire_format": "binary"}, codec.MEDIA_TYPE, f"{codec.MEDIA_TYPE}, application/json;q=0.5"),
+        ({"wire_format": "json"}, "application/json", "application/json"),
+    ],
+)
+def test_the_binary_format_is_the_default(options, sent, accepted, runner, script) -> None:
+    """Both ways, for every POST; JSON by an argument."""
+    service = script()
+    client = runner.client(service, **options)
+    runner.call(client, "shapley", [[1.0]])
+    runner.call(client, "group", [[1.0]])
+    assert [request.headers["content-type"] for request in service.seen] == [sent] * 2
+    assert [request.headers["accept"] for request in service.seen] == [accepted] * 2
+
+
+def test_a_format_is_one_of_two(runner) -> None:
+    """A format that nobody speaks is refused when the client is made."""
+    with pytest.raises(ValueError, match="got wire_format 'pickle'; expected one of binary, json"):
+        runner.client(wire_format="pickle")
+
+
+@pytest.mark.parametrize("content", [b"", b"\xc1", b"{}", b"\x80", b"\x91\x01", b"\x81\xa7columns\x01"])
+def test_a_binary_answer_that_is_none_is_not_in_the_schema(content, runner, script) -> None:
+    """Bytes of another shape are the same error as text of another shape."""
+    answer = httpx.Response(200, headers={"content-type": codec.MEDIA_TYPE}, content=content)
+    for method in ("shapley", "group"):
+        with pytest.raises(ResponseError, match="not in the schema"):
+            runner.call(runner.client(script([answer])), method, [[1.0]])
 
 
 def test_threads_may_share_a_client(script) -> None:

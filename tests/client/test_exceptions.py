@@ -131,7 +131,7 @@ def test_an_answer_about_other_sets_is_refused(runner, service) -> None:
         return service(httpx.Request("POST", request.url, headers={"x-request-id": "r"}, content=content))
 
     with pytest.raises(exceptions.ResponseError, match="row_splits"):
-        runner.call(runner.client(other), "shapley", Ragged.from_rows([[1.0], [0.5, 0.2]]))
+        runner.call(runner.client(other, wire_format="json"), "shapley", Ragged.from_rows([[1.0], [0.5, 0.2]]))
 
 
 @pytest.mark.parametrize(

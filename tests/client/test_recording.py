@@ -108,7 +108,7 @@ def assert_same(one, two) -> None:
 def test_every_exchange_becomes_one_file_that_only_its_owner_reads(runner, script, clock, tmp_path) -> None:
     """One call of shapley or group, one file of mode 0600; info and ready leave none, and no credential is in it."""
     folder, service = tmp_path / "made" / "here", script()
-    client = runner.client(service, "http://ann:pw@credit.test", api_key="KEY", record=folder)
+    client = runner.client(service, "http://ann:pw@credit.test", api_key="KEY", record=folder, wire_format="json")
     runner.call(client, "ready")
     result = runner.call(client, "shapley", SETS, ids=["a", "b"], request_id="mine")
     runner.call(client, "group", SETS)
@@ -138,11 +138,11 @@ def test_every_exchange_becomes_one_file_that_only_its_owner_reads(runner, scrip
     assert client.record_failures == 0
 
 
-def pair(runner, service, directory: Path) -> tuple:
+def pair(runner, service, directory: Path, **options) -> tuple:
     """Make a client of a service and one of local mode, with a directory for each."""
     return (
-        runner.client(service, record=directory / "remote"),
-        runner.client(url="local:", record=directory / "local"),
+        runner.client(service, record=directory / "remote", **options),
+        runner.client(url="local:", record=directory / "local", **options),
     )
 
 
@@ -166,12 +166,23 @@ def test_what_was_sent_is_in_the_file_to_the_last_bit(name, runner, script, tmp_
     """The recorded request is the body that travelled, NaN and negative zero included; local mode records the same."""
     method, arguments, options = CALLS[name]
     service = script()
-    for client in pair(runner, service, tmp_path):
+    for client in pair(runner, service, tmp_path, wire_format="json"):
         runner.call(client, method, *arguments, on_item_error="return", **options)
     (remote,), (local,) = read(tmp_path / "remote"), read(tmp_path / "local")
     assert remote.request.encode() == body_of(remote).content == service.seen[0].content
     assert local.request == remote.request
     assert (local.url, local.attempts, local.status) == ("local:", 0, 200)
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_binary_exchange_is_recorded_as_the_text_that_it_would_have_been(name, runner, script, tmp_path) -> None:
+    """Whatever travelled, the file holds the JSON of the same request, to the last character."""
+    method, arguments, options = CALLS[name]
+    for wire_format in ("json", "binary"):
+        for client in pair(runner, script(), tmp_path / wire_format, wire_format=wire_format):
+            runner.call(client, method, *arguments, on_item_error="return", **options)
+    texts = {read(tmp_path / form / side)[0].request for form in ("json", "binary") for side in ("remote", "local")}
+    assert len(texts) == 1
 
 
 @pytest.mark.parametrize("name", CALLS)
@@ -213,6 +224,9 @@ def test_the_real_service_and_local_mode_record_answers_with_equal_bits(tmp_path
                 await getattr(client, method)(*arguments, on_item_error="return", **options)
             with pytest.raises(InvalidRequestError):
                 await client.shapley([[float("nan")]])
+            assert {json.loads(one.response)["request_id"] for one in read(tmp_path)} == {
+                one.request_id for one in read(tmp_path)
+            }
 
     asyncio.run(call())
     *answered, refused = read(tmp_path)

@@ -74,7 +74,7 @@ def test_retry_after_is_seconds_or_a_date(headers, expected) -> None:
 def test_a_request_that_fails_is_sent_again_as_it_was(runner, clock, script, failing) -> None:
     """Every attempt carries the same body and request id, counts its predecessors and states the time that is left."""
     service = script([REFUSED, failing(ErrorCode.OVERLOADED, {"Retry-After": "3"}), LOST])
-    result = runner.call(runner.client(service, deadline_s=100), "shapley", SETS)
+    result = runner.call(runner.client(service, deadline_s=100, wire_format="json"), "shapley", SETS)
     assert clock.pauses == [0.25, 3.25, 1.0]
     assert len({request.content for request in service.seen}) == 1
     assert {request.headers["x-request-id"] for request in service.seen} == {result.request_id}

@@ -58,3 +58,30 @@ def test_order_and_company_change_no_bit(pairs, random):
 def test_too_few_values_have_no_spread():
     """A standard deviation without degrees of freedom is exactly 0."""
     assert group_standard_deviations(np.array([3.0]), np.array([0]), 2, ddof=1).tolist() == [0.0, 0.0]
+
+
+uneven = st.lists(st.lists(anything, max_size=9), min_size=1, max_size=6)
+
+
+@given(uneven, st.integers(0, 40), st.randoms(use_true_random=False))
+def test_a_sum_is_taken_one_by_one_in_ascending_order(rows, n_empty, random):
+    """Of even groups and uneven ones, in order and mixed: the bits are those of a loop."""
+    pairs = [(group, value) for group, row in enumerate(rows) for value in row]
+    n_groups = len(rows) + n_empty
+    expected = np.zeros(n_groups)
+    for group, row in enumerate(rows):
+        for value in sorted(row):
+            expected[group] += value
+    for _ in range(2):
+        values, groups = np.array([v for _, v in pairs]), np.array([g for g, _ in pairs], dtype=np.int64)
+        before = values.tobytes()
+        assert group_sums(values, groups, n_groups).tobytes() == expected.tobytes()
+        assert values.tobytes() == before
+        random.shuffle(pairs)
+
+
+def test_zeros_have_one_sum():
+    """Negative zeros sum to +0, in groups of any shape."""
+    for groups in ([0, 0], [0, 1], [0, 0, 1]):
+        sums = group_sums(np.full(len(groups), -0.0), np.array(groups), 2)
+        assert np.signbit(sums).tolist() == [False, False]

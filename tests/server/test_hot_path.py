@@ -8,9 +8,11 @@ import pytest
 from creditd.credit.set_credit import set_credit
 from creditd.scoring.candidate_credit import score_candidate_sets
 from creditd.scoring.deadline import Deadline
-from creditd.server.convert import envelope, shapley_body
+from creditd.server.convert import envelope, json_body, shapley_document
 from creditd.server.resources import Resources
 from creditd.server.settings import Settings
+from creditd.wire import codec
+from creditd.wire.buffers import NumbersAndNulls
 from creditd.wire.choices import options_of
 from creditd.wire.columns import batch_of
 from creditd.wire.limits import RequestLimits
@@ -82,7 +84,7 @@ def answering(n_sets, **options):
 
     def work():
         answer = score_candidate_sets(batch.sets, choices, batch.rejected, Deadline.after(60.0))
-        return shapley_body(answer, batch, head)
+        return json_body(shapley_document(answer, batch, head))
 
     work()  # what is computed once per process is there after the first time
     runs = [watched(work) for _ in range(REPEATS)]
@@ -148,6 +150,47 @@ def test_arrays_of_features_are_made_without_a_call_per_set():
     assert counts[3] - counts[2] > MANY - FEW
 
 
+def from_body_to_answer(n_sets, limit, **options):
+    """The work between the bytes of a binary request and those of its answer."""
+    rewards = np.random.default_rng(7).normal(size=4 * n_sets).round(3)
+    fours = np.arange(n_sets + 1) * 4
+    columns = {
+        "rewards": {"values": NumbersAndNulls(rewards, np.arange(4 * n_sets) % 7 == 0), "row_splits": fours},
+        "groups": np.arange(n_sets) // 8,
+        "ids": np.arange(n_sets),
+        "set_rewards": rewards[:n_sets],
+        "n_tokens": np.full(n_sets, 12),
+        "spans": {"starts": np.tile([0, 3, 6, 9], n_sets), "stops": np.tile([2, 5, 8, 11], n_sets)},
+        "labels": np.arange(4 * n_sets) % 3,
+        "candidate_ids": np.arange(4 * n_sets),
+        "similarities": {"values": np.full(16 * n_sets, 0.5), "row_splits": fours * 4},
+    }
+    body = codec.encode({"columns": columns, **options})
+
+    def work():
+        request = ShapleyRequest.model_validate(codec.decode(body, limit))
+        choices, batch = options_of(request, LIMITS), batch_of(request, LIMITS)
+        answer = score_candidate_sets(batch.sets, choices, batch.rejected, Deadline.after(60.0))
+        return codec.encode(shapley_document(answer, batch, envelope("r", 0.0)))
+
+    work()  # what is computed once per process is there after the first time
+    runs = [watched(work) for _ in range(REPEATS)]
+    return runs[0][0], min(calls for _, calls, _ in runs), min(blocks for *_, blocks in runs)
+
+
+@pytest.mark.parametrize("limit", [1 << 30, 1 << 12], ids=["small", "larger than text may be"])
+@pytest.mark.parametrize(
+    "options", [{}, {"tokens": {"other": "next"}}, {"utility": {"type": "redundancy", "penalty": 0.1}}]
+)
+def test_the_binary_path_makes_no_object_per_set(options, limit):
+    """From the bytes of a request to the bytes of its answer, 32 times the sets take the same calls and objects."""
+    body, calls, blocks = from_body_to_answer(FEW, limit, **options)
+    larger, more_calls, more_blocks = from_body_to_answer(MANY, limit, **options)
+    assert len(larger) > 16 * len(body)
+    assert more_calls == calls
+    assert more_blocks - blocks < SLACK_BLOCKS
+
+
 def test_arrays_are_made_without_a_call_per_set():
     """From a parsed columnar request without names to arrays, the calls do not grow with the sets, either."""
     counts = []
@@ -167,7 +210,7 @@ def test_the_watch_sees_an_object_per_set():
         request = ShapleyRequest.model_validate({"sets": sets})
         choices, batch = options_of(request, LIMITS), batch_of(request, LIMITS)
         answer = set_credit(batch.sets, choices, batch.rejected)
-        _, calls, blocks = watched(lambda: shapley_body(answer, batch, envelope("r", 0.0)))  # noqa: B023  # used at once
+        _, calls, blocks = watched(lambda: json_body(shapley_document(answer, batch, envelope("r", 0.0))))  # noqa: B023  # used at once
         counts.append((calls, blocks))
     assert counts[1][0] > counts[0][0] + 256
     assert counts[1][1] > counts[0][1] + 256

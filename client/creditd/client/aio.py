@@ -12,7 +12,7 @@ import httpx
 from typing_extensions import Self
 
 from creditd.client.attempts import DEFAULT_DEADLINE_S
-from creditd.client.base import Operations
+from creditd.client.base import Operations, WireFormat
 from creditd.client.evaluators import Evaluate, evaluated_async
 from creditd.client.recording import DEFAULT_KEEP, Recorder
 from creditd.client.steps import Keep, Outcome, Pause, Reply, Send, Steps, Timing, as_method
@@ -49,6 +49,8 @@ class AsyncClient:
             0600. They are written in a thread of asyncio, so that the event loop goes on
             (`creditd.client.recording` says at what cost). Failure raises nothing: `record_failures` counts it.
         keep: Files kept in that directory, the newest ones.
+        wire_format: `binary` for `application/vnd.creditd.v1+msgpack` both ways; `json` for text that a person can
+            read on the network. The numbers are the same to the last bit; recordings are JSON in either case.
 
     Raises:
         OSError: If the directory of `record` cannot be made, or not written to.
@@ -65,12 +67,15 @@ class AsyncClient:
         http_client: httpx.AsyncClient | None = None,
         record: str | os.PathLike[str] | None = None,
         keep: int = DEFAULT_KEEP,
+        wire_format: WireFormat = "binary",
         _timing: Timing | None = None,
         _sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         if transport is not None and http_client is not None:
             raise ValueError("got a transport and an http_client; expected one of them")
-        self._operations = Operations(base_url, api_key, deadline_s, _timing, keeps=record is not None)
+        self._operations = Operations(
+            base_url, api_key, deadline_s, _timing, keeps=record is not None, wire_format=wire_format
+        )
         self._recorder = None if record is None else Recorder(record, keep)
         self._owned: httpx.AsyncClient | None = None
         if http_client is None and not self._operations.is_local:

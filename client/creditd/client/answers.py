@@ -5,14 +5,15 @@ Answers are read by what this client knows and the rest is passed over, because 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, TypeAlias, TypeVar
 
 import httpx
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel
-from pydantic_core import from_json
+from pydantic_core import from_json, to_json
 
 from creditd.client import evaluation
 from creditd.client.bodies import Body
@@ -28,7 +29,7 @@ from creditd.client.results import GroupResult, ItemError, Ragged, ShapleyResult
 from creditd.client.retry import OUT_OF_TIME_S, is_retried
 from creditd.client.steps import Reply
 from creditd.credit.flags import Flag
-from creditd.wire import v1
+from creditd.wire import codec, v1
 from creditd.wire.errors import ERROR_KINDS, MAX_ERRORS, ErrorCode
 from creditd.wire.versions import package_version
 
@@ -234,10 +235,27 @@ def _read(reply: Reply, parse: Callable[[dict[str, Any]], _T]) -> _T:
     """What `parse` makes of an answer, or one error for all the ways in which it can be something else."""
     answer: Any = None
     try:
-        answer = from_json(reply.content)
+        answer = _document(reply)
         return parse(answer)
     except _NOT_IN_SCHEMA as error:
         raise _unreadable(error, answer, reply.headers.get("x-request-id")) from error
+
+
+def _document(reply: Reply) -> Any:  # noqa: ANN401 - whatever came
+    """The document of an answer in either format; arrays of numbers are lists or arrays."""
+    return codec.decode(reply.content, arrays=True) if _is_binary(reply) else from_json(reply.content)
+
+
+def _is_binary(reply: Reply) -> bool:
+    return reply.headers.get("content-type", "").partition(";")[0].strip().lower() == codec.MEDIA_TYPE
+
+
+def text_of(reply: Reply) -> str:
+    """An answer as JSON, with the bits of every number; what is no document becomes what text it is."""
+    if _is_binary(reply):
+        with suppress(codec.MalformedBodyError):
+            return to_json(_document(reply), inf_nan_mode="null", fallback=lambda array: array.tolist()).decode()
+    return reply.content.decode(errors="replace")
 
 
 def _unreadable(error: Exception, answer: object, request_id: str | None) -> ResponseError:
@@ -286,7 +304,8 @@ def _shapley_result(answer: dict[str, Any], body: Body) -> ShapleyResult:
 def _group_result(answer: dict[str, Any], body: Body) -> GroupResult:
     rows, n_rows = answer["advantages"], len(body.row_splits) - 1
     splits = np.append(np.int64(0), np.cumsum([len(row) for row in rows], dtype=np.int64))
-    flat = {"values": [value for row in rows for value in row], "row_splits": splits.tolist()}
+    values = [np.array(row, dtype=np.float64) for row in rows]
+    flat = {"values": np.concatenate([np.zeros(0), *values]), "row_splits": splits}
     names, masks = _masks(answer["flags"])
     ok = _answered(answer["status"], n_rows)
     return GroupResult(
@@ -311,15 +330,15 @@ def _ragged(ragged: dict[str, Any], expected: Integers | None, n_rows: int | Non
     return found
 
 
-def _floats(values: list[float | None], n_rows: int) -> Floats:
+def _floats(values: Sequence[float | None] | Floats, n_rows: int) -> Floats:
     return _long(np.array(values, dtype=np.float64), n_rows)
 
 
-def _integers(values: list[int], n_rows: int) -> Integers:
+def _integers(values: Sequence[int] | Integers, n_rows: int) -> Integers:
     return _long(np.array(values, dtype=np.int64), n_rows)
 
 
-def _answered(status: list[int], n_rows: int) -> Booleans:
+def _answered(status: Sequence[int] | Integers, n_rows: int) -> Booleans:
     found: Booleans = _integers(status, n_rows) == 0
     return found
 

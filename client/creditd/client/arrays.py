@@ -25,6 +25,7 @@ class HasToList(Protocol):
 Row: TypeAlias = Sequence[float | None] | HasToList
 Rows: TypeAlias = Sequence[Row] | HasToList | Ragged
 Sets: TypeAlias = Rows | Sequence[Mapping[str, Any]] | Mapping[str, Rows]
+Numbers: TypeAlias = list[float | None] | NDArray[np.float64]
 Column: TypeAlias = Sequence[Any] | HasToList
 
 _PLAIN_NUMBERS = {float, int, type(None)}
@@ -64,7 +65,7 @@ def splits_of(lengths: Sequence[int]) -> Integers:
     return np.append(np.int64(0), np.cumsum(np.array(lengths, dtype=np.int64)))
 
 
-def ragged(rows: Sets, name: str) -> tuple[list[float | None], Integers]:
+def ragged(rows: Sets, name: str) -> tuple[Numbers, Integers]:
     """Rows of numbers, flat, and their row splits.
 
     Args:
@@ -72,13 +73,16 @@ def ragged(rows: Sets, name: str) -> tuple[list[float | None], Integers]:
         name: What the rows are called in messages.
 
     Returns:
-        Python numbers and None; the splits have one entry more than there are rows.
+        An array of NumPy as an array, anything else as Python numbers and None; the splits have one entry more than
+        there are rows.
 
     Raises:
         InvalidRequestError: If a row is not one axis of numbers.
     """
     if isinstance(rows, Ragged):
-        return rows.values.tolist(), rows.row_splits
+        return rows.values, rows.row_splits
+    if isinstance(rows, np.ndarray) and rows.ndim == 2 and rows.dtype.kind in "fiub":
+        return rows.astype(np.float64).reshape(-1), np.arange(len(rows) + 1, dtype=np.int64) * rows.shape[1]
     shape = getattr(rows, "shape", None)
     if shape is not None and len(shape) != 2:
         raise refusal(f"/{name}", f"got an array of shape {tuple(shape)}; expected two axes", ErrorCode.SHAPE_MISMATCH)

@@ -12,7 +12,7 @@ from urllib.parse import SplitResult, urlsplit
 import httpx
 
 from creditd.client import answers
-from creditd.client.bodies import Body
+from creditd.client.bodies import JSON, Body
 from creditd.client.exceptions import CreditdError
 from creditd.client.retry import is_retried, retry_delay
 from creditd.client.steps import Pause, Reply, Send, Steps, Timing
@@ -155,7 +155,7 @@ class Attempts:
     ) -> Steps[Reply | httpx.RequestError]:
         """One attempt."""
         headers = {
-            "Accept": "application/json",
+            "Accept": JSON if body is None or body.media_type == JSON else f"{body.media_type}, {JSON};q=0.5",
             "User-Agent": f"creditd-python/{package_version()}",
             "X-Request-Id": request_id,
             "X-Request-Timeout-Ms": str(max(1, min(int(timeout_s * 1e3), _LONGEST_TIMEOUT_MS))),
@@ -164,7 +164,7 @@ class Attempts:
         if self._api_key:
             headers["Authorization"] = f"Bearer {self._api_key}"
         if body is not None:
-            headers["Content-Type"] = "application/json"
+            headers["Content-Type"] = body.media_type
         outcome = yield Send(
             method="GET" if body is None else "POST",
             url=f"{self.base_url}{path}",

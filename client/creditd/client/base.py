@@ -12,6 +12,7 @@ from creditd.client import answers, evaluation, local
 from creditd.client.arrays import Column, Rows, Sets, refusal
 from creditd.client.attempts import Attempts, checked_request_id, checked_seconds
 from creditd.client.bodies import (
+    JSON,
     Body,
     Choice,
     Options,
@@ -29,13 +30,15 @@ from creditd.client.group_bodies import group_rewards, token_counts
 from creditd.client.mappings import Name
 from creditd.client.results import GroupResult, ShapleyResult
 from creditd.client.steps import Exchange, Keep, Pause, Reply, Steps, Timing
-from creditd.wire import v1
+from creditd.wire import codec, v1
 
 PROBE_TIMEOUT_S = 5.0
 PROBE_INTERVAL_S = 0.5
 
 _R = TypeVar("_R", ShapleyResult, GroupResult)
 
+WireFormat: TypeAlias = Literal["binary", "json"]
+MEDIA_TYPES: dict[WireFormat, str] = {"binary": codec.MEDIA_TYPE, "json": JSON}
 OnItemError: TypeAlias = Literal["raise", "return"]
 
 
@@ -44,6 +47,7 @@ class Operations(Attempts):
 
     Attributes:
         keeps: Whether a `Keep` is yielded before a result is returned or an error raised.
+        media_type: Format of requests, and of the answers that are asked for.
     """
 
     def __init__(
@@ -54,9 +58,12 @@ class Operations(Attempts):
         timing: Timing | None,
         *,
         keeps: bool = False,
+        wire_format: WireFormat = "binary",
     ) -> None:
         super().__init__(base_url, api_key, deadline_s, timing)
+        _check_choice("wire_format", wire_format, tuple(MEDIA_TYPES))
         self.keeps = keeps
+        self.media_type = MEDIA_TYPES[wire_format]
 
     def shapley(
         self,
@@ -201,9 +208,10 @@ class Operations(Attempts):
                 "expect": expect,
                 "estimator": None if estimator is None else choice(estimator),
                 "incomplete_group": incomplete_group,
-            }
+            },
+            self.media_type,
         )
-        body = Body(content=content, row_splits=found.row_splits, ids=found.ids)
+        body = Body(content=content, row_splits=found.row_splits, ids=found.ids, media_type=self.media_type)
         result = yield from self._shapley(body, deadline_s, request_id)
         return _settled(result, result.ids, on_item_error)
 
@@ -257,9 +265,10 @@ class Operations(Attempts):
                 "convention": convention,
                 "advantage": choice(advantage),
                 "expect": expect,
-            }
+            },
+            self.media_type,
         )
-        body = Body(content=content, row_splits=splits, named=named)
+        body = Body(content=content, row_splits=splits, named=named, media_type=self.media_type)
         return _settled((yield from self._group(body, deadline_s, request_id)), None, on_item_error)
 
     def repeat(
@@ -365,7 +374,7 @@ class Operations(Attempts):
         """Credits of games whose utilities are evaluated here, coalition by coalition."""
         request_id = checked_request_id(request_id)
         while True:
-            body = evaluation.body_of(games, options, ids)
+            body = evaluation.body_of(games, options, ids, self.media_type)
             if self.is_local:
                 answer = local.solve_answer(body, request_id)
             else:

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel
-from pydantic_core import PydanticSerializationError, to_json
+from pydantic_core import PydanticSerializationError, to_json, to_jsonable_python
 
 from creditd.client.arrays import (
     Column,
@@ -31,8 +32,14 @@ from creditd.client.arrays import (
 from creditd.client.mappings import Name, SetColumns, Wanted, gathered, mappings_in
 from creditd.credit.candidate_sets import ErrorField
 from creditd.credit.set_utilities import NEEDS
+from creditd.wire import codec
+from creditd.wire.buffers import NumbersAndNulls
 from creditd.wire.errors import ErrorCode
 
+JSON = "application/json"
+_OF_NUMBERS = frozenset({"values", "rewards", "set_rewards", "utilities"})
+_OF_INTEGERS = frozenset({"row_splits", "starts", "stops", "n_tokens", "groups", "candidate_ids", "labels", "unions"})
+"""Fields whose lists travel as buffers when all of their entries are what the name says."""
 Choice: TypeAlias = str | Mapping[str, Any] | BaseModel
 """A name, a mapping with `type` and parameters, or a model of `creditd.wire.v1`."""
 Options: TypeAlias = Mapping[str, Any] | BaseModel
@@ -43,16 +50,25 @@ class Body:
     """A request body as it travels.
 
     Attributes:
-        content: JSON.
+        content: The document.
         row_splits: Shape (B + 1,), int64, of the rewards in it.
         ids: The caller's names of the sets; they stay here.
         named: Whether its rewards stand under names, as those of whole responses may.
+        media_type: Format of the document.
     """
 
     content: bytes
     row_splits: Integers
     ids: tuple[Name | None, ...] | None = None
     named: bool = False
+    media_type: str = JSON
+
+    @property
+    def text(self) -> str:
+        """The document as JSON, with the bits of every number."""
+        if self.media_type == JSON:
+            return self.content.decode()
+        return encoded(codec.decode(self.content, arrays=True)).decode()
 
 
 def choice(value: Choice) -> Mapping[str, Any] | BaseModel:
@@ -67,24 +83,74 @@ def type_of(value: Choice) -> object:
     return value.get("type") if isinstance(value, Mapping) else getattr(value, "type", None)
 
 
-def encoded(body: Mapping[str, Any]) -> bytes:
-    """JSON in which floats keep their bits and NaN stays NaN; entries that are None are left out.
+def encoded(body: Mapping[str, Any], media_type: str = JSON) -> bytes:
+    """A document in which floats keep their bits and NaN stays NaN; entries that are None are left out.
 
     Args:
         body: Names and values.
+        media_type: JSON, or the binary format, in which columns of numbers are buffers.
 
     Returns:
-        UTF-8.
+        The same document in either format.
 
     Raises:
         InvalidRequestError: If something in the body has no JSON form.
     """
     given = {name: value for name, value in body.items() if value is not None}
     try:
-        return to_json(given, inf_nan_mode="constants", fallback=_listed)
+        if media_type == JSON:
+            return to_json(given, inf_nan_mode="constants", fallback=_listed)
+        return codec.encode({name: _packable(value, name) for name, value in given.items()})
     except (PydanticSerializationError, TypeError, ValueError) as error:
         detail = f"got something without a JSON form ({error}); expected numbers, strings, lists and mappings"
         raise refusal("", detail) from None
+
+
+def _packable(value: Any, name: str) -> Any:  # noqa: ANN401 - any part of a document
+    """A part of a document with its columns of numbers as arrays, and everything else as JSON would have it."""
+    if isinstance(value, Mapping):
+        return {str(key): _packable(entry, key) for key, entry in value.items()}
+    if isinstance(value, np.ndarray | NumbersAndNulls):
+        return value
+    if isinstance(value, list) and value:
+        if isinstance(value[0], Mapping):
+            return [_packable(entry, name) for entry in value]
+        if name in _OF_NUMBERS or name in _OF_INTEGERS:
+            array = _packed_rows(value, integers=name in _OF_INTEGERS)
+            if array is not None:
+                return array
+    return to_jsonable_python(value, inf_nan_mode="constants", fallback=_listed)
+
+
+def _packed_rows(values: list[Any], *, integers: bool) -> NDArray[Any] | NumbersAndNulls | None:
+    """A list of numbers, or of equally long lists of them, as an array; None if it is something else."""
+    if not isinstance(values[0], list):
+        return _packed(values, integers=integers)
+    width = len(values[0])
+    if width == 0 or not all(isinstance(row, list) and len(row) == width for row in values):
+        return None
+    flat = _packed([value for row in values for value in row], integers=integers)
+    if isinstance(flat, NumbersAndNulls):
+        return NumbersAndNulls(values=flat.values.reshape(-1, width), missing=flat.missing.reshape(-1, width))
+    return None if flat is None else flat.reshape(-1, width)
+
+
+def _packed(values: list[Any], *, integers: bool) -> NDArray[Any] | NumbersAndNulls | None:
+    """A list of numbers as an array; None if it has something else in it, which the schema may have words for."""
+    kinds = set(map(type, values))
+    nulls = type(None) in kinds
+    kinds.discard(type(None))
+    if not kinds or not kinds <= ({int} if integers else {int, float}):
+        return None
+    dtype = np.int64 if kinds == {int} else np.float64
+    try:
+        array = np.array([0 if value is None else value for value in values] if nulls else values, dtype=dtype)
+    except OverflowError:
+        return None
+    if not nulls:
+        return array
+    missing = np.fromiter((value is None for value in values), dtype=np.bool_, count=len(values))
+    return NumbersAndNulls(values=array, missing=missing)
 
 
 def wanted_by(utility: Choice, credit: Choice, *, tokens: bool) -> Wanted:

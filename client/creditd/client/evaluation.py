@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from creditd.client.arrays import Column, Integers, Rows, refusal, sequence, splits_of
-from creditd.client.bodies import Body, encoded, per_candidate, per_set, span_pairs
+from creditd.client.bodies import JSON, Body, encoded, per_candidate, per_set, span_pairs
 from creditd.client.evaluators import Evaluate, Evaluator
 from creditd.client.mappings import Name
 from creditd.client.results import ItemError, Ragged, ShapleyResult
@@ -104,10 +104,12 @@ def games_of(sets: object, columns: Mapping[str, Column | Rows | None], *, token
     return Games(sets=rows, columns=found)
 
 
-def body_of(games: Games, options: Mapping[str, Any], ids: tuple[Name | None, ...] | None) -> Body:
+def body_of(
+    games: Games, options: Mapping[str, Any], ids: tuple[Name | None, ...] | None, media_type: str = JSON
+) -> Body:
     """The request that says all that is known."""
-    content = encoded({"items": games.items(), "batch_size": BATCH_SIZE, **options})
-    return Body(content=content, row_splits=splits_of([len(row) for row in games.sets]), ids=ids)
+    content = encoded({"items": games.items(), "batch_size": BATCH_SIZE, **options}, media_type)
+    return Body(content=content, row_splits=splits_of([len(row) for row in games.sets]), ids=ids, media_type=media_type)
 
 
 def wanted_in(answer: Mapping[str, Any]) -> list[tuple[int, list[int]]]:

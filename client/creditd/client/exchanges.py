@@ -1,7 +1,8 @@
 """Exchanges as the text of a file, and back; no IO.
 
 One file is one JSON object: the fields of `Exchange` and `"format": 1`. Request and response stand in it as strings and
-not as objects: they hold NaN, and their bits are the point. Fields may be added within a format; a reader passes over
+not as objects: they hold NaN, and their bits are the point. They are JSON whatever format travelled, with the same
+numbers. Fields may be added within a format; a reader passes over
 those that it does not know.
 """
 
@@ -69,7 +70,7 @@ def exchange_of(
     else:
         status, version = 200, outcome.service.version
     if reply is not None:
-        status, response = reply.status, reply.content.decode(errors="replace")
+        status, response = reply.status, answers.text_of(reply)
     elif not isinstance(outcome, CreditdError):
         response = answer_text(outcome)
     return Exchange(
@@ -83,7 +84,7 @@ def exchange_of(
         client_version=package_version(),
         service_version=version,
         ids=body.ids,
-        request=body.content.decode(),
+        request=body.text,
         response=response,
         error=error,
     )

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
+
 from creditd.client.arrays import Integers, Rows, ragged, refusal
 
 
@@ -16,7 +18,7 @@ def group_rewards(rewards: Rows | Mapping[str, Rows]) -> tuple[Any, Integers, bo
         rewards: One row per prompt, or such rows by name.
 
     Returns:
-        Rows of Python numbers and None, or a mapping of them; the row splits of the first; whether there are names.
+        Rows of numbers and None, or a mapping of them; the row splits of the first; whether there are names.
 
     Raises:
         InvalidRequestError: If a row is not one axis of numbers, or there is no name.
@@ -43,10 +45,13 @@ def token_counts(n_tokens: Rows) -> list[list[Any]]:
         InvalidRequestError: If a row is not one axis of numbers.
     """
     rows, _ = _rows(n_tokens, "n_tokens")
+    rows = rows.tolist() if isinstance(rows, np.ndarray) else rows
     return [[int(n) if isinstance(n, float) and n.is_integer() else n for n in row] for row in rows]
 
 
-def _rows(rows: Rows, name: str) -> tuple[list[list[float | None]], Integers]:
-    """Rows of numbers, and their row splits."""
+def _rows(rows: Rows, name: str) -> tuple[Any, Integers]:
+    """Rows of numbers, lists or one array of two axes, and their row splits."""
     values, splits = ragged(rows, name)
+    if isinstance(values, np.ndarray) and len(splits) > 1 and len(set(np.diff(splits).tolist())) == 1:
+        return values.reshape(len(splits) - 1, -1), splits
     return [values[start:stop] for start, stop in pairwise(splits.tolist())], splits

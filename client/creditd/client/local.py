@@ -16,7 +16,7 @@ from creditd.client.results import GroupResult, ItemError, Ragged, ShapleyResult
 from creditd.credit.group_advantages import GroupRule
 from creditd.credit.set_advantages import NormalizationType
 from creditd.credit.set_credit import SetCreditOptions, set_credit
-from creditd.wire import v1
+from creditd.wire import codec, v1
 from creditd.wire.choices import CREDIT_NAMES, UTILITY_NAMES, options_of
 from creditd.wire.columns import batch_of
 from creditd.wire.errors import ErrorCode
@@ -166,7 +166,7 @@ def info() -> v1.Info:
         credits=list(CREDIT_NAMES),
         advantages=list(get_args(NormalizationType)),
         group_advantages=list(get_args(GroupRule)),
-        limits=published(LIMITS, body_bytes=_UNLIMITED, requests_in_flight=_UNLIMITED),
+        limits=published(LIMITS, body_bytes=_UNLIMITED, binary_body_bytes=_UNLIMITED, requests_in_flight=_UNLIMITED),
         models=[],
     )
 
@@ -178,6 +178,8 @@ def _service() -> v1.Service:
 def _parsed(model: type[_M], body: Body, request_id: str) -> _M:
     """The request, read from the bytes that would be sent, so that nothing can differ."""
     try:
+        if body.media_type == codec.MEDIA_TYPE:
+            return model.model_validate(codec.decode(body.content))
         return model.model_validate_json(body.content)
     except ValidationError as error:
         raise _refused(from_validation_error(error), body, request_id) from None

@@ -111,8 +111,9 @@ class Exchange:
         client_version: Version of this package.
         service_version: Version that answered, or None if no answer names it.
         ids: The caller's names of the sets, which are not sent.
-        request: The body, to the last bit.
-        response: The body of the answer, in local mode the one that the service would send; None if there is none.
+        request: The body as JSON, with the bits of every number.
+        response: The body of the answer as JSON, in local mode the one that the service would send; None if there is
+            none.
         error: Why there is no result, or None.
     """
 

@@ -5,7 +5,6 @@ One translation for the service and for the client's local mode, so that both gi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -85,7 +84,7 @@ def _from_columns(
     tables, table_splits = None, None
     if table and columns.utilities is not None:
         values, table_splits = flat(columns.utilities, "/columns/utilities")
-        tables = np.array(values, dtype=np.float64)
+        tables = np.asarray(values, dtype=np.float64)
     rewards, splits, sizes_from = _rewards(request, columns, table_splits)
     n_sets, n_candidates = len(splits) - 1, len(rewards.rewards)
     if n_sets < 1 or n_sets > MAX_SETS:
@@ -108,7 +107,7 @@ def _from_columns(
             n_groups=n_groups,
             missing=rewards.missing,
             spans=spans,
-            n_tokens=None if columns.n_tokens is None else np.array(columns.n_tokens, dtype=np.int64),
+            n_tokens=None if columns.n_tokens is None else np.asarray(columns.n_tokens, dtype=np.int64),
             set_rewards=set_rewards,
             set_rewards_missing=set_missing,
             text_codes=None if columns.texts is None else optional_numbers(columns.texts),
@@ -247,14 +246,10 @@ def _features(
     if "scores" in needed and columns.scores is not None:
         scores, splits = flat(columns.scores, "/columns/scores")
         _check_length("/columns/scores", len(splits) - 1, n_candidates)
-        found["scores"], found["score_splits"] = score_columns(_numbers(scores), splits, "/columns/scores")
+        found["scores"], found["score_splits"] = score_columns(scores, splits, "/columns/scores")
     if "similarities" in needed and columns.similarities is not None:
         similarities, splits = flat(columns.similarities, "/columns/similarities")
         _check_length("/columns/similarities", len(splits) - 1, n_sets)
-        found["similarities"] = np.array(similarities, dtype=np.float64)
+        found["similarities"] = np.asarray(similarities, dtype=np.float64)
         found["similarity_splits"] = splits
     return CandidateFeatures(**found) if found else None
-
-
-def _numbers(values: Sequence[Any]) -> Sequence[float]:
-    return values

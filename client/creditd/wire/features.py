@@ -19,7 +19,7 @@ Integers: TypeAlias = NDArray[np.int64]
 
 
 def topic_columns(
-    names: Sequence[str | int], splits: Integers, choice: utilities.UtilityChoice, pointer: str
+    names: Sequence[str | int] | Integers, splits: Integers, choice: utilities.UtilityChoice, pointer: str
 ) -> tuple[Integers, Integers, Floats]:
     """Topics of all candidates as numbers, each once per candidate, and their weights.
 
@@ -52,7 +52,7 @@ def topic_columns(
     )
 
 
-def score_columns(values: Sequence[float], splits: Integers, pointer: str) -> tuple[Floats, Integers]:
+def score_columns(values: Sequence[float] | Floats, splits: Integers, pointer: str) -> tuple[Floats, Integers]:
     """Scores of all candidates.
 
     Args:
@@ -70,7 +70,7 @@ def score_columns(values: Sequence[float], splits: Integers, pointer: str) -> tu
         raise wire_error(
             ErrorCode.BUDGET_EXCEEDED, pointer, f"a candidate has more than {MAX_TARGETS} scores; expected fewer"
         )
-    return np.array(values, dtype=np.float64), splits
+    return np.asarray(values, dtype=np.float64), splits
 
 
 def _coverage_in(choice: utilities.UtilityChoice) -> utilities.CoverageUtility:

@@ -1,10 +1,19 @@
-"""What every schema of the wire is made of: numbers with bounds, names, ragged arrays, the strict base model."""
+"""What every schema of the wire is made of: numbers with bounds, names, ragged arrays, the strict base model.
+
+Every array of numbers takes a buffer in the binary format, but for token ranges and coalitions, which are short and
+many. A type called `…Column` keeps it as an array, so that columns reach the arithmetic without an object per number;
+the others make a list of it.
+"""
 
 from __future__ import annotations
 
 from typing import Annotated, TypeAlias
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
+
+from creditd.wire.buffers import BufferOr, NumbersAndNulls
 
 MAX_SETS = 65_536
 MAX_NAME_LENGTH = 256
@@ -19,10 +28,38 @@ Weight: TypeAlias = Annotated[float, Field(ge=-MAX_WEIGHT, le=MAX_WEIGHT, allow_
 Count: TypeAlias = Annotated[int, Field(ge=0)]
 Positive: TypeAlias = Annotated[int, Field(ge=1, le=1_000_000)]
 Index: TypeAlias = Annotated[int, Field(ge=-(2**62), le=2**62)]
-Numbers: TypeAlias = Annotated[list[float], Field(fail_fast=True)]
-NumbersOrNull: TypeAlias = Annotated[list[float | None], Field(fail_fast=True)]
-Indices: TypeAlias = Annotated[list[Index], Field(fail_fast=True)]
-Names: TypeAlias = Annotated[list[Name], Field(fail_fast=True, max_length=MAX_SETS)]
+
+_Numbers: TypeAlias = Annotated[list[float], Field(fail_fast=True)]
+_NumbersOrNull: TypeAlias = Annotated[list[float | None], Field(fail_fast=True)]
+_Indices: TypeAlias = Annotated[list[Index], Field(fail_fast=True)]
+_Names: TypeAlias = Annotated[list[Name], Field(fail_fast=True, max_length=MAX_SETS)]
+_NamesOfCandidates: TypeAlias = Annotated[list[Name], Field(fail_fast=True)]
+_NamesOrNull: TypeAlias = Annotated[list[Name | None], Field(fail_fast=True)]
+_INDEX_BOUNDS = (-(2**62), 2**62)
+
+Numbers: TypeAlias = Annotated[list[float], BufferOr(_Numbers, kept=False)]
+NumbersOrNull: TypeAlias = Annotated[list[float | None], BufferOr(_NumbersOrNull, nulls=True, kept=False)]
+Indices: TypeAlias = Annotated[list[int], BufferOr(_Indices, integers=True, bounds=_INDEX_BOUNDS, kept=False)]
+
+Names: TypeAlias = Annotated[list[str | int], BufferOr(_NamesOfCandidates, integers=True, kept=False)]
+
+NumberColumn: TypeAlias = Annotated[list[float] | NDArray[np.float64], BufferOr(_Numbers)]
+NumberOrNullColumn: TypeAlias = Annotated[
+    list[float | None] | NDArray[np.float64] | NumbersAndNulls, BufferOr(_NumbersOrNull, nulls=True)
+]
+IndexColumn: TypeAlias = Annotated[
+    list[int] | NDArray[np.int64], BufferOr(_Indices, integers=True, bounds=_INDEX_BOUNDS)
+]
+NameColumn: TypeAlias = Annotated[
+    list[str | int] | NDArray[np.int64], BufferOr(_Names, integers=True, longest=MAX_SETS)
+]
+"""Names of sets, at most as many as there may be."""
+CandidateNameColumn: TypeAlias = Annotated[
+    list[str | int] | NDArray[np.int64], BufferOr(_NamesOfCandidates, integers=True)
+]
+CandidateNameOrNullColumn: TypeAlias = Annotated[
+    list[str | int | None] | NDArray[np.int64] | NumbersAndNulls, BufferOr(_NamesOrNull, integers=True, nulls=True)
+]
 
 
 class WireModel(BaseModel):
@@ -36,25 +73,25 @@ class WireModel(BaseModel):
 class Ragged(WireModel):
     """Rows of unequal length, flat."""
 
-    values: NumbersOrNull
+    values: NumberOrNullColumn
     """All rows, one after another; null where there is no value."""
-    row_splits: Indices
+    row_splits: IndexColumn
     """From 0 to the number of values, non-decreasing, one more than there are rows."""
 
 
 class RaggedNumbers(WireModel):
     """Rows of unequal length, flat, with a number in every slot."""
 
-    values: Numbers
+    values: NumberColumn
     """All rows, one after another."""
-    row_splits: Indices
+    row_splits: IndexColumn
     """From 0 to the number of values, non-decreasing, one more than there are rows."""
 
 
 class RaggedNames(WireModel):
     """Rows of names, flat."""
 
-    values: Annotated[list[Name], Field(fail_fast=True)]
+    values: CandidateNameColumn
     """All rows, one after another."""
-    row_splits: Indices
+    row_splits: IndexColumn
     """From 0 to the number of values, non-decreasing, one more than there are rows."""

@@ -20,7 +20,7 @@ from creditd.credit.group_advantages import (
 from creditd.credit.group_sums import MAX_MAGNITUDE
 from creditd.credit.whitening import Whitening
 from creditd.wire import v1
-from creditd.wire.arrays import numbers_or_missing
+from creditd.wire.arrays import flat_rows, numbers_or_missing
 from creditd.wire.errors import ErrorCode
 from creditd.wire.limits import RequestLimits, check_rows
 from creditd.wire.validation import wire_error
@@ -191,10 +191,11 @@ def _rewards_of(request: v1.GroupRequest, limits: RequestLimits) -> _Rewards:
     else:
         by_name, pointers = [request.rewards], ("/rewards",)
     check_rows(len(by_name[0]), limits)
-    lengths = [len(row) for row in by_name[0]]
-    for rows, pointer in zip(by_name, pointers, strict=True):
-        _check_shape([len(row) for row in rows], lengths, pointer)
-    columns = [numbers_or_missing([reward for row in rows for reward in row]) for rows in by_name]
+    flat = [flat_rows(rows) for rows in by_name]
+    lengths = flat[0][1]
+    for (_, own), pointer in zip(flat, pointers, strict=True):
+        _check_shape(own, lengths, pointer)
+    columns = [numbers_or_missing(values) for values, _ in flat]
     nowhere = np.zeros(sum(lengths), dtype=np.bool_)
     return _Rewards(
         values=np.stack([values for values, _ in columns]),
@@ -226,8 +227,9 @@ def _tokens_of(request: v1.GroupRequest, rewards: _Rewards) -> Integers | None:
     """Trainable tokens of each response, shape (N,), if they are given."""
     if request.n_tokens is None:
         return None
-    _check_shape([len(row) for row in request.n_tokens], rewards.lengths.tolist(), "/n_tokens")
-    return np.array([count for row in request.n_tokens for count in row], dtype=np.int64)
+    counts, lengths = flat_rows(request.n_tokens)
+    _check_shape(lengths, rewards.lengths.tolist(), "/n_tokens")
+    return np.asarray(counts, dtype=np.int64)
 
 
 def _check_shape(lengths: Sequence[int], expected: Sequence[int], pointer: str) -> None:

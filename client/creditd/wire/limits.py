@@ -40,12 +40,13 @@ class RequestLimits:
     evaluations: int = 1 << 16
 
 
-def published(limits: RequestLimits, *, body_bytes: int, requests_in_flight: int) -> Limits:
+def published(limits: RequestLimits, *, body_bytes: int, binary_body_bytes: int, requests_in_flight: int) -> Limits:
     """All limits, as `/v1/info` names them.
 
     Args:
         limits: Bounds of one request.
-        body_bytes: Largest body.
+        body_bytes: Largest body of text.
+        binary_body_bytes: Largest binary body.
         requests_in_flight: Most requests at a time.
 
     Returns:
@@ -58,6 +59,7 @@ def published(limits: RequestLimits, *, body_bytes: int, requests_in_flight: int
         token_advantages=limits.token_advantages,
         tokens_per_set=limits.tokens_per_set,
         body_bytes=body_bytes,
+        binary_body_bytes=binary_body_bytes,
         requests_in_flight=requests_in_flight,
         evaluations=limits.evaluations,
         evaluated_cells=MAX_CELLS,

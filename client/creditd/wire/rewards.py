@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from creditd.credit.candidate_sets import RewardPart
 from creditd.wire import v1
-from creditd.wire.arrays import numbers_or_missing
+from creditd.wire.arrays import Values, numbers_or_missing
 from creditd.wire.errors import ErrorCode
 from creditd.wire.validation import wire_error
 
@@ -36,7 +36,7 @@ class RewardColumns:
     named: Mapping[str, Floats] | None = None
 
 
-def single(values: Sequence[float | None], aggregation: v1.AggregationChoice) -> RewardColumns:
+def single(values: Values, aggregation: v1.AggregationChoice) -> RewardColumns:
     """Rewards without a name.
 
     Args:
@@ -60,7 +60,7 @@ def single(values: Sequence[float | None], aggregation: v1.AggregationChoice) ->
     return RewardColumns(rewards=rewards, missing=missing)
 
 
-def combined(named: Mapping[str, Sequence[float | None]], aggregation: v1.AggregationChoice) -> RewardColumns:
+def combined(named: Mapping[str, Values], aggregation: v1.AggregationChoice) -> RewardColumns:
     """Named rewards with their weights, added in the order of their names.
 
     Args:

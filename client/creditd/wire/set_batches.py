@@ -39,7 +39,7 @@ class SetBatch:
 
     sets: CandidateSets
     rejected: tuple[SetError, ...]
-    ids: Sequence[str | int | None] | None
+    ids: Sequence[str | int | None] | Integers | None
     nested: bool = True
     sizes_from: str = "/sets"
     by_rows: frozenset[str] = frozenset()

@@ -11,7 +11,7 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import ConfigDict, Field
 from pydantic.config import JsonDict
 
-from creditd.wire.fields import MAX_MAGNITUDE, MAX_SETS, Count, Index, Name, Numbers, WireModel
+from creditd.wire.fields import MAX_MAGNITUDE, MAX_SETS, Count, Index, Name, NumberColumn, WireModel
 from creditd.wire.v1 import (
     AdvantageChoice,
     CreditChoice,
@@ -56,7 +56,7 @@ class SolveItem(WireModel):
     players changes no bit."""
     coalitions: Annotated[list[Coalition], Field(fail_fast=True, max_length=1 << 20)] = Field(default_factory=list)
     """Coalitions whose utility is known: each the list of its players, 0 … n_players − 1; [] is the empty one."""
-    utilities: Numbers = Field(default_factory=list)
+    utilities: NumberColumn = Field(default_factory=list)
     """One per coalition, reward units."""
     set_reward: float | None = None
     """Reward of the whole response (format, length, safety): a GRPO advantage of its own on all tokens."""

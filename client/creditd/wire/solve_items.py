@@ -274,7 +274,7 @@ def _known(
             detail = f"player {max(players)} is not one of 0 … {n - 1}"
             return SetError(row, "invalid_request", "coalitions", place, detail)
         coalitions[place, players] = True
-    utilities = np.array(item.utilities, dtype=np.float64)
+    utilities = np.asarray(item.utilities, dtype=np.float64)
     for code, wrong in unusable_numbers(utilities, None):
         if wrong.any():
             place = int(np.flatnonzero(wrong)[0])

@@ -10,13 +10,15 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import Field, model_validator
 from typing_extensions import Self
 
+from creditd.wire.buffers import BufferOr
 from creditd.wire.fields import Amount, Positive, Weight, WireModel
 
 MAX_TARGETS = 4096
 MAX_TERMS = 16
 
 Fraction: TypeAlias = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
-Weights: TypeAlias = Annotated[list[Weight], Field(fail_fast=True, min_length=1, max_length=MAX_TARGETS)]
+_Weights: TypeAlias = Annotated[list[Weight], Field(fail_fast=True, min_length=1, max_length=MAX_TARGETS)]
+Weights: TypeAlias = Annotated[list[float], BufferOr(_Weights, kept=False, longest=MAX_TARGETS)]
 
 
 class MaxUtility(WireModel):

@@ -9,21 +9,29 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, TypeAlias
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import ConfigDict, Field, model_validator
 from pydantic.config import JsonDict
 from typing_extensions import Self
 
+from creditd.wire.buffers import BufferOr, NumbersAndNulls
 from creditd.wire.errors import ErrorCode
 from creditd.wire.fields import (
     MAX_MAGNITUDE,
     MAX_NAME_LENGTH,
     MAX_SETS,
     Amount,
+    CandidateNameColumn,
+    CandidateNameOrNullColumn,
     Count,
     Index,
+    IndexColumn,
     Indices,
     Name,
+    NameColumn,
     Names,
+    NumberOrNullColumn,
     Numbers,
     NumbersOrNull,
     Positive,
@@ -71,11 +79,15 @@ class MaxAtKCredit(WireModel):
     k: Positive
 
 
+_MixtureWeights: TypeAlias = Annotated[list[Weight], Field(fail_fast=True, min_length=1, max_length=1000)]
+MixtureWeights: TypeAlias = Annotated[list[float], BufferOr(_MixtureWeights, kept=False, longest=1000)]
+
+
 class MixtureCredit(WireModel):
     """Weights w_1 … w_K, for sets of K candidates."""
 
     type: Literal["mixture"]
-    weights: Annotated[list[Weight], Field(fail_fast=True, min_length=1, max_length=1000)]
+    weights: MixtureWeights
 
 
 EndChoice: TypeAlias = PlainRule | Annotated[PlainCredit | MaxAtKCredit | MixtureCredit, Field(discriminator="type")]
@@ -154,6 +166,12 @@ class AggregationChoice(WireModel):
     """Weight by name; 1 for a name that is not here."""
 
 
+_Topics: TypeAlias = Annotated[list[Name], Field(fail_fast=True, max_length=MAX_TARGETS)]
+Topics: TypeAlias = Annotated[list[str | int], BufferOr(_Topics, integers=True, kept=False, longest=MAX_TARGETS)]
+_Scores: TypeAlias = Annotated[list[float], Field(fail_fast=True, max_length=MAX_TARGETS)]
+Scores: TypeAlias = Annotated[list[float], BufferOr(_Scores, kept=False, longest=MAX_TARGETS)]
+
+
 class Candidate(WireModel):
     """One item of a candidate set."""
 
@@ -163,9 +181,9 @@ class Candidate(WireModel):
     """Several rewards by name, instead of `reward`: the same names for all candidates; null for all when not scored."""
     label: Name | None = None
     """The answer that the candidate gives. Needed by `plurality`."""
-    topics: Annotated[list[Name], Field(fail_fast=True, max_length=MAX_TARGETS)] | None = None
+    topics: Topics | None = None
     """What it covers. Needed by `coverage`."""
-    scores: Annotated[list[float], Field(fail_fast=True, max_length=MAX_TARGETS)] | None = None
+    scores: Scores | None = None
     """What it is worth to each target. Needed by `facility_location` and `noisy_or`."""
     union: Name | None = None
     """Candidates of one union share a name. Needed by the credit `owen`."""
@@ -197,8 +215,8 @@ class CandidateSet(WireModel):
 class TokenSpans(WireModel):
     """Token ranges of all candidates, aligned with the values of `rewards`."""
 
-    starts: Indices
-    stops: Indices
+    starts: IndexColumn
+    stops: IndexColumn
 
 
 RewardColumn: TypeAlias = Ragged | Annotated[list[NumbersOrNull], Field(fail_fast=True, max_length=MAX_SETS)]
@@ -215,28 +233,28 @@ class SetColumns(WireModel):
     """Needed where the utility uses rewards."""
     named_rewards: NamedRewardColumns | None = None
     """Several rewards by name, instead of `rewards`."""
-    row_splits: Indices | None = None
+    row_splits: IndexColumn | None = None
     """Candidates of each set, from 0 on, one entry more than there are sets. Needed where there are no rewards, but for
     tables, whose lengths tell the number of candidates."""
-    groups: Names | None = None
-    ids: Names | None = None
+    groups: NameColumn | None = None
+    ids: NameColumn | None = None
     spans: TokenSpans | None = None
-    n_tokens: Indices | None = None
-    set_rewards: NumbersOrNull | None = None
+    n_tokens: IndexColumn | None = None
+    set_rewards: NumberOrNullColumn | None = None
     utilities: RaggedNumbers | Annotated[list[Numbers], Field(fail_fast=True, max_length=MAX_SETS)] | None = None
     texts: Annotated[list[str | None], Field(fail_fast=True)] | None = None
     """One per candidate, aligned with the values of `rewards`; recognises duplicates."""
-    candidate_ids: Annotated[list[Name], Field(fail_fast=True)] | None = None
+    candidate_ids: CandidateNameColumn | None = None
     """One per candidate, aligned with the values of `rewards`."""
-    labels: Annotated[list[Name | None], Field(fail_fast=True)] | None = None
+    labels: CandidateNameOrNullColumn | None = None
     """The answer of each candidate, aligned with the values of `rewards`."""
-    topics: RaggedNames | Annotated[list[list[Name]], Field(fail_fast=True)] | None = None
+    topics: RaggedNames | Annotated[list[Names], Field(fail_fast=True)] | None = None
     """One row per candidate."""
     scores: RaggedNumbers | Annotated[list[Numbers], Field(fail_fast=True)] | None = None
     """One row per candidate."""
     similarities: RaggedNumbers | Annotated[list[Numbers], Field(fail_fast=True, max_length=MAX_SETS)] | None = None
     """One row per set: its K × K matrix, row by row."""
-    unions: Annotated[list[Name | None], Field(fail_fast=True)] | None = None
+    unions: CandidateNameOrNullColumn | None = None
     """The union of each candidate, aligned with the values of `rewards`."""
 
 
@@ -407,7 +425,27 @@ class ShapleyResponse(WireModel):
     errors: list[RowError] | None = None
 
 
-GroupRewards: TypeAlias = Annotated[list[NumbersOrNull], Field(fail_fast=True, min_length=1, max_length=MAX_SETS)]
+_GroupRows: TypeAlias = Annotated[list[NumbersOrNull], Field(fail_fast=True, min_length=1, max_length=MAX_SETS)]
+_TokenRows: TypeAlias = Annotated[list[Indices], Field(fail_fast=True, max_length=MAX_SETS)]
+GroupRewards: TypeAlias = Annotated[
+    list[list[float | None]] | NDArray[np.float64] | NumbersAndNulls,
+    BufferOr(_GroupRows, nulls=True, fewest=1, longest=MAX_SETS, axes=2),
+]
+"""One row per prompt; in the binary format rows of equal length may be one buffer of two axes."""
+_NamedGroupRewards: TypeAlias = Annotated[
+    dict[RewardName, GroupRewards], Field(min_length=1, max_length=MAX_REWARD_NAMES)
+]
+GroupRewardsOrNamed: TypeAlias = Annotated[
+    list[list[float | None]]
+    | NDArray[np.float64]
+    | NumbersAndNulls
+    | dict[str, list[list[float | None]] | NDArray[np.float64] | NumbersAndNulls],
+    BufferOr(_GroupRows | _NamedGroupRewards, nulls=True, fewest=1, longest=MAX_SETS, axes=2),
+]
+TokenRows: TypeAlias = Annotated[
+    list[list[int]] | NDArray[np.int64],
+    BufferOr(_TokenRows, integers=True, bounds=(-(2**62), 2**62), longest=MAX_SETS, axes=2),
+]
 
 
 class WhiteningChoice(WireModel):
@@ -480,13 +518,13 @@ class GroupRequest(WireModel):
         }
     )
 
-    rewards: GroupRewards | Annotated[dict[RewardName, GroupRewards], Field(min_length=1, max_length=MAX_REWARD_NAMES)]
+    rewards: GroupRewardsOrNamed
     """One row per prompt, one entry per response, or such rows for each of several named rewards; null leaves a
     response out of its baseline. Named rewards are summed by weight first, where a null of a weight other than 0 makes
     the sum null; `gdpo` normalises each name by itself, where a null leaves the response out of that name alone."""
     weights: dict[RewardName, Weight] | None = None
     """Weights of named rewards, 1 for a name that is not here."""
-    n_tokens: Annotated[list[Indices], Field(fail_fast=True, max_length=MAX_SETS)] | None = None
+    n_tokens: TokenRows | None = None
     """Trainable tokens of each response, rows as in `rewards`: with them a response counts in the whitening of `verl`
     and `openrlhf`. Absent, each response counts once."""
     convention: Literal["trl", "verl", "openrlhf"] = "trl"
@@ -518,6 +556,8 @@ class Limits(WireModel):
     token_advantages: int
     tokens_per_set: int
     body_bytes: int
+    """Of a JSON body, and of what a binary one has beside buffers."""
+    binary_body_bytes: int
     requests_in_flight: int
     evaluations: int
     """Utilities of one game that the caller evaluates."""

@@ -13,6 +13,16 @@ _CHOICES = frozenset({"utility", "credit", "to", "from", "from_"})
 """Fields whose value is one of several models: pydantic names the model after them."""
 _BRANCHES = frozenset({"Ragged", "RaggedNumbers", "constrained-str", "constrained-int"})
 """How pydantic names the branches of the other unions."""
+_PLAIN_DETAILS = {
+    "extra_forbidden": "there is no such field",
+    "missing": "the field is required",
+    "union_tag_not_found": "the choice is an object with a `type`",
+    "list_type": "expected a valid array",
+    "dict_type": "expected an object",
+    "model_type": "expected an object",
+    "model_attributes_type": "expected an object",
+}
+"""What is said whatever the field; of containers in JSON's words, whatever the format of the body."""
 _MAX_SEGMENT = 64
 _MAX_FINDINGS = 10_000
 
@@ -85,14 +95,10 @@ def _item(pointer: str, entries: list[ErrorDetails]) -> ErrorItem:
 
 def _detail(entry: ErrorDetails) -> str:
     kind, context = entry["type"], entry.get("ctx", {})
-    if kind == "extra_forbidden":
-        return "there is no such field"
-    if kind == "missing":
-        return "the field is required"
+    if kind in _PLAIN_DETAILS:
+        return _PLAIN_DETAILS[kind]
     if kind == "union_tag_invalid":
         return f"got an unknown type; expected one of {context['expected_tags']}"
-    if kind == "union_tag_not_found":
-        return "the choice is an object with a `type`"
     if kind == "json_invalid":
         return f"the body is not valid JSON: {context['error']}"
     message = entry["msg"].removeprefix("Value error, ").replace(" after validation", "")

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 MAX_MAGNITUDE = 1e100
 """Largest magnitude of a reward or a utility: sums of squares of larger ones leave float64."""
+MAX_PADDING = 4
+"""Groups are summed as rows of a table when that has at most this many times as many cells as there are values."""
 
 
 def group_sums(values: NDArray[np.float64], groups: NDArray[np.int64], n_groups: int) -> NDArray[np.float64]:
@@ -26,10 +28,36 @@ def group_sums(values: NDArray[np.float64], groups: NDArray[np.int64], n_groups:
         Shape (n_groups,), float64. Permuting the values of a group, or adding other groups, changes no bit.
 
     Cost:
-        O(N log N).
+        O(N log N): one sort of short rows, or of all values where groups are too uneven for a table.
     """
-    order = np.lexsort((values, groups))
-    return np.bincount(groups[order], weights=values[order], minlength=n_groups).astype(np.float64, copy=False)
+    counts = np.bincount(groups, minlength=n_groups)
+    width = int(counts.max(initial=0))
+    if width == 0:
+        return np.zeros(n_groups)
+    if n_groups * width > MAX_PADDING * len(values):
+        order = np.lexsort((values, groups))
+        return np.bincount(groups[order], weights=values[order], minlength=n_groups).astype(np.float64, copy=False)
+    rows = _rows(values, groups, counts, width)
+    rows.sort(axis=1)
+    rows[np.arange(width) >= counts[:, None]] = 0.0
+    # A sum of zeros is +0 whatever their signs, as if it had begun with a zero.
+    sums: NDArray[np.float64] = np.cumsum(rows, axis=1)[:, -1] + 0.0
+    return sums
+
+
+def _rows(
+    values: NDArray[np.float64], groups: NDArray[np.int64], counts: NDArray[np.int64], width: int
+) -> NDArray[np.float64]:
+    """The values of each group in a row of their own, shape (n_groups, width), filled up with +inf; a copy."""
+    if (groups[1:] < groups[:-1]).any():
+        order = np.argsort(groups, kind="stable")
+        values, groups = values[order], groups[order]
+    if len(values) == len(counts) * width:
+        return values.reshape(len(counts), width).copy()
+    rows = np.full((len(counts), width), np.inf)
+    starts = np.cumsum(counts) - counts
+    rows[groups, np.arange(len(values)) - starts[groups]] = values
+    return rows
 
 
 def group_means(values: NDArray[np.float64], groups: NDArray[np.int64], n_groups: int) -> NDArray[np.float64]:

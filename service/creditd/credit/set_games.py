@@ -115,13 +115,23 @@ def _kinds(
     sizes = batch.sizes if needs(utility) & {"similarities", "utilities"} else np.zeros_like(batch.sizes)
     targets, topics = targets_and_topics(batch, utility)
     n_topics = int(topics.max(initial=0))
-    keys = np.stack([n_players, n_candidates, sizes, targets], axis=1)
-    kinds, kind = np.unique(keys[busy], axis=0, return_inverse=True)
-    for number, (n, _, _, n_targets) in enumerate(kinds.tolist()):
-        rows = busy[kind.reshape(-1) == number]
+    kind, n_kinds = np.zeros(len(busy), dtype=np.int64), min(1, len(busy))
+    for key in (n_players[busy], n_candidates[busy], sizes[busy], targets[busy]):
+        kind, n_kinds = _refined(kind, n_kinds, key)
+    for number in range(n_kinds):
+        rows = busy[kind == number]
+        n, n_targets = int(n_players[rows[0]]), int(targets[rows[0]])
         step = max(1, WORK_PER_CALL // work_of_credit(rule, utility, n, n_targets, n_topics))
         for start in range(0, len(rows), step):
             yield rows[start : start + step]
+
+
+def _refined(kind: Integers, n_kinds: int, key: Integers) -> tuple[Integers, int]:
+    """Kinds split by one more number ≥ 0, in the order of kinds and then of numbers, and how many there are."""
+    if len(key) == 0 or (key == key[0]).all():
+        return kind, n_kinds
+    kinds, refined = np.unique(kind * (int(key.max()) + 1) + key, return_inverse=True)
+    return refined.reshape(-1), len(kinds)
 
 
 def _empty_utilities(batch: CandidateSets, utility: Utility, rows: Integers) -> Floats:

@@ -10,7 +10,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from creditd.scoring.deadline import Deadline
-from creditd.server.convert import envelope, error_items, flag_counts, group_body, plain_body, shapley_body, solve_body
+from creditd.server.convert import (
+    Encode,
+    envelope,
+    error_items,
+    flag_counts,
+    group_document,
+    shapley_document,
+    solve_document,
+)
 from creditd.server.errors import ServiceError
 from creditd.server.resources import CandidateScorer
 from creditd.wire.choices import options_of
@@ -31,7 +39,7 @@ class Answer:
     """A response body, and what the log and the counters say of it.
 
     Attributes:
-        body: JSON; empty when there is a refusal.
+        body: In the format asked for; empty when there is a refusal.
         n_items: Sets or groups that were asked about.
         error_codes: How many failed, by code.
         flags: How many carry each flag.
@@ -58,6 +66,7 @@ def answer_sets(
     limits: RequestLimits,
     score: CandidateScorer,
     deadline: Deadline,
+    encode: Encode,
 ) -> Answer:
     """The answer to `/v1/credit/shapley`.
 
@@ -68,6 +77,7 @@ def answer_sets(
         limits: Bounds of one request.
         score: The use case.
         deadline: When the caller stops waiting.
+        encode: Writes the answer.
 
     Returns:
         The body, in the form of the request, or a refusal when no set could be answered.
@@ -83,16 +93,22 @@ def answer_sets(
         raise ServiceError(error.code, error.detail, error.items) from None
     head = {**envelope(request_id, queue_s), "model": None, "weight_version": None}
     if asked.dry_run:
-        return Answer(plain_body(head), batch.sets.n_sets, {}, {})
+        return Answer(encode(head), batch.sets.n_sets, {}, {})
     answer = score(batch.sets, options, batch.rejected, deadline)
     codes = Counter(str(error.code) for error in answer.errors)
     if len(answer.errors) == batch.sets.n_sets:
         return _nothing_answered("set", batch.sets.n_sets, codes, error_items(answer, batch))
-    return Answer(shapley_body(answer, batch, head), batch.sets.n_sets, codes, flag_counts(answer.flags))
+    return Answer(encode(shapley_document(answer, batch, head)), batch.sets.n_sets, codes, flag_counts(answer.flags))
 
 
 def answer_solve(
-    asked: SolveRequest, *, request_id: str, received_s: float, limits: RequestLimits, deadline: Deadline
+    asked: SolveRequest,
+    *,
+    request_id: str,
+    received_s: float,
+    limits: RequestLimits,
+    deadline: Deadline,
+    encode: Encode,
 ) -> Answer:
     """The answer to `/v1/credit/shapley/solve`.
 
@@ -102,6 +118,7 @@ def answer_solve(
         received_s: When its last byte arrived, on `time.perf_counter`.
         limits: Bounds of one request.
         deadline: When the caller stops waiting.
+        encode: Writes the answer.
 
     Returns:
         The body, or a refusal when no item could be answered.
@@ -124,11 +141,18 @@ def answer_solve(
         return _nothing_answered("item", len(asked.items), codes, items)
     failed = {error.row for error in answer.errors}
     flags = np.array([0 if row in failed else item_flags(answer, row) for row in range(len(asked.items))])
-    return Answer(solve_body(answer, asked, envelope(request_id, queue_s)), len(asked.items), codes, flag_counts(flags))
+    document = solve_document(answer, asked, envelope(request_id, queue_s))
+    return Answer(encode(document), len(asked.items), codes, flag_counts(flags))
 
 
 def answer_groups(
-    asked: GroupRequest, *, request_id: str, received_s: float, limits: RequestLimits, deadline: Deadline
+    asked: GroupRequest,
+    *,
+    request_id: str,
+    received_s: float,
+    limits: RequestLimits,
+    deadline: Deadline,
+    encode: Encode,
 ) -> Answer:
     """The answer to `/v1/credit/group`.
 
@@ -138,6 +162,7 @@ def answer_groups(
         received_s: When its last byte arrived, on `time.perf_counter`.
         limits: Bounds of one request.
         deadline: When the caller stops waiting.
+        encode: Writes the answer.
 
     Returns:
         The body, or a refusal when no group could be answered.
@@ -159,7 +184,8 @@ def answer_groups(
             ErrorItem(pointer=error.pointer, code=error.code, detail=error.detail) for error in answer.errors[:10]
         )
         return _nothing_answered("group", n_rows, codes, items)
-    return Answer(group_body(answer, envelope(request_id, queue_s)), n_rows, codes, flag_counts(answer.flags))
+    document = group_document(answer, envelope(request_id, queue_s))
+    return Answer(encode(document), n_rows, codes, flag_counts(answer.flags))
 
 
 def _nothing_answered(kind: str, n_items: int, codes: Mapping[str, int], items: tuple[ErrorItem, ...]) -> Answer:

@@ -1,7 +1,8 @@
-"""Reading a request: its deadline, its media type, and its body up to the limit."""
+"""Reading a request: its deadline, its media types, and its body up to the limit."""
 
 from __future__ import annotations
 
+import re
 from typing import TypeVar
 
 import anyio
@@ -11,13 +12,16 @@ from pydantic import BaseModel, ValidationError
 from creditd.scoring.deadline import Deadline, DeadlineExceededError
 from creditd.server.errors import ServiceError
 from creditd.server.resources import resources_of
+from creditd.wire import codec
 from creditd.wire.errors import ErrorCode, ErrorItem
 from creditd.wire.validation import from_validation_error
 
 M = TypeVar("M", bound=BaseModel)
 
 TIMEOUT_HEADER = "X-Request-Timeout-Ms"
+JSON = "application/json"
 _LONGEST_MS = 10**9
+_QUALITY = re.compile(r"\s*q\s*=\s*([01](?:\.\d{0,3})?)\s*", re.IGNORECASE)
 
 
 def deadline_of(request: Request) -> Deadline:
@@ -43,10 +47,30 @@ def deadline_of(request: Request) -> Deadline:
     return Deadline.after(min(longest_s, int(text) / 1e3))
 
 
+def answer_type(request: Request) -> str:
+    """The media type of the answer: the binary one where `Accept` names it and likes JSON no better, else JSON.
+
+    Args:
+        request: The request.
+
+    Returns:
+        One of the two. A caller that accepts neither is given JSON.
+    """
+    qualities: dict[str, float] = {}
+    for part in ",".join(request.headers.getlist("accept")).split(","):
+        name, *parameters = part.split(";")
+        found = [match for match in map(_QUALITY.fullmatch, parameters) if match]
+        qualities[name.strip().lower()] = float(found[0][1]) if found else 1.0
+    binary = qualities.get(codec.MEDIA_TYPE, 0.0)
+    plain = next((qualities[name] for name in (JSON, "application/*", "*/*") if name in qualities), 0.0)
+    return codec.MEDIA_TYPE if binary > 0.0 and binary >= plain else JSON
+
+
 async def parse_body(request: Request, model: type[M], deadline: Deadline) -> M:
     """The body as a checked model.
 
-    The bytes go to pydantic's own JSON parser at once: no dictionary of the whole body is ever built.
+    JSON goes to pydantic's own parser at once: no dictionary of the whole body is ever built. Of a binary body the
+    schema sees the document, whose buffers stay bytes.
 
     Args:
         request: The request.
@@ -57,22 +81,31 @@ async def parse_body(request: Request, model: type[M], deadline: Deadline) -> M:
         The model.
 
     Raises:
-        ServiceError: If the media type is not JSON, the body is too large, not JSON, or not of the schema.
+        ServiceError: If the media type is neither of the two, the body is too large, not of its type, or not of the
+            schema.
         DeadlineExceededError: If the body is not here in time.
     """
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type != "application/json":
+    if media_type not in {JSON, codec.MEDIA_TYPE}:
         got = "no content type" if not media_type else "another content type"
-        raise ServiceError(ErrorCode.UNSUPPORTED_MEDIA_TYPE, f"got {got}; expected Content-Type: application/json")
+        detail = f"got {got}; expected Content-Type: {JSON} or {codec.MEDIA_TYPE}"
+        raise ServiceError(ErrorCode.UNSUPPORTED_MEDIA_TYPE, detail)
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise ServiceError(ErrorCode.UNSUPPORTED_MEDIA_TYPE, "got a compressed body; expected it as it is")
+    settings, binary = resources_of(request).settings, media_type == codec.MEDIA_TYPE
     try:
         with anyio.fail_after(max(deadline.remaining_s, 0.0)):
-            body = await _read(request, resources_of(request).settings.max_body_bytes)
+            body = await _read(request, settings.max_binary_body_bytes if binary else settings.max_body_bytes)
     except TimeoutError:
         raise DeadlineExceededError from None
     try:
+        if binary:
+            return model.model_validate(codec.decode(body, settings.max_body_bytes))
         return model.model_validate_json(body)
+    except codec.MalformedBodyError as error:
+        detail = f"the body is not a document in MessagePack: {error}"
+        item = ErrorItem(pointer="", code=ErrorCode.INVALID_REQUEST, detail=detail)
+        raise ServiceError(ErrorCode.INVALID_REQUEST, detail, (item,)) from None
     except ValidationError as error:
         found = from_validation_error(error)
         raise ServiceError(found.code, found.detail, found.items) from None

@@ -1,12 +1,17 @@
-"""Answers of the arithmetic as response bodies. The columnar form is written from arrays, without an object per set."""
+"""Answers of the arithmetic as response bodies. The columnar form is written from arrays, without an object per set.
+
+One document for both formats: JSON writes its arrays as lists, with null for NaN, and the binary format as buffers.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, get_args
+from collections.abc import Callable, Mapping
+from itertools import pairwise
+from typing import Any, TypeAlias, get_args
 
 import numpy as np
 import orjson
+from numpy.typing import NDArray
 
 from creditd.credit.candidate_sets import SetError
 from creditd.credit.flags import Flag
@@ -25,6 +30,10 @@ from creditd.wire.solve_items import pointer_to as solve_pointer
 from creditd.wire.v1 import FlagName, Info, Service
 from creditd.wire.versions import METHODS_VERSION, package_version
 
+Floats: TypeAlias = NDArray[np.float64]
+Integers: TypeAlias = NDArray[np.int64]
+Encode: TypeAlias = Callable[[Mapping[str, Any]], bytes]
+"""Writes a document with arrays in it: `json_body`, or `creditd.wire.codec.encode`."""
 FLAG_NAMES: tuple[FlagName, ...] = Flag(sum(Flag)).wire_names  # type: ignore[assignment]
 
 
@@ -50,13 +59,13 @@ def envelope(request_id: str, queue_s: float) -> dict[str, Any]:
     return {"request_id": request_id, "service": service().model_dump(), "usage": usage(queue_s)}
 
 
-def plain_body(head: Mapping[str, Any]) -> bytes:
-    """An answer that is nothing but its envelope."""
-    return orjson.dumps(head)
+def json_body(document: Mapping[str, Any]) -> bytes:
+    """A document as JSON: arrays as lists, NaN as null."""
+    return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-def shapley_body(answer: SetCredits, batch: SetBatch, head: Mapping[str, Any]) -> bytes:
-    """The answer to `/v1/credit/shapley` as JSON, in the form of the request.
+def shapley_document(answer: SetCredits, batch: SetBatch, head: Mapping[str, Any]) -> dict[str, Any]:
+    """The answer to `/v1/credit/shapley`, in the form of the request.
 
     Args:
         answer: What the arithmetic returned.
@@ -64,7 +73,7 @@ def shapley_body(answer: SetCredits, batch: SetBatch, head: Mapping[str, Any]) -
         head: The envelope.
 
     Returns:
-        A JSON document that fits `ShapleyResponse`; NaN is written as null.
+        A document that fits `ShapleyResponse` once it is written; arrays stay arrays.
 
     Cost:
         Columnar: one pass over arrays. Nested: one object per set.
@@ -77,11 +86,11 @@ def shapley_body(answer: SetCredits, batch: SetBatch, head: Mapping[str, Any]) -
         document["errors"] = [
             {"row": error.row, **_item_error(error.code, batch.pointer(error), error.detail)} for error in answer.errors
         ]
-    return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
+    return document
 
 
-def solve_body(answer: SolvedItems, request: SolveRequest, head: Mapping[str, Any]) -> bytes:
-    """The answer to `/v1/credit/shapley/solve` as JSON that fits `SolveResponse`."""
+def solve_document(answer: SolvedItems, request: SolveRequest, head: Mapping[str, Any]) -> dict[str, Any]:
+    """The answer to `/v1/credit/shapley/solve`, which fits `SolveResponse` once it is written."""
     errors = {error.row: error for error in answer.errors}
     items: list[dict[str, Any]] = []
     for row, (asked, item) in enumerate(zip(request.items, answer.items, strict=True)):
@@ -91,23 +100,21 @@ def solve_body(answer: SolvedItems, request: SolveRequest, head: Mapping[str, An
             items.append({"id": asked.id, "status": "error", "error": failure})
             continue
         items.append({"id": asked.id, **solve_item(item, answer, row)})
-    return orjson.dumps({**head, "done": answer.done, "items": items}, option=orjson.OPT_SERIALIZE_NUMPY)
+    return {**head, "done": answer.done, "items": items}
 
 
-def group_body(answer: GroupRows, head: Mapping[str, Any]) -> bytes:
-    """The answer to `/v1/credit/group` as JSON that fits `GroupResponse`."""
-    failed = {error.row for error in answer.errors}
-    splits = answer.row_splits
-    document = {
+def group_document(answer: GroupRows, head: Mapping[str, Any]) -> dict[str, Any]:
+    """The answer to `/v1/credit/group`, which fits `GroupResponse` once it is written."""
+    names = {mask: Flag(mask).wire_names for mask in set(answer.flags.tolist())}
+    return {
         **head,
-        "advantages": [answer.advantages[splits[row] : splits[row + 1]] for row in range(len(splits) - 1)],
-        "status": [int(row in failed) for row in range(len(splits) - 1)],
-        "flags": [Flag(mask).wire_names for mask in answer.flags.tolist()],
+        "advantages": _rows(answer.advantages, answer.row_splits),
+        "status": (~answer.ok).astype(np.int64),
+        "flags": [names[mask] for mask in answer.flags.tolist()],
         "errors": [
             {"row": error.row, **_item_error(error.code, error.pointer, error.detail)} for error in answer.errors
         ],
     }
-    return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
 def info_body(settings: Settings, limits: RequestLimits) -> bytes:
@@ -119,7 +126,10 @@ def info_body(settings: Settings, limits: RequestLimits) -> bytes:
         advantages=list(get_args(NormalizationType)),
         group_advantages=list(get_args(GroupRule)),
         limits=published(
-            limits, body_bytes=settings.max_body_bytes, requests_in_flight=settings.max_requests_in_flight
+            limits,
+            body_bytes=settings.max_body_bytes,
+            binary_body_bytes=settings.max_binary_body_bytes,
+            requests_in_flight=settings.max_requests_in_flight,
         ),
         models=[],
     )
@@ -142,6 +152,14 @@ def flag_counts(flags: np.ndarray[Any, np.dtype[np.int64]]) -> dict[str, int]:
 
 def _item_error(code: str, pointer: str, detail: str) -> dict[str, Any]:
     return {"code": code, "pointer": pointer, "detail": detail, "retryable": ERROR_KINDS[ErrorCode(code)].retryable}
+
+
+def _rows(values: Floats, splits: Integers) -> Floats | list[Floats]:
+    """Rows of a ragged array: one array of two axes where they are equally long."""
+    lengths = np.diff(splits)
+    if len(lengths) and (lengths == lengths[0]).all():
+        return values.reshape(len(lengths), int(lengths[0]))
+    return [values[start:stop] for start, stop in pairwise(splits.tolist())]
 
 
 def _columns(answer: SetCredits, batch: SetBatch) -> dict[str, Any]:
@@ -170,7 +188,7 @@ def _columns(answer: SetCredits, batch: SetBatch) -> dict[str, Any]:
 
 def _nested(answer: SetCredits, batch: SetBatch) -> list[dict[str, Any]]:
     errors: dict[int, SetError] = {error.row: error for error in answer.errors}
-    ids = batch.ids or [None] * len(answer.flags)
+    ids = [None] * len(answer.flags) if batch.ids is None else batch.ids
     tokens, splits, whole = answer.token_advantages, answer.token_splits, answer.set_reward_advantages
     results: list[dict[str, Any]] = []
     for row in range(len(answer.flags)):

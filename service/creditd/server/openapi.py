@@ -12,11 +12,19 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from creditd.wire import codec
 from creditd.wire.errors import ERROR_KINDS, ErrorCode, Problem
 from creditd.wire.solve import SolveRequest
 from creditd.wire.v1 import GroupRequest, ShapleyRequest
 
 _REFERENCE = "#/components/schemas/{model}"
+_FORMATS = (
+    f"As `application/json`, or as `{codec.MEDIA_TYPE}`: the same document in MessagePack, where an array of numbers "
+    'may be `{"dtype": "<f8" | "<f4" | "<i8" | "<i4", "shape": [n], "data": BYTES}`, little-endian, and where null is '
+    'allowed `"missing": BYTES`, one bit per number, the lowest first. Rows of equal length may be one buffer of two '
+    "axes where a list of rows stands. `Accept` chooses the format of the answer; in the binary one arrays of numbers "
+    "are such buffers, with NaN for null."
+)
 _REQUESTS: tuple[type[BaseModel], ...] = (ShapleyRequest, SolveRequest, GroupRequest)
 
 
@@ -34,26 +42,32 @@ def failures(*codes: ErrorCode) -> dict[int | str, dict[str, Any]]:
 
 
 def described(request: type[BaseModel], response: type[BaseModel]) -> dict[str, Any]:
-    """Arguments of a POST route that takes and gives JSON of two models."""
+    """Arguments of a POST route that takes and gives documents of two models, in both formats."""
+    taken, given = ({"$ref": _REFERENCE.format(model=model.__name__)} for model in (request, response))
     return {
         "response_model": response,
-        "responses": failures(
-            ErrorCode.INVALID_REQUEST,
-            ErrorCode.BODY_TOO_LARGE,
-            ErrorCode.UNSUPPORTED_MEDIA_TYPE,
-            ErrorCode.DEADLINE_EXCEEDED,
-        ),
+        "responses": {
+            200: {"content": {codec.MEDIA_TYPE: {"schema": given}}},
+            **failures(
+                ErrorCode.INVALID_REQUEST,
+                ErrorCode.BODY_TOO_LARGE,
+                ErrorCode.UNSUPPORTED_MEDIA_TYPE,
+                ErrorCode.DEADLINE_EXCEEDED,
+            ),
+        },
         "openapi_extra": {
             "requestBody": {
                 "required": True,
+                "description": _FORMATS,
                 "content": {
+                    codec.MEDIA_TYPE: {"schema": taken},
                     "application/json": {
-                        "schema": {"$ref": _REFERENCE.format(model=request.__name__)},
+                        "schema": taken,
                         "examples": {
                             f"example_{number}": {"value": example}
                             for number, example in enumerate(_examples(request), start=1)
                         },
-                    }
+                    },
                 },
             }
         },

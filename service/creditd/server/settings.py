@@ -41,7 +41,9 @@ class Settings(BaseSettings):
     api_keys_file: Path | None = None
     """File with one key per line, read at boot; adds to `api_keys`."""
     max_body_bytes: Annotated[int, Field(ge=1024)] = 8 * 2**20
-    """Largest request body."""
+    """Largest JSON body, and the most that a binary body may have beside its buffers."""
+    max_binary_body_bytes: Annotated[int, Field(ge=1024)] = 256 * 2**20
+    """Largest binary body."""
     max_requests_in_flight: Annotated[int, Field(ge=1)] = 256
     """Requests worked on or waiting; more are refused with 503 and Retry-After."""
     compute_threads: Annotated[int, Field(ge=1, le=64)] = min(4, os.cpu_count() or 1)

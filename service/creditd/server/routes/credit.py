@@ -11,9 +11,11 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
 
 from creditd.server.answers import Answer, answer_groups, answer_sets, answer_solve
-from creditd.server.body import deadline_of, parse_body
+from creditd.server.body import JSON, answer_type, deadline_of, parse_body
+from creditd.server.convert import json_body
 from creditd.server.openapi import described
 from creditd.server.resources import resources_of
+from creditd.wire import codec
 from creditd.wire.solve import SolveRequest, SolveResponse
 from creditd.wire.v1 import GroupRequest, GroupResponse, ShapleyRequest, ShapleyResponse
 
@@ -41,7 +43,7 @@ async def credit_group(request: Request) -> Response:
 
 async def _answered(request: Request, model: type[_M], answer: Callable[..., Answer]) -> Response:
     """The response to a body of a model, computed off the event loop."""
-    deadline, resources = deadline_of(request), resources_of(request)
+    deadline, resources, media_type = deadline_of(request), resources_of(request), answer_type(request)
     asked = await parse_body(request, model, deadline)
     work = partial(
         answer,
@@ -50,11 +52,12 @@ async def _answered(request: Request, model: type[_M], answer: Callable[..., Ans
         received_s=time.perf_counter(),
         limits=resources.limits,
         deadline=deadline,
+        encode=json_body if media_type == JSON else codec.encode,
     )
-    return _respond(request, await resources.compute(work, deadline))
+    return _respond(request, await resources.compute(work, deadline), media_type)
 
 
-def _respond(request: Request, answer: Answer) -> Response:
+def _respond(request: Request, answer: Answer, media_type: str) -> Response:
     """The response, once its account has gone into the log line and the counters."""
     request.state.record.update(items=answer.n_items, failed=answer.n_failed, flags=dict(answer.flags))
     route, metrics = request.scope["route"].path, resources_of(request).metrics
@@ -66,4 +69,4 @@ def _respond(request: Request, answer: Answer) -> Response:
         metrics.flags.labels(flag).inc(count)
     if answer.refusal is not None:
         raise answer.refusal
-    return Response(answer.body, media_type="application/json")
+    return Response(answer.body, media_type=media_type)
