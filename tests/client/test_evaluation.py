@@ -12,6 +12,7 @@ from creditd.client import AsyncClient, Client, Evaluator
 from creditd.client.exceptions import InvalidRequestError, PartialResultError, ResponseError
 from creditd.scoring.deadline import Deadline
 from creditd.server.answers import answer_solve
+from creditd.server.convert import json_body
 from creditd.server.errors import ServiceError
 from creditd.wire.errors import problem
 from creditd.wire.limits import RequestLimits
@@ -50,7 +51,12 @@ def served(request: httpx.Request) -> httpx.Response:
     asked, request_id = SolveRequest.model_validate_json(request.content), request.headers["x-request-id"]
     try:
         answer = answer_solve(
-            asked, request_id=request_id, received_s=0.0, limits=RequestLimits(), deadline=Deadline.after(PATIENCE_S)
+            asked,
+            request_id=request_id,
+            received_s=0.0,
+            limits=RequestLimits(),
+            deadline=Deadline.after(PATIENCE_S),
+            encode=json_body,
         )
         if answer.refusal is not None:
             raise answer.refusal
@@ -171,7 +177,7 @@ def test_a_service_and_local_mode_give_the_same_bits(runner):
         "advantage": "centered",
     }
     seen = []
-    client = runner.client(lambda request: seen.append(request) or served(request))
+    client = runner.client(lambda request: seen.append(request) or served(request), wire_format="json")
     result = runner.call(client, "shapley", sets, utility=letters, **options)
     runner.close(client)
     expected = local(letters, sets, **options)
@@ -365,7 +371,7 @@ def test_a_utility_that_cannot_be_used_fails_its_set(value, runner):
     def sometimes(candidates):
         return value if list(candidates) == ["a"] else letters(candidates)
 
-    client = runner.client(served)
+    client = runner.client(served, wire_format="json")
     with pytest.raises(PartialResultError, match="1 of 3 rows have no answer") as partial:
         runner.call(client, "shapley", SETS, utility=sometimes)
     result = partial.value.result
@@ -432,7 +438,7 @@ def test_an_evaluator_makes_sense(options, kind):
 
 def test_a_refusal_ends_the_conversation(runner):
     """What the service refuses is raised as on every other call."""
-    client = runner.client(served)
+    client = runner.client(served, wire_format="json")
     with pytest.raises(InvalidRequestError, match="owen has no plan"):
         runner.call(client, "shapley", SETS, utility=letters, credit="owen")
     with pytest.raises(InvalidRequestError, match="owen has no plan"):
@@ -461,7 +467,7 @@ def test_an_answer_of_another_shape_is_a_response_error(runner, change):
         change(answer)
         return httpx.Response(200, content=to_json(answer))
 
-    client = runner.client(damaged)
+    client = runner.client(damaged, wire_format="json")
     with pytest.raises(ResponseError, match="not in the schema"):
         runner.call(client, "shapley", SETS, utility=letters)
     runner.close(client)
@@ -469,7 +475,7 @@ def test_an_answer_of_another_shape_is_a_response_error(runner, change):
 
 def test_calls_with_a_function_are_not_recorded(tmp_path, runner):
     """A conversation is many exchanges and no request that could be repeated without its function: none is kept."""
-    client = runner.client(served, record=tmp_path)
+    client = runner.client(served, record=tmp_path, wire_format="json")
     runner.call(client, "shapley", SETS, utility=letters)
     runner.close(client)
     assert list(tmp_path.iterdir()) == []

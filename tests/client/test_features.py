@@ -42,7 +42,7 @@ def sent(*arguments, **options):
         return httpx.Response(404)
 
     with (
-        Client("http://credit.test", transport=httpx.MockTransport(remember)) as client,
+        Client("http://credit.test", transport=httpx.MockTransport(remember), wire_format="json") as client,
         pytest.raises(Exception, match="404"),
     ):
         client.shapley(*arguments, **options)
