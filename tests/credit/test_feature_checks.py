@@ -150,7 +150,10 @@ FIRST_SIMILARITY = BAD * SIZE * SIZE
             "similarities",
             at(FIRST_SIMILARITY, -3.0),
             ("non_finite_utility", "similarities", None),
-            "the kernel is not positive definite; log det of some candidates is not a finite number",
+            (
+                "the kernel is singular, or so nearly that its log-determinants have too few digits: "
+                "some candidates are almost determined by the others"
+            ),
         ),
     ],
 )
