@@ -12,6 +12,7 @@ def test_bits_never_change():
         32: ("candidate_truncated",),
         64: ("duplicates_collapsed",),
         128: ("unstable_normalization",),
+        256: ("interval_approximate",),
     }
 
 

@@ -117,7 +117,7 @@ def _set_reward_tokens(result, _batch, policy, _max_tokens, _advantages, _of_set
     return None if values is None else (values, result[1])
 
 
-def _collapsed(result, _batch, _options, players, *_rest):
+def _collapsed(result, _batch, _utility, _rule, players, *_rest):
     """Shift the credits of a batch that has collapsed copies."""
     return _field(result, "credits") if players.copies.any() else None
 
@@ -213,7 +213,7 @@ SET_MUTANTS = {
     ),
     "weights of length_norm": Mutant("token_advantages", "length_norm_weights", _always, "test_token_advantages.py"),
     "tokens with a set reward": Mutant("set_credit", "_token_advantages", _set_reward_tokens, "test_set_credit.py"),
-    "credit beside collapsed copies": Mutant("set_credit", "_solve", _collapsed, "test_set_credit.py"),
+    "credit beside collapsed copies": Mutant("set_games", "solve_sets", _collapsed, "test_set_credit.py"),
     **{
         f"answer: {name}": Mutant("set_credit", "set_credit", _column(name), "test_set_credit.py")
         for name in ANSWER_COLUMNS

@@ -47,6 +47,8 @@ UNSEEN = 0.3
 """Part of the variance of the differences that a kind of coalition may have which none of the pairs of its size shows,
 over the square of their number: about as often as that do such kinds occur. It keeps the standard errors of games that
 the proxy nearly spans from vanishing, and adds at most a few per cent to those of others."""
+ROUNDING = 1e-14
+"""Share of the largest difference that a standard error never falls below: an estimate is a sum of rounded numbers."""
 STOPPING_INFLATION = 1.3
 """Standard errors grow by this factor when they decided when to stop."""
 
@@ -344,7 +346,8 @@ def _standard_errors(design: PairDesign, residuals: Floats, differences: Floats)
             unseen = UNSEEN * _spread(differences[stratum.pairs]) / len(stratum.pairs) ** 2
             variance = _contrast_variance(stratum, residuals[stratum.pairs], unseen)
             variances += stratum.mass**2 * stratum.undrawn * variance
-    return np.sqrt(variances) / design.n_players
+    rounding = ROUNDING * float(np.abs(differences).max(initial=0.0))
+    return np.maximum(np.sqrt(variances) / design.n_players, rounding)
 
 
 def _spread(values: Floats) -> float:
