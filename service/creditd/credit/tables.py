@@ -195,7 +195,7 @@ def _tiled_semivalues(tables: Floats, n: int, size_weights: Floats) -> Floats:
     n_tiles = -(-tables.shape[0] // TILE_ROWS)
     per_call = max(1, min(n_tiles, NUMBERS_PER_CALL // (TILE_ROWS * len(weights))))
     values = np.empty((n_tiles, TILE_ROWS, n))
-    tiles = np.zeros((per_call, TILE_ROWS, len(weights)))
+    tiles = np.empty((per_call, TILE_ROWS, len(weights)))
     flat = tiles.reshape(-1, len(weights))
     for first in range(0, n_tiles, per_call):
         rows = tables[first * TILE_ROWS : (first + per_call) * TILE_ROWS]
