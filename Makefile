@@ -150,7 +150,7 @@ $(SHAPIQ)/stamp:
 	$(SHAPIQ)/bin/python -m pip $(QUIET) numpy==2.5.5 scikit-learn==1.9.1 shapiq==$(SHAPIQ_VERSION) xgboost==3.4.1
 	@touch $@
 
-bench: $(VENV)/dev.stamp $(BENCH)/stamp ## times and errors against shap and shapiq, on a quiet machine (about half an hour)
+bench: $(VENV)/dev.stamp $(BENCH)/stamp ## times and errors against shap and shapiq, on a quiet machine (about 20 minutes)
 	PYTHONPATH=service:tests $(BENCH)/bin/python tests/benchmarks/tables.py --out $(RESULTS)/tables.json
 	@if $(MAKE) --no-print-directory $(SHAPIQ)/stamp; then \
 		PYTHONPATH=service:tests $(SHAPIQ)/bin/python tests/benchmarks/estimators.py --out $(RESULTS)/estimators.json; \
