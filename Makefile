@@ -51,7 +51,7 @@ serve: $(VENV)/service.stamp ## install the service and run it on 127.0.0.1 (POR
 setup: $(VENV)/dev.stamp ## install everything that development needs
 
 fast: $(VENV)/dev.stamp ## the tests that take under a minute
-	$(BIN)/python -m pytest -q -n auto -m "not slow and not redis and not trainer"
+	$(BIN)/python -m pytest -q -n auto --hypothesis-profile=fast -m "not slow and not redis and not trainer"
 
 test: lint type arch pytest redis trainer ## every lane: what continuous integration runs
 	@echo "all lanes done; lanes that could not run say NOT RUN above"

@@ -132,7 +132,7 @@ def _estimators(report: Mapping[str, Any]) -> str:
             "### Estimates at equal numbers of evaluations",
             "",
             f"Mean squared error over the variance of the true values, mean of {report['seeds']} games and plans per",
-            f"cell ({_versions(report)}), against all {n_peers} estimators of shapiq for Shapley values.",
+            f"cell ({_versions(report)}), against {n_peers} estimators of shapiq for Shapley values, all that ran.",
             "R is the number of distinct evaluations. `max` is not among the games: the proxy of creditd contains it.",
             "Log-sum-exp is close to a maximum and so to the proxy: the last column is without it. Peers run as they",
             "are: an empty set that is worth much less than one player costs some of them more than it need.",

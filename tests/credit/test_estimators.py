@@ -174,7 +174,7 @@ def test_a_constant_game_has_no_credit_and_no_error():
     rows = stratified_plan(12, 360, 0)
     result = stratified_estimate(rows, np.full(len(rows), 3.25), seed=0)
     assert np.abs(result.shapley_values).max() <= 1e-15
-    assert result.standard_errors.max() == 0.0
+    assert result.standard_errors.max() <= 1e-13
 
 
 @pytest.mark.parametrize("name", ["indicator", "share", "best", "triple"])

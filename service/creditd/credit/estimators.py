@@ -48,7 +48,7 @@ UNSEEN = 0.3
 over the square of their number: about as often as that do such kinds occur. It keeps the standard errors of games that
 the proxy nearly spans from vanishing, and adds at most a few per cent to those of others."""
 ROUNDING = 1e-14
-"""Share of the largest difference that a standard error never falls below: an estimate is a sum of rounded numbers."""
+"""Share of the largest utility that a standard error never falls below: an estimate is a sum of rounded numbers."""
 STOPPING_INFLATION = 1.3
 """Standard errors grow by this factor when they decided when to stop."""
 
@@ -128,6 +128,8 @@ def stratified_estimate(coalitions: Booleans, utilities: Floats, *, seed: int, s
     values += ((utilities[1] - utilities[0]) - float(np.cumsum(values)[-1])) / n
     fewest = design.pairs_in_open_size or 0
     errors = _standard_errors(design, held_out, differences) if fewest >= 2 else None
+    if errors is not None:
+        errors = np.maximum(errors, ROUNDING * float(np.abs(utilities).max()))
     if errors is not None and stopped_early:
         errors = STOPPING_INFLATION * errors
     estimate = _without_intervals(values, errors, "stratified", coalitions)
@@ -346,8 +348,7 @@ def _standard_errors(design: PairDesign, residuals: Floats, differences: Floats)
             unseen = UNSEEN * _spread(differences[stratum.pairs]) / len(stratum.pairs) ** 2
             variance = _contrast_variance(stratum, residuals[stratum.pairs], unseen)
             variances += stratum.mass**2 * stratum.undrawn * variance
-    rounding = ROUNDING * float(np.abs(differences).max(initial=0.0))
-    return np.maximum(np.sqrt(variances) / design.n_players, rounding)
+    return np.sqrt(variances) / design.n_players
 
 
 def _spread(values: Floats) -> float:

@@ -124,7 +124,7 @@ def log_dets(kernels: Floats, utility: LogDet) -> Floats:
         players permutes a row within rounding. Where every player keeps 1e-3 of its diagonal entry after the
         others, a value is within 1e-12 of the row's largest magnitude ("plain": of 1, if that is larger, because
         rounding enters next to the ones on the diagonal). Beyond, the absolute error grows to about
-        1e-15/(the smallest share kept): 1e-2 for a kernel that `defect` just passes.
+        4e-16/(the smallest share kept): 1e-10 for a kernel that `defect` just passes.
 
     Raises:
         ValueError: If the shapes do not fit, n > 16, or a kernel is not positive definite.
