@@ -15,6 +15,8 @@ from creditd.client import Client
 from creditd.wire.versions import package_version
 from services import running_service
 
+pytestmark = pytest.mark.slow
+
 RUN_LIMIT_S = 300
 
 

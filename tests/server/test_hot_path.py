@@ -20,6 +20,8 @@ from creditd.wire.v1 import ShapleyRequest
 from server.running import columnar, nested, on_service, ragged
 
 FEW, MANY = 256, 8192
+pytestmark = pytest.mark.slow
+
 SLACK_BLOCKS = 512
 """Blocks that one run may hold more than another for reasons of its own: far below one per set."""
 REPEATS = 3
