@@ -19,7 +19,7 @@
         result = error.result
 
 What the client finds wrong by itself, and what local mode finds, carries the status and the code that the service would
-have given. Every class pickles and copies with its attributes, so that it crosses the process borders of Ray.
+have given. Every class keeps its attributes where Ray sends an exception from one process to another.
 """
 
 from __future__ import annotations

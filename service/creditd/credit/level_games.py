@@ -62,6 +62,17 @@ class LevelUtility(ABC):
         """Utility of s players of which u have reward 1 and the others 0; s and u broadcast; nobody is worth 0."""
 
 
+class GivenEmpty(LevelUtility):
+    """A utility whose v(∅) is one of its attributes."""
+
+    empty: float
+
+    @property
+    def empty_utility(self) -> float:
+        """v(∅), in units of the utility."""
+        return self.empty
+
+
 def grand_utilities(rewards: Floats, utility: LevelUtility) -> Floats:
     """v(N) of each set: the utility of all the rewards given.
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from creditd.credit.coalitions import chance_of_drawing_none
-from creditd.credit.level_games import LevelUtility
+from creditd.credit.level_games import GivenEmpty, LevelUtility
 from creditd.credit.partial_means import CVaR, Median, Quantile, TopMMean, TrimmedMean
 
 Floats: TypeAlias = NDArray[np.float64]
@@ -60,7 +60,7 @@ class Max(LevelUtility):
 
 
 @dataclass(frozen=True)
-class Min(LevelUtility):
+class Min(GivenEmpty):
     """Worst reward of the set, v(S) = min r.
 
     Serves robustness: every candidate has to be good.
@@ -73,11 +73,6 @@ class Min(LevelUtility):
     empty: float
 
     @property
-    def empty_utility(self) -> float:
-        """v(∅), reward units."""
-        return self.empty
-
-    @property
     def level_game(self) -> Min:
         """The level game of every v(∅)."""
         return Min(empty=0.0)
@@ -88,7 +83,7 @@ class Min(LevelUtility):
 
 
 @dataclass(frozen=True)
-class Sum(LevelUtility):
+class Sum(GivenEmpty):
     """Total reward of the set, v(S) = Σ r.
 
     Serves additive rewards, where every semivalue is the candidate's own reward, as the plain baseline.
@@ -99,11 +94,6 @@ class Sum(LevelUtility):
 
     type: ClassVar[str] = "sum"
     empty: float = 0.0
-
-    @property
-    def empty_utility(self) -> float:
-        """v(∅), reward units."""
-        return self.empty
 
     @property
     def level_game(self) -> Sum:
@@ -121,7 +111,7 @@ class Sum(LevelUtility):
 
 
 @dataclass(frozen=True)
-class Mean(LevelUtility):
+class Mean(GivenEmpty):
     """Mean reward of the set, v(S) = Σ r / |S|.
 
     Serves average quality, and pass rates of 0/1 rewards.
@@ -134,11 +124,6 @@ class Mean(LevelUtility):
     empty: float
 
     @property
-    def empty_utility(self) -> float:
-        """v(∅), reward units."""
-        return self.empty
-
-    @property
     def level_game(self) -> Mean:
         """The level game of every v(∅)."""
         return Mean(empty=0.0)
@@ -149,7 +134,7 @@ class Mean(LevelUtility):
 
 
 @dataclass(frozen=True)
-class TopM(LevelUtility):
+class TopM(GivenEmpty):
     """Sum of the m best rewards of the set (of all of them when it holds fewer).
 
     Serves slates of m items: the user takes the m best.
@@ -166,11 +151,6 @@ class TopM(LevelUtility):
     def __post_init__(self) -> None:
         if self.m < 1:
             raise ValueError(f"top_m needs m ≥ 1: got {self.m}")
-
-    @property
-    def empty_utility(self) -> float:
-        """v(∅), reward units."""
-        return self.empty
 
     @property
     def level_game(self) -> TopM:
@@ -228,8 +208,18 @@ class RthBest(LevelUtility):
         return np.where(u >= self.r, 1.0, 0.0 * s)
 
 
+class PassOrFail(GivenEmpty):
+    """A utility of how many candidates reach a threshold."""
+
+    threshold: float
+
+    def prepare(self, rewards: Floats) -> Floats:
+        """1 for a candidate that passes and 0 for one that fails, same shape."""
+        return (rewards >= self.threshold).astype(np.float64)
+
+
 @dataclass(frozen=True)
-class Threshold(LevelUtility):
+class Threshold(PassOrFail):
     """1 when at least `count` candidates of the set reach the threshold (reward ≥ threshold), else 0.
 
     Serves verifiable tasks: solved when enough candidates pass; `count` 1 is "any pass".
@@ -250,11 +240,6 @@ class Threshold(LevelUtility):
             raise ValueError(f"threshold needs count ≥ 1: got {self.count}")
 
     @property
-    def empty_utility(self) -> float:
-        """v(∅), in units of the utility."""
-        return self.empty
-
-    @property
     def level_game(self) -> Threshold:
         """The level game of every threshold and every v(∅)."""
         return Threshold(threshold=0.0, count=self.count)
@@ -264,17 +249,13 @@ class Threshold(LevelUtility):
         """0: a coalition without enough passes."""
         return 0.0
 
-    def prepare(self, rewards: Floats) -> Floats:
-        """1 for a candidate that passes and 0 for one that fails, same shape."""
-        return (rewards >= self.threshold).astype(np.float64)
-
     def level(self, s: Floats, u: Floats) -> Floats:
         """Utility of s players of which u have reward 1 and the others 0; s and u broadcast."""
         return np.where(u >= self.count, 1.0, 0.0 * s)
 
 
 @dataclass(frozen=True)
-class AllPass(LevelUtility):
+class AllPass(PassOrFail):
     """1 when every candidate of the set reaches the threshold (reward ≥ threshold), else 0.
 
     Serves reliability (pass^k): one failure spoils the set.
@@ -289,18 +270,9 @@ class AllPass(LevelUtility):
     empty: float
 
     @property
-    def empty_utility(self) -> float:
-        """v(∅), in units of the utility."""
-        return self.empty
-
-    @property
     def level_game(self) -> Min:
         """That of `min`: the worst of rewards that are 0 or 1."""
         return Min(empty=0.0)
-
-    def prepare(self, rewards: Floats) -> Floats:
-        """1 for a candidate that passes and 0 for one that fails, same shape."""
-        return (rewards >= self.threshold).astype(np.float64)
 
     def level(self, s: Floats, u: Floats) -> Floats:
         """Utility of s players of which u have reward 1 and the others 0; s and u broadcast."""
@@ -308,7 +280,7 @@ class AllPass(LevelUtility):
 
 
 @dataclass(frozen=True)
-class ExpectedMax(LevelUtility):
+class ExpectedMax(GivenEmpty):
     """Expected best reward of k candidates drawn from the set without replacement (of all when it holds fewer).
 
     Serves max@k estimated from the set: k = 1 is the mean, k ≥ |S| the maximum.
@@ -327,11 +299,6 @@ class ExpectedMax(LevelUtility):
             raise ValueError(f"max_at_k needs k: got {self.k}, expected k ≥ 1")
 
     @property
-    def empty_utility(self) -> float:
-        """v(∅), reward units."""
-        return self.empty
-
-    @property
     def level_game(self) -> ExpectedMax:
         """The level game of every v(∅)."""
         return ExpectedMax(k=self.k)
@@ -342,7 +309,7 @@ class ExpectedMax(LevelUtility):
 
 
 @dataclass(frozen=True)
-class PassAtK(LevelUtility):
+class PassAtK(PassOrFail):
     """Probability that one of k candidates drawn from the set passes: 1 − C(failures, k') / C(s, k'), k' = min(k, s).
 
     Serves pass@k estimated from the set without bias, as code and mathematics benchmarks report it.
@@ -363,11 +330,6 @@ class PassAtK(LevelUtility):
             raise ValueError(f"pass_at_k needs k: got {self.k}, expected k ≥ 1")
 
     @property
-    def empty_utility(self) -> float:
-        """v(∅), in units of the utility."""
-        return self.empty
-
-    @property
     def level_game(self) -> ExpectedMax:
         """That of `max_at_k`: the best of k rewards that are 0 or 1."""
         return ExpectedMax(k=self.k)
@@ -376,10 +338,6 @@ class PassAtK(LevelUtility):
     def reference(self) -> float:
         """0: a coalition in which nobody passes."""
         return 0.0
-
-    def prepare(self, rewards: Floats) -> Floats:
-        """1 for a candidate that passes and 0 for one that fails, same shape."""
-        return (rewards >= self.threshold).astype(np.float64)
 
     def level(self, s: Floats, u: Floats) -> Floats:
         """Utility of s players of which u have reward 1 and the others 0; s and u broadcast."""

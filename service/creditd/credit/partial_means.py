@@ -12,7 +12,7 @@ from typing import ClassVar, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from creditd.credit.level_games import LevelUtility
+from creditd.credit.level_games import GivenEmpty
 
 Floats: TypeAlias = NDArray[np.float64]
 
@@ -21,7 +21,7 @@ WHOLE_CANDIDATE = 1e-9
 
 
 @dataclass(frozen=True)
-class Median(LevelUtility):
+class Median(GivenEmpty):
     """Median reward of the set; of an even number of rewards, the mean of the two in the middle.
 
     Serves typical quality without regard to outliers, as where rewards come from a noisy judge.
@@ -34,11 +34,6 @@ class Median(LevelUtility):
     empty: float
 
     @property
-    def empty_utility(self) -> float:
-        """v(∅), reward units."""
-        return self.empty
-
-    @property
     def level_game(self) -> Median:
         """The level game of every v(∅)."""
         return Median(empty=0.0)
@@ -49,7 +44,7 @@ class Median(LevelUtility):
 
 
 @dataclass(frozen=True)
-class Quantile(LevelUtility):
+class Quantile(GivenEmpty):
     """Quantile of the rewards of the set, linear between neighbours (the default of `numpy.quantile`).
 
     Serves a floor or a ceiling that single candidates cannot move: q = 0 is the minimum, 1 the maximum, ½ the median.
@@ -68,11 +63,6 @@ class Quantile(LevelUtility):
             raise ValueError(f"quantile needs a share: got q = {self.q}, expected 0 to 1")
 
     @property
-    def empty_utility(self) -> float:
-        """v(∅), reward units."""
-        return self.empty
-
-    @property
     def level_game(self) -> Quantile:
         """The level game of every v(∅)."""
         return Quantile(q=self.q, empty=0.0)
@@ -84,7 +74,7 @@ class Quantile(LevelUtility):
 
 
 @dataclass(frozen=True)
-class TrimmedMean(LevelUtility):
+class TrimmedMean(GivenEmpty):
     """Mean of the rewards that remain when a share of them is cut from each end of the sorted set.
 
     Serves average quality without regard to outliers; 0 is the mean, towards ½ the median.
@@ -104,11 +94,6 @@ class TrimmedMean(LevelUtility):
             raise ValueError(f"trimmed_mean needs a share: got fraction = {self.fraction}, expected 0 ≤ fraction < 0.5")
 
     @property
-    def empty_utility(self) -> float:
-        """v(∅), reward units."""
-        return self.empty
-
-    @property
     def level_game(self) -> TrimmedMean:
         """The level game of every v(∅)."""
         return TrimmedMean(fraction=self.fraction, empty=0.0)
@@ -122,7 +107,7 @@ class TrimmedMean(LevelUtility):
 
 
 @dataclass(frozen=True)
-class CVaR(LevelUtility):
+class CVaR(GivenEmpty):
     """Mean of the worst (or best) α·s rewards of the set, the last of them counted in part.
 
     Serves risk: `worst` is the conditional value at risk, an objective that hedges; `best` one that explores.
@@ -145,11 +130,6 @@ class CVaR(LevelUtility):
             raise ValueError(f"cvar has two tails: got {self.tail!r}, expected 'worst' or 'best'")
 
     @property
-    def empty_utility(self) -> float:
-        """v(∅), reward units."""
-        return self.empty
-
-    @property
     def level_game(self) -> CVaR:
         """The level game of every v(∅)."""
         return CVaR(alpha=self.alpha, empty=0.0, tail=self.tail)
@@ -162,7 +142,7 @@ class CVaR(LevelUtility):
 
 
 @dataclass(frozen=True)
-class TopMMean(LevelUtility):
+class TopMMean(GivenEmpty):
     """Mean of the m best rewards of the set (of all of them when it holds fewer).
 
     Serves slates of m items that are judged by their average: m = 1 is the maximum, m ≥ |S| the mean.
@@ -179,11 +159,6 @@ class TopMMean(LevelUtility):
     def __post_init__(self) -> None:
         if self.m < 1:
             raise ValueError(f"top_m_mean needs m: got {self.m}, expected m ≥ 1")
-
-    @property
-    def empty_utility(self) -> float:
-        """v(∅), reward units."""
-        return self.empty
 
     @property
     def level_game(self) -> TopMMean:

@@ -81,11 +81,7 @@ def any_columns(small: Booleans, strengths: Floats) -> Columns:
     Cost:
         O(M · n).
     """
-    order = np.argsort(-strengths, kind="stable")
-    ordered = small[:, order]
-    met = np.logical_or.accumulate(ordered, axis=1)[:, :-1]
-    met_by_others = np.logical_or.accumulate(~ordered, axis=1)[:, :-1]
-    return met.astype(np.float64) - met_by_others, _equal_shares(order)
+    return _columns_of_the_strongest(np.logical_or, small, strengths)
 
 
 def all_columns(small: Booleans, strengths: Floats) -> Columns:
@@ -103,11 +99,7 @@ def all_columns(small: Booleans, strengths: Floats) -> Columns:
     Cost:
         O(M · n).
     """
-    order = np.argsort(-strengths, kind="stable")
-    ordered = small[:, order]
-    held = np.logical_and.accumulate(ordered, axis=1)[:, :-1]
-    held_by_others = np.logical_and.accumulate(~ordered, axis=1)[:, :-1]
-    return held.astype(np.float64) - held_by_others, _equal_shares(order)
+    return _columns_of_the_strongest(np.logical_and, small, strengths)
 
 
 def maximum_column(columns: Columns, strengths: Floats) -> Columns:
@@ -185,6 +177,15 @@ def _sums_of_triples(products: Floats, n: int) -> Floats:
     """Sum of the products of three of n signs, given the sum of the signs."""
     sums: Floats = (products * products - (3.0 * n - 2.0)) * products / 6.0
     return sums
+
+
+def _columns_of_the_strongest(fold: np.ufunc, small: Booleans, strengths: Floats) -> Columns:
+    """Games of the m strongest players, m = 1 … n−1, who count as one by `fold`: `logical_or` or `logical_and`."""
+    order = np.argsort(-strengths, kind="stable")
+    ordered = small[:, order]
+    paid = fold.accumulate(ordered, axis=1)[:, :-1]
+    paid_to_others = fold.accumulate(~ordered, axis=1)[:, :-1]
+    return paid.astype(np.float64) - paid_to_others, _equal_shares(order)
 
 
 def _equal_shares(order: NDArray[np.int64]) -> Floats:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -87,10 +88,8 @@ def answer_sets(
         DeadlineExceededError: If the caller has stopped waiting.
     """
     queue_s = time.perf_counter() - received_s
-    try:
+    with _refused_as_a_whole():
         options, batch = options_of(asked, limits), batch_of(asked, limits)
-    except WireError as error:
-        raise ServiceError(error.code, error.detail, error.items) from None
     head = {**envelope(request_id, queue_s), "model": None, "weight_version": None}
     if asked.dry_run:
         return Answer(encode(head), batch.sets.n_sets, {}, {})
@@ -128,10 +127,8 @@ def answer_solve(
         DeadlineExceededError: If the caller has stopped waiting.
     """
     queue_s = time.perf_counter() - received_s
-    try:
+    with _refused_as_a_whole():
         answer = solve_items(asked, limits, deadline.check)
-    except WireError as error:
-        raise ServiceError(error.code, error.detail, error.items) from None
     codes = Counter(str(error.code) for error in answer.errors)
     if len(answer.errors) == len(asked.items):
         items = tuple(
@@ -173,10 +170,8 @@ def answer_groups(
     """
     queue_s = time.perf_counter() - received_s
     deadline.check()
-    try:
+    with _refused_as_a_whole():
         answer = solve_group(asked, limits)
-    except WireError as error:
-        raise ServiceError(error.code, error.detail, error.items) from None
     n_rows = len(answer.flags)
     codes = Counter(error.code.value for error in answer.errors)
     if len(answer.errors) == n_rows:
@@ -186,6 +181,15 @@ def answer_groups(
         return _nothing_answered("group", n_rows, codes, items)
     document = group_document(answer, envelope(request_id, queue_s))
     return Answer(encode(document), n_rows, codes, flag_counts(answer.flags))
+
+
+@contextmanager
+def _refused_as_a_whole() -> Iterator[None]:
+    """What the wire refuses, raised as the error of the service that says the same."""
+    try:
+        yield
+    except WireError as error:
+        raise ServiceError(error.code, error.detail, error.items) from None
 
 
 def _nothing_answered(kind: str, n_items: int, codes: Mapping[str, int], items: tuple[ErrorItem, ...]) -> Answer:

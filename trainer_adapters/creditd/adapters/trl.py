@@ -202,8 +202,8 @@ def attach(trainer: GRPOTrainer, credit: CreditConfig | None = None) -> GRPOTrai
     trainer.__class__ = type(f"Credit{kind.__name__}", (CreditMixin, kind), {})
     try:
         trainer._set_up_credit(credit or CreditConfig())  # noqa: SLF001
-    except Exception:
-        trainer.__class__ = kind
+    except BaseException:
+        trainer.__class__ = kind  # whatever stopped the set-up is raised again, and the trainer is as it was
         raise
     return trainer
 
