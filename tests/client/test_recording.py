@@ -15,8 +15,6 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from creditd.client import (
     AsyncClient,
@@ -27,36 +25,20 @@ from creditd.client import (
     ResponseError,
     TransportError,
 )
-from creditd.client.exchanges import answer_of, answer_text, body_of, parsed, public_url, written
+from creditd.client.exchanges import answer_of, answer_text, body_of, parsed, written
 from creditd.client.recording import Recorder
-from creditd.client.steps import Exchange, Failure
+from creditd.client.steps import Exchange
 from creditd.server.app import create_app
 from creditd.server.settings import Settings
 from creditd.wire import v1
 from creditd.wire.errors import ErrorCode
 from creditd.wire.versions import package_version
+from recordings import NOW, PLAIN, changed
 
 SETS = [[0.9, 0.5], [0.1, None]]
 AWKWARD = [[0.1, -0.0, 5e-324], [float("nan"), 1.0], [0.1 + 0.2, 1e100, None]]
 NAME = re.compile(r"\d{8}T\d{6}\.\d{6}Z-(shapley|group)-[A-Za-z0-9._:-]{1,64}\.json")
 LATER = timedelta(seconds=1)
-NOW = datetime(2026, 11, 20, 12, tzinfo=timezone.utc)
-PLAIN = Exchange(
-    time=NOW,
-    url="http://credit.test",
-    operation="/v1/credit/group",
-    request_id="r",
-    status=200,
-    attempts=1,
-    elapsed_s=0.5,
-    client_version="0",
-    service_version="0",
-    ids=None,
-    request='{"rewards":[[1.0]]}',
-    response="{}",
-    error=None,
-)
-TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
 TOKENS = {"spans": [[[0, 1], [2, 3]], [[0, 2], None]], "n_tokens": [4, 5], "tokens": {"other": "next"}}
 CALLS = {
     "columns": ("shapley", (SETS,), {"groups": ["p", "p"], "ids": ["a", 7]}),
@@ -332,11 +314,6 @@ def test_names_sort_as_exchanges_ended_whatever_the_clock_does(step, tmp_path) -
     assert [exchange.time for exchange in read(tmp_path)] == [NOW + number * step for number in range(2, 12)]
 
 
-def changed(**fields) -> Exchange:
-    """Make an exchange that differs from the plain one in some fields."""
-    return Exchange(**{**PLAIN.__dict__, **fields})
-
-
 @pytest.mark.parametrize("crash", [OSError("no space"), KeyboardInterrupt()])
 def test_a_crash_before_the_last_step_leaves_no_half_file(crash, tmp_path) -> None:
     """Until the complete file is renamed there is nothing under its name, and after a crash nothing at all."""
@@ -504,103 +481,3 @@ def test_names_of_any_type_are_recorded(tmp_path) -> None:
         assert client.record_failures == 0
     (exchange,) = read(tmp_path)
     assert exchange.ids == (7, "a", None, "('step', 3)", "\\ud800")
-
-
-@given(
-    TEXTS,
-    TEXTS,
-    st.none() | TEXTS,
-    st.none() | st.lists(st.none() | st.integers(-(2**63), 2**63 - 1) | TEXTS, min_size=1, max_size=1),
-    st.none() | st.builds(Failure, TEXTS, st.none() | st.integers(100, 599), st.none() | TEXTS, TEXTS),
-    st.floats(0, 1e6),
-    st.datetimes(timezones=st.just(timezone.utc)),
-)
-def test_reading_gives_what_was_written(url, name, response, ids, error, elapsed_s, time) -> None:
-    """A file holds every field of its exchange, whatever the texts contain."""
-    exchange = changed(
-        url=url,
-        request_id=name,
-        response=response,
-        ids=None if ids is None else tuple(ids),
-        error=error,
-        elapsed_s=elapsed_s,
-        time=time,
-    )
-    assert parsed(written(exchange)) == exchange
-
-
-def test_fields_of_a_later_version_are_passed_over() -> None:
-    """A file with more in it is still read."""
-    document = json.loads(written(PLAIN)) | {"more": 1}
-    assert parsed(json.dumps(document).encode()) == PLAIN
-
-
-@pytest.mark.parametrize(
-    ("content", "sentence"),
-    [
-        (b"", "not JSON"),
-        (b"\x00\xff", "not JSON"),
-        (b"[" * 100_000, "not JSON"),
-        (b"[]", "not a recorded exchange"),
-        (b'{"credits": [1]}', "not a recorded exchange"),
-        (b'{"format": 2}', "got format 2; this version reads format 1"),
-        (b'{"format": 1}', "time: "),
-    ],
-)
-def test_rubbish_is_told_in_one_sentence(content, sentence) -> None:
-    """What is no recording is refused for what it is."""
-    with pytest.raises(ValueError, match=sentence) as caught:
-        parsed(content)
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("fields", "sentence"),
-    [
-        ({"operation": "/v1/other"}, "operation"),
-        ({"request": "no JSON"}, "request: not JSON"),
-        ({"request": "[]"}, "expected the columns"),
-        ({"request": '{"rewards": 3}'}, "expected the columns"),
-        ({"operation": "/v1/credit/shapley", "request": '{"sets": []}'}, "expected the columns"),
-        (
-            {
-                "operation": "/v1/credit/shapley",
-                "request": '{"columns": {"rewards": {"values": [], "row_splits": [0, 2, 1]}}}',
-            },
-            "never fall",
-        ),
-        (
-            {
-                "operation": "/v1/credit/shapley",
-                "request": '{"columns": {"rewards": {"values": [], "row_splits": [1e999]}}}',
-            },
-            "expected the columns",
-        ),
-        ({"ids": ("a", "b")}, "one per set"),
-    ],
-)
-def test_a_request_that_this_client_never_sends_is_not_repeated(fields, sentence) -> None:
-    """A recording whose request was changed into something else is refused when it is read."""
-    with pytest.raises(ValueError, match=sentence):
-        parsed(written(changed(**fields)))
-
-
-def test_a_recorded_answer_that_is_none_is_told() -> None:
-    """Neither an error nor an answer in the schema: there is nothing to compare with."""
-    for response in (None, "", "{}", '{"advantages": [[1.0, 2.0]]}'):
-        with pytest.raises(ValueError, match="response"):
-            answer_of(changed(response=response))
-
-
-@pytest.mark.parametrize(
-    ("url", "expected"),
-    [
-        ("local:", "local:"),
-        ("http://credit:8400", "http://credit:8400"),
-        ("https://ann:p%40w@credit.test:1/x?key=1#y", "https://credit.test:1/x"),
-        ("http://ann@[::1]:8400", "http://[::1]:8400"),
-    ],
-)
-def test_an_address_loses_its_credentials_and_nothing_else(url, expected) -> None:
-    """User, password, query and fragment go."""
-    assert public_url(url) == expected

@@ -11,15 +11,10 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
+from conventions.groups import LENGTH, OF_A_LIBRARY, REWARDS, TOKENS
+
 pytest.importorskip("openrlhf", reason="the lane `trainer` installs OpenRLHF into an environment of its own")
-pytestmark = [
-    pytest.mark.trainer,
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::UserWarning"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::SyntaxWarning"),
-]
+pytestmark = OF_A_LIBRARY
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
@@ -29,9 +24,6 @@ from creditd.client import Client  # noqa: E402
 AGREEMENT = 1e-12
 """OpenRLHF keeps the float64 of these rewards, but whitens in float32."""
 SINGLE_PRECISION = 1e-6
-REWARDS = [[1.0, 0.0, 0.25, 1.0], [0.5, 0.0, 3.0, 0.0], [0.75, 0.125, 0.5, 0.25]]
-TOKENS = [[3, 1, 5, 2], [4, 4, 1, 6], [2, 7, 3, 1]]
-LENGTH = 8
 NEEDS_A_GPU = (
     "flash_attn",
     "flash_attn.bert_padding",

@@ -4,14 +4,10 @@ import math
 
 import pytest
 
+from conventions.groups import OF_A_LIBRARY
+
 pytest.importorskip("trl", reason="the lane `trainer` installs TRL")
-pytestmark = [
-    pytest.mark.trainer,
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::UserWarning"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-]
+pytestmark = OF_A_LIBRARY
 
 import numpy as np  # noqa: E402
 from datasets import Dataset  # noqa: E402

@@ -4,14 +4,10 @@ import importlib
 
 import pytest
 
+from conventions.groups import LENGTH, OF_A_LIBRARY, REWARDS, TOKENS
+
 pytest.importorskip("verl", reason="the lane `trainer` installs verl into an environment of its own")
-pytestmark = [
-    pytest.mark.trainer,
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::UserWarning"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-]
+pytestmark = OF_A_LIBRARY
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
@@ -22,9 +18,6 @@ AGREEMENT = 1e-7
 """verl computes these tensors in float64, but adds 1e-8 to the number of tokens."""
 SINGLE_PRECISION = 2e-6
 """Named rewards become float32 in verl's `gdpo`."""
-REWARDS = [[1.0, 0.0, 0.25, 1.0], [0.5, 0.0, 3.0, 0.0], [0.75, 0.125, 0.5, 0.25]]
-TOKENS = [[3, 1, 5, 2], [4, 4, 1, 6], [2, 7, 3, 1]]
-LENGTH = 8
 
 
 @pytest.fixture(scope="module")

@@ -1,10 +1,7 @@
 import itertools
-import json
-import math
 
 import pytest
 
-from creditd.wire.errors import ErrorCode, Problem
 from creditd.wire.v1 import (
     COLUMNS_EXAMPLE,
     SETS_EXAMPLE,
@@ -12,12 +9,21 @@ from creditd.wire.v1 import (
     TOKENS_EXAMPLE,
     GroupRequest,
     GroupResponse,
-    ShapleyResponse,
+)
+from server.credit_calls import (
+    NAN,
+    PAIR,
+    TABLE,
+    TOKENS,
+    answer,
+    approx,
+    in_all_forms,
+    in_columns,
+    of_reward,
+    per_set,
+    refusal,
 )
 from server.running import GROUP, SHAPLEY, WORKED_REWARDS, columnar, nested, on_service, post, ragged, rows_of
-
-WORKED = 1e-9
-"""Worked values are written with ten digits after the point."""
 
 SHAPLEY_CREDITS = [
     # φ_(k) = Σ_{j ≤ k} (r_(j) − r_(j−1))/(K − j + 1), by hand
@@ -47,52 +53,6 @@ LEAVE_ONE_OUT = [
     [LEFT_OUT, LEFT_OUT, 0.3797772627, LEFT_OUT],
 ]
 HALF_WAY_FIRST_ROW = [1.2881256566, -0.2338443500, -0.2338443500, -0.4875060177]
-
-PAIR = {"n_tokens": 10, "candidates": [{"reward": 1.0, "span": [0, 3]}, {"reward": 0.5, "span": [4, 8]}]}
-TABLE_PAIR = {"utilities": [0.0, 0.3, 0.5, 1.0], "candidates": [{}, {}]}
-
-
-def approx(values):
-    """Equal to the worked values' last digit."""
-    return pytest.approx(values, rel=0, abs=WORKED)
-
-
-def answer(body, path="/v1/credit/shapley", model=ShapleyResponse, **settings):
-    """A 200 that fits its model, as plain JSON."""
-    response = post(body, path, **settings)
-    assert response.status_code == 200, response.text
-    assert response.headers["content-type"] == "application/json"
-    model.model_validate_json(response.content)
-    return response.json()
-
-
-def refusal(body, path="/v1/credit/shapley", **settings):
-    """A 422 that is a problem document, as plain JSON."""
-    response = post(body, path, **settings)
-    assert response.status_code == 422, response.text
-    assert response.headers["content-type"] == "application/problem+json"
-    Problem.model_validate_json(response.content)
-    return response.json()
-
-
-def in_all_forms(rewards, **options):
-    """One request set by set, as flat values, and as rows."""
-    rows = columnar(rewards, **options)
-    rows["columns"]["rewards"] = rewards
-    return nested(rewards, **options), columnar(rewards, **options), rows
-
-
-def per_set(document):
-    """Credits, advantages and set advantages of an answer in either form."""
-    if document.get("sets"):
-        sets = document["sets"]
-        return (
-            [one["credits"] for one in sets],
-            [one["advantages"] for one in sets],
-            [one["set_advantage"] for one in sets],
-        )
-    columns = document["columns"]
-    return rows_of(columns["credits"]), rows_of(columns["advantages"]), columns["set_advantages"]
 
 
 @pytest.mark.parametrize("form", [0, 1, 2], ids=["sets", "values", "rows"])
@@ -186,289 +146,6 @@ def test_every_group_example_is_answered(example):
     rows = next(iter(example["rewards"].values())) if isinstance(example["rewards"], dict) else example["rewards"]
     assert document["status"] == [0] * len(rows)
     assert [len(row) for row in document["advantages"]] == [len(row) for row in rows]
-
-
-# One bad number among 512 sets
-
-BAD_ROW, BAD_PLACE, ASKED, GROUP_SIZE = 137, 2, 512, 8
-MARK = "12345.5"
-
-
-def many_rewards():
-    """512 sets of four rewards; one of them is a mark."""
-    rewards = [[math.sin(7 * row + k) for k in range(4)] for row in range(ASKED)]
-    rewards[BAD_ROW][BAD_PLACE] = float(MARK)
-    return rewards
-
-
-def many_bodies():
-    """The 512 sets set by set, as flat values, and as rows; eight of each prompt."""
-    rewards = many_rewards()
-    groups = [row // GROUP_SIZE for row in range(ASKED)]
-    yield {"sets": [{"group": g, "candidates": [{"reward": r} for r in row]} for g, row in zip(groups, rewards)]}  # noqa: B905  # one length
-    yield {"columns": {"rewards": ragged(rewards), "groups": groups}}
-    yield {"columns": {"rewards": rewards, "groups": groups}}
-
-
-POINTERS = (
-    f"/sets/{BAD_ROW}/candidates/{BAD_PLACE}/reward",
-    f"/columns/rewards/values/{4 * BAD_ROW + BAD_PLACE}",
-    f"/columns/rewards/{BAD_ROW}/{BAD_PLACE}",
-)
-
-
-@pytest.mark.parametrize(("literal", "name"), [("NaN", "NaN"), ("-Infinity", "-Infinity"), ("1e400", "Infinity")])
-@pytest.mark.parametrize("form", [0, 1, 2], ids=["sets", "values", "rows"])
-def test_one_bad_number_costs_one_set_of_512(form, literal, name):
-    """511 sets are answered, the bad one is named by pointer, and the seven that share its prompt are flagged."""
-    body = list(many_bodies())[form]
-    document = answer(json.dumps(body).replace(MARK, literal))
-    if form == 0:
-        errors = [one["error"] for one in document["sets"] if one["status"] == "error"]
-        flags = [one.get("flags") for one in document["sets"]]
-        assert document["sets"][BAD_ROW]["status"] == "error"
-        assert "credits" not in document["sets"][BAD_ROW]
-    else:
-        columns, errors = document["columns"], document["errors"]
-        assert [row for row, status in enumerate(columns["status"]) if status] == [BAD_ROW]
-        assert errors[0].pop("row") == BAD_ROW
-        assert rows_of(columns["credits"])[BAD_ROW] == [None] * 4
-        assert rows_of(columns["advantages"])[BAD_ROW] == [None] * 4
-        assert columns["set_advantages"][BAD_ROW] is None
-        incomplete = 1 << columns["flag_names"].index("group_incomplete")
-        flags = [["group_incomplete"] if mask & incomplete else [] for mask in columns["flags"]]
-        flags[BAD_ROW] = None
-    assert errors[0].pop("detail").startswith(f"reward is {name}; expected a finite number")
-    assert errors == [{"code": "non_finite_value", "pointer": POINTERS[form], "retryable": False}]
-    neighbours = set(range(BAD_ROW - BAD_ROW % GROUP_SIZE, BAD_ROW - BAD_ROW % GROUP_SIZE + GROUP_SIZE)) - {BAD_ROW}
-    assert {row for row, names in enumerate(flags) if names and "group_incomplete" in names} == neighbours
-
-
-def test_a_bad_number_does_not_change_the_credits_of_others():
-    """The other 511 sets have the credits, to the last bit, that they have without the bad number."""
-    body = next(many_bodies())
-    sound = per_set(answer(body))[0]
-    document = answer(json.dumps(body).replace(MARK, "NaN"))
-    assert [one.get("credits") for one in document["sets"]] == [
-        None if row == BAD_ROW else expected for row, expected in enumerate(sound)
-    ]
-
-
-@pytest.mark.parametrize("form", [0, 1, 2], ids=["sets", "values", "rows"])
-def test_a_request_without_one_sound_set_is_refused(form):
-    """When no set can be answered the response is 422 with the first ten failures."""
-    rewards = [[float("nan"), 0.0]] * 25
-    document = refusal(in_all_forms(rewards)[form])
-    assert document["code"] == "non_finite_value"
-    assert len(document["errors"]) == 10
-    assert (
-        document["errors"][3]["pointer"]
-        == (("/sets/3/candidates/0/reward", "/columns/rewards/values/6", "/columns/rewards/3/0")[form])
-    )
-    assert document["detail"].startswith("no set could be answered; the first: ")
-
-
-# What fails one set
-
-
-def of_reward(*rewards, **more):
-    """A set of plain rewards with spans of one token."""
-    candidates = [{"reward": r, "span": [k, k + 1]} for k, r in enumerate(rewards)]
-    return {"n_tokens": 10, "candidates": candidates, **more}
-
-
-def spanned(*spans, n_tokens=10):
-    """A set whose candidates have these spans."""
-    return {"n_tokens": n_tokens, "candidates": [{"reward": 0.5, "span": list(span)} for span in spans]}
-
-
-TOKENS = {"tokens": {}}
-TABLE = {"utility": {"type": "table"}}
-NAN = float("nan")
-BAD_SETS = {
-    "reward missing": (PAIR, {"candidates": [{"reward": 1.0}, {}]}, {}, "invalid_request", "candidates/1/reward"),
-    "span missing": (
-        PAIR,
-        {"n_tokens": 5, "candidates": [{"reward": 1.0}]},
-        TOKENS,
-        "invalid_request",
-        "candidates/0/span",
-    ),
-    "n_tokens missing": (
-        PAIR,
-        {"candidates": [{"reward": 1.0, "span": [0, 1]}]},
-        TOKENS,
-        "invalid_request",
-        "n_tokens",
-    ),
-    "n_tokens negative": (PAIR, spanned(n_tokens=-1), TOKENS, "shape_mismatch", "n_tokens"),
-    "n_tokens beyond the limit": (PAIR, spanned((0, 1), n_tokens=131_073), TOKENS, "shape_mismatch", "n_tokens"),
-    "span beyond the end": (PAIR, spanned((0, 1), (9, 11)), TOKENS, "shape_mismatch", "candidates/1/span"),
-    "span reversed": (PAIR, spanned((3, 2)), TOKENS, "shape_mismatch", "candidates/0/span"),
-    "span negative": (PAIR, spanned((-1, 2)), TOKENS, "shape_mismatch", "candidates/0/span"),
-    "spans overlap": (PAIR, spanned((0, 4), (3, 6)), TOKENS, "shape_mismatch", "candidates/1/span"),
-    "table too short": (
-        TABLE_PAIR,
-        {"utilities": [0.0, 1.0], "candidates": [{}, {}]},
-        TABLE,
-        "shape_mismatch",
-        "utilities",
-    ),
-    "table missing": (TABLE_PAIR, {"candidates": [{}, {}]}, TABLE, "invalid_request", "utilities"),
-    "table not finite": (
-        TABLE_PAIR,
-        {"utilities": [0.0, NAN], "candidates": [{}]},
-        TABLE,
-        "non_finite_value",
-        "utilities/1",
-    ),
-    "table not asked": (PAIR, {**of_reward(0.5), "utilities": [0.0, 1.0]}, {}, "invalid_request", "utilities"),
-    "257 candidates": (PAIR, of_reward(*[0.5] * 257), {}, "too_many_players", "candidates"),
-    "table of 13": (
-        TABLE_PAIR,
-        {"utilities": [0.0] * 8192, "candidates": [{}] * 13},
-        TABLE,
-        "too_many_players",
-        "candidates",
-    ),
-    "mixture too long": (
-        PAIR,
-        of_reward(0.5),
-        {"credit": {"type": "mixture", "weights": [1, 0.5]}},
-        "shape_mismatch",
-        "candidates",
-    ),
-    "expected candidates": (PAIR, of_reward(0.5), {"expect": {"candidates": 2}}, "shape_mismatch", "candidates"),
-    "set_reward not finite": (PAIR, of_reward(0.5, set_reward=NAN), {}, "non_finite_value", "set_reward"),
-    "one text, two rewards": (
-        PAIR,
-        {"candidates": [{"reward": 0.0, "text": "x"}, {"reward": 1.0, "text": "x"}]},
-        {"malformed": {"duplicates": "collapse"}},
-        "invalid_request",
-        "candidates/1/reward",
-    ),
-}
-
-
-@pytest.mark.parametrize("case", BAD_SETS)
-def test_a_bad_set_fails_alone(case):
-    """Each failure that a set can have costs that set, with its code and its pointer, and no other."""
-    sound, bad, options, code, place = BAD_SETS[case]
-    document = answer({"sets": [sound, bad, sound], **options})
-    assert [one["status"] for one in document["sets"]] == ["ok", "error", "ok"]
-    error = document["sets"][1]["error"]
-    assert (error["code"], error["pointer"], error["retryable"]) == (code, f"/sets/1/{place}", False)
-    assert error["detail"]
-    assert "flags" not in document["sets"][1]
-
-
-@pytest.mark.parametrize("case", BAD_SETS)
-def test_a_bad_set_alone_is_refused_with_the_same_code(case):
-    """A request of one bad set is a 422 whose code and only entry are that set's."""
-    _, bad, options, code, place = BAD_SETS[case]
-    document = refusal({"sets": [bad], **options})
-    assert document["code"] == code
-    assert [(item["code"], item["pointer"]) for item in document["errors"]] == [(code, f"/sets/0/{place}")]
-
-
-def in_columns(sets, *, flat):
-    """Nested sets as columns, with the columns that the sets have."""
-    everyone = [candidate for one in sets for candidate in one["candidates"]]
-    form = ragged if flat else list
-    columns = {"rewards": form([[c.get("reward") for c in one["candidates"]] for one in sets])}
-    if all("n_tokens" in one for one in sets):
-        columns["n_tokens"] = [one["n_tokens"] for one in sets]
-        columns["spans"] = {"starts": [c["span"][0] for c in everyone], "stops": [c["span"][1] for c in everyone]}
-    if any("utilities" in one for one in sets):
-        columns["utilities"] = form([one["utilities"] for one in sets])
-    if any("set_reward" in one for one in sets):
-        columns["set_rewards"] = [one.get("set_reward") for one in sets]
-    if any("text" in candidate for candidate in everyone):
-        columns["texts"] = [candidate.get("text") for candidate in everyone]
-    return columns
-
-
-COLUMN_PLACES = {
-    "n_tokens negative": ("/columns/n_tokens/1",) * 2,
-    "n_tokens beyond the limit": ("/columns/n_tokens/1",) * 2,
-    "span beyond the end": ("/columns/spans/starts/3",) * 2,
-    "span reversed": ("/columns/spans/starts/2",) * 2,
-    "span negative": ("/columns/spans/starts/2",) * 2,
-    "spans overlap": ("/columns/spans/starts/3",) * 2,
-    "table too short": ("/columns/utilities/row_splits/2", "/columns/utilities/1"),
-    "table not finite": ("/columns/utilities/values/5", "/columns/utilities/1/1"),
-    "257 candidates": ("/columns/rewards/row_splits/2", "/columns/rewards/1"),
-    "table of 13": ("/columns/rewards/row_splits/2", "/columns/rewards/1"),
-    "mixture too long": ("/columns/rewards/row_splits/2", "/columns/rewards/1"),
-    "expected candidates": ("/columns/rewards/row_splits/2", "/columns/rewards/1"),
-    "set_reward not finite": ("/columns/set_rewards/1",) * 2,
-    "one text, two rewards": ("/columns/rewards/values/3", "/columns/rewards/1/1"),
-}
-
-
-def resolved(body, pointer):
-    """The value that a JSON pointer names; KeyError, IndexError or TypeError if it names none."""
-    value = body
-    for part in pointer.split("/")[1:]:
-        value = value[int(part)] if isinstance(value, list) else value[part]
-    return value
-
-
-@pytest.mark.parametrize(
-    ("case", "flat"),
-    [
-        pytest.param(
-            case,
-            flat,
-            id=f"{case}-{name}",
-        )
-        for case, (flat_place, _) in COLUMN_PLACES.items()
-        for name, flat in (("values", True), ("rows", False))
-    ],
-)
-def test_a_bad_row_fails_alone(case, flat):
-    """Each failure of a row costs that row, with the code of the nested form and a pointer that names a value."""
-    sound, bad, options, code, _ = BAD_SETS[case]
-    body = {"columns": in_columns([sound, bad, sound], flat=flat), **options}
-    document = answer(body)
-    assert document["columns"]["status"] == [0, 1, 0]
-    (error,) = document["errors"]
-    assert (error["row"], error["code"]) == (1, code)
-    resolved(body, error["pointer"])
-    assert error["pointer"] == COLUMN_PLACES[case][not flat]
-
-
-def test_a_group_of_another_size_fails():
-    """Every set of a group that is not of the expected size fails; other groups are answered."""
-    sets = [of_reward(0.5, group=group) for group in "aabccc"]
-    document = answer({"sets": sets, "expect": {"group_size": 2}})
-    assert [one["status"] for one in document["sets"]] == ["ok", "ok"] + 4 * ["error"]
-    assert {one["error"]["code"] for one in document["sets"][2:]} == {"group_size_mismatch"}
-    assert document["sets"][2]["error"]["pointer"] == "/sets/2/group"
-    columns = {"rewards": [[0.5]] * 6, "groups": list("aabccc")}
-    errors = answer({"columns": columns, "expect": {"group_size": 2}})["errors"]
-    assert [(error["row"], error["pointer"]) for error in errors] == [
-        (row, f"/columns/groups/{row}") for row in (2, 3, 4, 5)
-    ]
-
-
-def test_an_incomplete_group_can_be_an_error():
-    """With `incomplete_group: error` a bad set takes its group with it and nothing else."""
-    sets = [of_reward(NAN, group="a"), of_reward(0.5, group="a"), of_reward(0.5, group="b")]
-    document = answer({"sets": sets, "incomplete_group": "error"})
-    assert [one.get("error", {}).get("code") for one in document["sets"]] == [
-        "non_finite_value",
-        "group_incomplete",
-        None,
-    ]
-    assert document["sets"][1]["error"]["pointer"] == "/sets/1/group"
-
-
-def test_per_slot_needs_sets_of_one_size():
-    """`per_slot` fails the groups whose sets differ in size."""
-    sets = [of_reward(0.5, 0.25, group="a"), of_reward(0.5, group="a"), of_reward(0.5, group="b")]
-    document = answer({"sets": sets, "advantage": {"type": "per_slot"}})
-    assert [one.get("error", {}).get("code") for one in document["sets"]] == ["shape_mismatch", "shape_mismatch", None]
 
 
 # Malformed sets by policy
@@ -799,115 +476,6 @@ def test_a_number_beyond_the_largest_costs_its_set(number):
     assert refused["errors"][0]["pointer"] == "/utility/empty"
 
 
-# Whole responses
-
-
-def test_group_advantages_follow_their_formulas():
-    """R = (1, ½, 0) has mean ½ and standard deviation ½ with ddof 1."""
-    for kind, expected in (("grpo", 0.5 / 0.5), ("dr_grpo", 0.5), ("rloo", 0.75)):
-        body = {"rewards": [[1.0, 0.5, 0.0]], "advantage": {"type": kind, "epsilon": 0.0}}
-        document = answer(body, GROUP, GroupResponse)
-        assert document["advantages"] == [approx([expected, 0.0, -expected])]
-    body = {"rewards": [[1.0, 0.5, 0.0]], "advantage": {"ddof": 0, "epsilon": 0.0}}
-    root = math.sqrt(1.5)
-    assert answer(body, GROUP, GroupResponse)["advantages"] == [approx([root, 0.0, -root])]
-
-
-def test_rules_of_draws_follow_their_formulas():
-    """Eight responses, two right: pass@4 pays √(3/11) and −⅓ of it; max@3 of four pays ¾·(.9 − .4) to the best."""
-    right = [[1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]]
-    (row,) = answer({"rewards": right, "advantage": {"type": "pass_at_k", "k": 4}}, GROUP, GroupResponse)["advantages"]
-    assert row == [approx(math.sqrt(3 / 11))] * 2 + [approx(-math.sqrt(3 / 11) / 3)] * 6
-    rewards = [[0.9, 0.4, 0.4, 0.2]]
-    for advantage, best in (({"type": "max_at_k", "k": 3}, 0.375), ({"type": "leave_one_out"}, 0.5)):
-        document = answer({"rewards": rewards, "advantage": advantage}, GROUP, GroupResponse)
-        assert document["advantages"] == [[approx(best), 0.0, 0.0, 0.0]]
-
-
-def test_rules_of_the_whole_request_follow_their_formulas():
-    """Three groups of two rollouts with two binary rewards: GDPO tells apart what a sum does not."""
-    rewards = {"a": [[0.0, 1.0], [0.0, 0.0], [0.0, 1.0]], "b": [[0.0, 1.0], [0.0, 1.0], [1.0, 1.0]]}
-    exact = {"epsilon": 0.0, "whitening": {"type": "trl", "epsilon": 0.0}}
-    gdpo = answer({"rewards": rewards, "advantage": {"type": "gdpo", **exact}}, GROUP, GroupResponse)
-    for row, winner in zip(gdpo["advantages"], (1.290994448735806, 0.645497224367903, 0.645497224367903), strict=True):
-        assert row == [approx(-winner), approx(winner)]
-    body = {"rewards": rewards, "advantage": {"type": "grpo", "epsilon": 0.0}}
-    assert answer(body, GROUP, GroupResponse)["advantages"] == [[approx(-math.sqrt(0.5)), approx(math.sqrt(0.5))]] * 3
-    body = {
-        "rewards": [[1.0, 0.0], [3.0, 0.0]],
-        "n_tokens": [[1, 3], [2, 2]],
-        "convention": "openrlhf",
-        "advantage": {"type": "reinforce++_baseline"},
-    }
-    root = math.sqrt(9.875 / 8)
-    expected = [[approx(0.625 / root), approx(-0.375 / root)], [approx(1.625 / root), approx(-1.375 / root)]]
-    assert answer(body, GROUP, GroupResponse)["advantages"] == expected
-
-
-def test_a_row_without_the_threshold_that_it_needs_fails_alone():
-    """Without a threshold a reward that is neither 0 nor 1 fails its row, with a pointer; the others are answered."""
-    body = {"rewards": {"a": [[1.0, 0.0], [0.5, 1.0]]}, "advantage": {"type": "pass_at_k", "k": 1}}
-    document = answer(body, GROUP, GroupResponse)
-    assert (document["status"], document["advantages"]) == ([0, 1], [[1.0, -1.0], [None, None]])
-    (error,) = document["errors"]
-    assert (error["row"], error["code"], error["pointer"]) == (1, "invalid_request", "/rewards/a/1/0")
-
-
-def test_rows_that_do_not_fit_each_other_are_a_shape_mismatch():
-    """Names and tokens have the rows of the first reward; unknown names have no weight."""
-    for body, code, pointer in (
-        ({"rewards": {"a": [[1.0]], "b": [[1.0, 2.0]]}}, "shape_mismatch", "/rewards/b/0"),
-        ({"rewards": [[1.0]], "n_tokens": [[1], [2]]}, "shape_mismatch", "/n_tokens"),
-        ({"rewards": {"a": [[1.0]]}, "weights": {"b": 1.0}}, "invalid_request", "/weights/b"),
-    ):
-        document = refusal(body, GROUP)
-        assert (document["code"], document["errors"][0]["pointer"]) == (code, pointer)
-
-
-@pytest.mark.parametrize(("convention", "epsilon"), [("trl", 1e-4), ("verl", 1e-6), ("openrlhf", 1e-9)])
-def test_a_convention_is_its_epsilon(convention, epsilon):
-    """The conventions differ in ε, and a given ε wins over them."""
-    body = {"rewards": [[1.0, 0.5, 0.0]], "convention": convention}
-    (row,) = answer(body, GROUP, GroupResponse)["advantages"]
-    assert row[0] == pytest.approx(0.5 / (0.5 + epsilon), rel=1e-14)
-    (row,) = answer({**body, "advantage": {"epsilon": 0.5}}, GROUP, GroupResponse)["advantages"]
-    assert row[0] == pytest.approx(0.5, rel=1e-14)
-
-
-def test_a_null_reward_is_left_out():
-    """A null gets 0 and a flag, and the others have the advantages of the smaller group, to the last bit."""
-    document = answer({"rewards": [[1.0, None, 0.0], [1.0, 0.0], [None], [0.5, 0.5]]}, GROUP, GroupResponse)
-    with_null, without, nothing, constant = document["advantages"]
-    assert with_null == [without[0], 0.0, without[1]]
-    assert (nothing, constant) == ([0.0], [0.0, 0.0])
-    assert document["flags"][:2] == [["group_incomplete"], []]
-    assert "degenerate_group" in document["flags"][3]
-
-
-@pytest.mark.parametrize("literal", ["NaN", "Infinity", "-1e400"])
-def test_a_bad_row_of_rewards_fails_alone(literal):
-    """A row with a number that is not finite is null throughout and named; the others are answered."""
-    body = json.dumps({"rewards": [[1.0, 0.0], [0.5, float(MARK)], [0.0, 1.0]]}).replace(MARK, literal)
-    document = answer(body, GROUP, GroupResponse)
-    assert document["status"] == [0, 1, 0]
-    assert document["advantages"][1] == [None, None]
-    (error,) = document["errors"]
-    assert (error["row"], error["code"], error["pointer"]) == (1, "non_finite_value", "/rewards/1/1")
-    document = refusal(json.dumps({"rewards": [[float(MARK)]] * 12}).replace(MARK, literal), GROUP)
-    assert document["code"] == "non_finite_value"
-    assert len(document["errors"]) == 10
-
-
-def test_group_size_is_asserted():
-    """A row of another size than expected fails alone; candidates cannot be expected of whole responses."""
-    document = answer({"rewards": [[1.0, 0.0], [1.0]], "expect": {"group_size": 2}}, GROUP, GroupResponse)
-    assert document["status"] == [0, 1]
-    assert document["errors"][0]["code"] == "group_size_mismatch"
-    assert document["errors"][0]["pointer"] == "/rewards/1"
-    document = refusal({"rewards": [[1.0]], "expect": {"candidates": 2}}, GROUP)
-    assert document["errors"][0]["pointer"] == "/expect/candidates"
-
-
 def test_the_same_request_has_the_same_answer():
     """But for its id and the time it waited, an answer is a function of the request."""
     first, second = (post(nested()).json() for _ in range(2))
@@ -915,11 +483,6 @@ def test_the_same_request_has_the_same_answer():
         document.pop("request_id")
         document["usage"].pop("queue_s")
     assert first == second
-
-
-def test_codes_of_sets_are_codes_of_the_wire():
-    """Every code that a set can fail with here is an `ErrorCode`."""
-    assert {code for *_, code, _ in BAD_SETS.values()} <= {code.value for code in ErrorCode}
 
 
 def test_the_limits_on_sets_and_on_tokens_of_a_set_are_settings():
