@@ -41,7 +41,6 @@ def entries_of(batch, n_groups=3):
     return SetCreditEntries(
         credits=np.array([d / len(response.scaled) for response, _ in batch for d in response.scaled]),
         owner=np.repeat(np.arange(len(batch)), [len(response.scaled) for response, _ in batch]),
-        slot=np.array([slot for response, _ in batch for slot in range(len(response.scaled))], dtype=np.int64),
         set_rewards=np.array([response.reward for response, _ in batch]),
         empty_utilities=np.array([response.empty for response, _ in batch]),
         scales=np.array([abs(response.reward) for response, _ in batch]),
@@ -320,7 +319,6 @@ def test_no_responses_have_no_advantages(kind):
     empty = SetCreditEntries(
         credits=np.empty(0),
         owner=np.empty(0, dtype=np.int64),
-        slot=np.empty(0, dtype=np.int64),
         set_rewards=np.empty(0),
         empty_utilities=np.empty(0),
         scales=np.empty(0),

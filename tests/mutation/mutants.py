@@ -100,7 +100,7 @@ def _tokens(**wanted):
     return shift
 
 
-def _others(result, _values, _groups, _n_groups, baseline):
+def _others(result, _values, _groups, baseline):
     """Shift the baselines that leave the response out."""
     return shifted(result) if baseline == "others" else None
 
@@ -178,7 +178,14 @@ SET_MUTANTS = {
     },
     **{
         f"sums of groups: {name}": Mutant("group_sums", name, _always, "test_group_sums.py")
-        for name in ("group_sums", "group_means", "group_standard_deviations", "group_maxima")
+        for name in (
+            "group_sums",
+            "group_means",
+            "group_standard_deviations",
+            "group_maxima",
+            "added_up",
+            "running_sums",
+        )
     },
     **{
         f"advantages of {rule}": Mutant(

@@ -139,6 +139,12 @@ class CandidateSets:
         """Position of each candidate within its set, shape (C,)."""
         return np.arange(len(self.rewards)) - np.repeat(self.row_splits[:-1], self.sizes)
 
+    def per_set(self, candidates: Booleans) -> Integers:
+        """How many candidates of each set are among some, shape (B,), from their mask of shape (C,)."""
+        if candidates.all():
+            return self.sizes
+        return np.bincount(self.owner[candidates], minlength=self.n_sets) if candidates.any() else 0 * self.sizes
+
 
 @dataclass(frozen=True)
 class MalformedPolicy:
@@ -204,6 +210,8 @@ class SetErrors:
 
     def add_sets(self, rows: Integers, code: ErrorCode, field: ErrorField, detail: Callable[[int], str]) -> None:
         """Fail whole sets; `detail` is asked for the sentence of a row that has no error yet."""
+        if len(rows) == 0:
+            return
         for row in rows[~self.failed[rows]].tolist():
             self._first[row] = SetError(row=row, code=code, field=field, position=None, detail=detail(row))
         self.failed[rows] = True
@@ -215,6 +223,8 @@ class SetErrors:
 
         The first of each set gives the error; `detail` is asked for the sentence of a flat index.
         """
+        if len(index) == 0:
+            return
         rows = np.searchsorted(splits, index, side="right") - 1
         fresh = ~self.failed[rows]
         for row, first in zip(*np.unique(rows[fresh], return_index=True), strict=True):
@@ -409,11 +419,14 @@ def unusable_numbers(values: Floats, missing: Booleans | None) -> tuple[tuple[Er
         missing: Shape (N,), bool; True where there is no number to judge. None: there is one everywhere.
 
     Returns:
-        Masks of shape (N,): numbers that are not finite, and finite ones of a magnitude above 1e100.
+        Masks of shape (N,): numbers that are not finite, and finite ones of a magnitude above 1e100. Nothing where
+        every number can be taken.
 
     Cost:
         O(N).
     """
+    if (np.abs(values) <= MAX_MAGNITUDE).all():
+        return ()
     present = np.ones(values.shape, dtype=np.bool_) if missing is None else ~missing
     finite = np.isfinite(values)
     return (

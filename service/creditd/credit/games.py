@@ -6,6 +6,7 @@ Legend: `B` sets, `n` players. A coalition is a set of players; v(S) is its util
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar, Protocol, TypeAlias
 
 import numpy as np
@@ -20,7 +21,7 @@ from creditd.credit.credit_rules import (
     size_weights,
     without_null_players,
 )
-from creditd.credit.level_games import grand_utilities, semivalues
+from creditd.credit.level_games import RankedRewards, ranked, ranked_grand_utilities, ranked_semivalues
 from creditd.credit.order_statistics import OrderStatistic
 from creditd.credit.owen import owen_values
 from creditd.credit.tables import player_count, restrict_players, table_semivalues
@@ -87,19 +88,28 @@ class OrderStatisticGames:
         """Number of players."""
         return int(self.rewards.shape[1])
 
+    @cached_property
+    def _ranked(self) -> RankedRewards:
+        return ranked(self.rewards, self.utility)
+
+    @cached_property
+    def _grand(self) -> Floats:
+        return ranked_grand_utilities(self._ranked, self.utility)
+
     def empty(self) -> Floats:
         """v(∅), shape (B,)."""
         return np.full(len(self.rewards), float(self.utility.empty_utility))
 
     def grand(self) -> Floats:
         """v(N), shape (B,)."""
-        return grand_utilities(self.rewards, self.utility)
+        return self._grand
 
     def scale(self) -> Floats:
         """Largest of |v(∅)|, |v(N)| and the magnitudes of the rewards as the utility sees them, shape (B,)."""
-        largest: Floats = np.abs(self.utility.prepare(self.rewards)).max(axis=1)
-        utilities: Floats = np.maximum(np.abs(self.grand()), abs(float(self.utility.empty_utility)))
-        return np.maximum(largest, utilities)
+        lowest, highest = self._ranked.ascending[0], self._ranked.ascending[-1]
+        utilities = np.maximum(np.abs(self._grand), abs(float(self.utility.empty_utility)))
+        largest: Floats = np.maximum(np.maximum(np.abs(lowest), np.abs(highest)), utilities)
+        return largest
 
     def restricted(self, players: Integers) -> OrderStatisticGames:
         """The games among some players."""
@@ -107,7 +117,7 @@ class OrderStatisticGames:
 
     def semivalues(self, weights: Floats) -> Floats:
         """Semivalues by the L-statistics kernel, shape (B, n)."""
-        return semivalues(self.rewards, self.utility, weights)
+        return ranked_semivalues(self._ranked, self.utility, weights)
 
 
 @dataclass(frozen=True)

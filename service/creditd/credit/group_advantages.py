@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from creditd.credit.flags import Flag
-from creditd.credit.group_sums import MAX_MAGNITUDE, group_maxima, group_means, group_standard_deviations
+from creditd.credit.group_sums import MAX_MAGNITUDE, Groups, group_maxima, group_means, group_standard_deviations
 from creditd.credit.max_at_k import leave_one_out_advantages, max_at_k_advantages
 from creditd.credit.pass_at_k import pass_at_k_advantages
 from creditd.credit.whitening import Convention, Whitening, whitened
@@ -263,27 +263,28 @@ def _right(rewards: Floats, threshold: float | None) -> Booleans:
 
 def _without_contrast(members: Floats, owner: Integers, n_groups: int) -> Booleans:
     """True for each group of at most one reward, or of equal ones."""
-    return group_maxima(members, owner, n_groups) <= -group_maxima(-members, owner, n_groups)
+    groups = Groups(owner, n_groups)
+    return group_maxima(members, groups) <= -group_maxima(-members, groups)
 
 
 def _centred(
     members: Floats, owner: Integers, n_groups: int, *, rule: GroupRule, ddof: int, epsilon: float
 ) -> tuple[Floats, Booleans]:
     """Rewards about the baseline of their group, on the scale of the rule, and which groups have no contrast."""
-    counts = np.bincount(owner, minlength=n_groups)
+    groups = Groups(owner, n_groups)
     flat = _without_contrast(members, owner, n_groups)
     # Measured from the lowest reward of the group, so that a large offset costs no digits of the contrast.
-    above = members + group_maxima(-members, owner, n_groups)[owner]
-    centred = above - group_means(above, owner, n_groups)[owner]
+    above = members + group_maxima(-members, groups)[owner]
+    centred = above - group_means(above, groups)[owner]
     if rule == "grpo":
         # In units of a power of two near the range of the group, so that the squares of small rewards do not vanish.
-        exponents = np.frexp(np.maximum(group_maxima(above, owner, n_groups), 0.0))[1]
+        exponents = np.frexp(np.maximum(group_maxima(above, groups), 0.0))[1]
         scaled = np.ldexp(above, -exponents[owner])
-        deviations = np.ldexp(group_standard_deviations(scaled, owner, n_groups, ddof=ddof), exponents)
-        flat |= counts <= ddof
+        deviations = np.ldexp(group_standard_deviations(scaled, groups, ddof=ddof), exponents)
+        flat |= groups.counts <= ddof
         centred = centred / np.where(flat, 1.0, deviations + epsilon)[owner]
     elif rule == "rloo":
-        centred = centred * (counts / np.maximum(counts - 1, 1))[owner]
+        centred = centred * (groups.counts / np.maximum(groups.counts - 1, 1))[owner]
     return np.where(flat[owner], 0.0, centred), flat
 
 

@@ -16,6 +16,7 @@ value is a pair of numbers, and the value of the set is a cumulative sum over th
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import ClassVar, TypeAlias
 
@@ -23,8 +24,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from creditd.credit.coalitions import check_size_weights
+from creditd.credit.group_sums import added_up, running_sums
 
 Floats: TypeAlias = NDArray[np.float64]
+Integers: TypeAlias = NDArray[np.int64]
 
 MAX_PLAYERS = 1000
 """Largest set whose binomial coefficients stay within float64."""
@@ -73,6 +76,39 @@ class GivenEmpty(LevelUtility):
         return self.empty
 
 
+@dataclass(frozen=True)
+class RankedRewards:
+    """The rewards of B sets as a utility sees them, sorted once for every question about them.
+
+    Attributes:
+        ascending: Shape (n, B), float64, C-contiguous: set b in column b, lowest reward first.
+        places: Shape (B, n), int64: where these rewards stand in the flat (B · n) array that they were taken from.
+    """
+
+    ascending: Floats
+    places: Integers
+
+
+def ranked(rewards: Floats, utility: LevelUtility) -> RankedRewards:
+    """Rewards as a utility sees them, in ascending order.
+
+    Args:
+        rewards: Shape (B, n), float64, reward units, finite.
+        utility: The set utility.
+
+    Returns:
+        Equal rewards stay in the order given.
+
+    Cost:
+        O(B · n log n).
+    """
+    n_sets, n = rewards.shape
+    prepared = utility.prepare(rewards)
+    places = np.argsort(prepared, axis=-1, kind="stable")
+    places += (np.arange(n_sets) * n)[:, None]
+    return RankedRewards(ascending=np.ascontiguousarray(prepared.reshape(-1)[places].T), places=places)
+
+
 def grand_utilities(rewards: Floats, utility: LevelUtility) -> Floats:
     """v(N) of each set: the utility of all the rewards given.
 
@@ -88,14 +124,29 @@ def grand_utilities(rewards: Floats, utility: LevelUtility) -> Floats:
     Cost:
         O(B · n log n).
     """
-    n_sets, n = rewards.shape
+    return ranked_grand_utilities(ranked(rewards, utility), utility)
+
+
+def ranked_grand_utilities(rewards: RankedRewards, utility: LevelUtility) -> Floats:
+    """`grand_utilities` of rewards that are sorted already.
+
+    Args:
+        rewards: B sets of n rewards, as `utility` sees them.
+        utility: The set utility.
+
+    Returns:
+        Shape (B,), float64, reward units.
+
+    Cost:
+        O(B · n).
+    """
+    n, n_sets = rewards.ascending.shape
     if n == 0:
         return np.full(n_sets, float(utility.empty_utility))
     above = np.arange(n, -1, -1, dtype=np.float64)
     levels = utility.level(np.full(n + 1, float(n)), above)
     weights = levels[:-1] - levels[1:]
-    ordered = np.sort(utility.prepare(rewards), axis=-1)
-    totals: Floats = np.cumsum(weights * ordered, axis=-1)[:, -1]
+    totals = added_up(weights[:, None] * rewards.ascending)
     rest = utility.reference * (1.0 - levels[0])
     # `sum` and `top_m` have reference 0; the others reach level 1 at u = s unless the set is too small for its rank.
     return totals + rest if rest else totals
@@ -134,19 +185,38 @@ def semivalues(rewards: Floats, utility: LevelUtility, size_weights: Floats) -> 
     """
     if rewards.ndim != 2 or rewards.shape[1] < 1:
         raise ValueError(f"rewards must have shape (B, n) with n ≥ 1: got {rewards.shape}")
-    above, below = (values[:0:-1] for values in level_values(utility, rewards.shape[1], size_weights))
-    prepared = utility.prepare(rewards)
-    order = np.argsort(prepared, axis=-1, kind="stable")
-    ordered = np.take_along_axis(prepared, order, axis=-1)
-    steps = np.diff(ordered, axis=-1, prepend=utility.reference)
-    values = np.cumsum(steps * above, axis=-1)
+    return ranked_semivalues(ranked(rewards, utility), utility, size_weights)
+
+
+def ranked_semivalues(rewards: RankedRewards, utility: LevelUtility, size_weights: Floats) -> Floats:
+    """`semivalues` of rewards that are sorted already.
+
+    Args:
+        rewards: B sets of n ≥ 1 rewards, as `utility` sees them.
+        utility: The set utility.
+        size_weights: Shape (n,), float64.
+
+    Returns:
+        Shape (B, n), float64, reward units, in the order that the rewards had before they were sorted.
+
+    Raises:
+        ValueError: If the weights do not have shape (n,), or n > 1,000.
+
+    Cost:
+        O(B · n); the coefficients of a (utility, n, q) cost O(n²) once and are remembered.
+    """
+    ascending = rewards.ascending
+    above, below = (values[:0:-1, None] for values in level_values(utility, len(ascending), size_weights))
+    steps = ascending.copy()
+    steps[1:] -= ascending[:-1]
+    steps[0] -= utility.reference
+    values = running_sums(steps * above)
     if below.any():
-        gains = np.cumsum((steps * below)[:, ::-1], axis=-1)[:, ::-1]
-        values[:, :-1] += gains[:, 1:]
+        values[:-1] += running_sums((steps * below)[::-1])[::-1][1:]
     # Adding +0.0 also turns a −0.0 into 0.0, so that tied candidates agree in the sign of zero.
     values += size_weights[0] * (utility.reference - utility.empty_utility) + 0.0
-    result = np.empty_like(values)
-    np.put_along_axis(result, order, values, axis=-1)
+    result = np.empty(rewards.places.shape)
+    result.reshape(-1)[rewards.places] = values.T
     return result
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from creditd.credit.flags import Flag
-from creditd.credit.group_sums import group_maxima, group_means, group_standard_deviations, group_sums
+from creditd.credit.group_sums import Groups, group_maxima, group_means, group_standard_deviations, group_sums
 
 Floats: TypeAlias = NDArray[np.float64]
 Integers: TypeAlias = NDArray[np.int64]
@@ -59,9 +59,8 @@ class SetCreditEntries:
 
     Attributes:
         credits: Shape (E,), float64, reward units.
-        owner: Shape (E,), int64: the response of each entry, in [0, S). Every response has at least one entry, and
-            K_g of a response is the number of its entries.
-        slot: Shape (E,), int64: position of the entry within its response.
+        owner: Shape (E,), int64: the response of each entry, in [0, S). Every response has at least one entry, its
+            entries stand together in the order of their positions, and K_g of a response is the number of its entries.
         set_rewards: R, shape (S,), float64, reward units: v(N), or the failure reward.
         empty_utilities: v(∅), shape (S,), float64, reward units.
         scales: Shape (S,), float64, ≥ 0: the largest magnitude among the utilities that the credits were computed from.
@@ -71,7 +70,6 @@ class SetCreditEntries:
 
     credits: Floats
     owner: Integers
-    slot: Integers
     set_rewards: Floats
     empty_utilities: Floats
     scales: Floats
@@ -121,52 +119,51 @@ def set_advantages(entries: SetCreditEntries, normalization: Normalization) -> S
         The paper's normalisation is not known to us; `pooled` is our default. Of `per_slot`, A^set is the GRPO
         advantage.
     """
-    n_sets, n_groups, groups = len(entries.groups), entries.n_groups, entries.groups
-    counts = np.bincount(entries.owner, minlength=n_sets)
-    single = np.bincount(groups, minlength=n_groups) == 1
-    flags = np.where(single[groups], int(Flag.SINGLE_RESPONSE), 0).astype(np.int64)
+    groups, owner = Groups(entries.groups, entries.n_groups), Groups(entries.owner, len(entries.groups))
+    group = groups.index
+    single = groups.counts == 1
+    flags = np.where(single[group], int(Flag.SINGLE_RESPONSE), 0).astype(np.int64)
     if normalization.type == "none":
         return SetAdvantages(entries.credits, entries.set_rewards - entries.empty_utilities, flags)
-    entry_groups = groups[entries.owner]
-    scaled = counts[entries.owner] * entries.credits
+    entry_groups = Groups(group[entries.owner], entries.n_groups)
+    scaled = owner.counts[entries.owner] * entries.credits
     # Measured from the lowest D and R of the group, so that a large offset costs no digits of the contrast.
-    above = scaled + group_maxima(-scaled, entry_groups, n_groups)[entry_groups]
-    rewards_above = entries.set_rewards + group_maxima(-entries.set_rewards, groups, n_groups)[groups]
-    spread = group_standard_deviations(above, entry_groups, n_groups, ddof=normalization.ddof)
-    reward_spread = group_standard_deviations(rewards_above, groups, n_groups, ddof=normalization.ddof)
+    above = scaled + group_maxima(-scaled, entry_groups)[entry_groups.index]
+    rewards_above = entries.set_rewards + group_maxima(-entries.set_rewards, groups)[group]
+    spread = group_standard_deviations(above, entry_groups, ddof=normalization.ddof)
+    reward_spread = group_standard_deviations(rewards_above, groups, ddof=normalization.ddof)
     magnitudes = np.maximum(np.abs(scaled), entries.scales[entries.owner])
-    degenerate = _negligible(spread, magnitudes, entry_groups, n_groups)
-    rewards_flat = _negligible(reward_spread, np.abs(entries.set_rewards), groups, n_groups)
+    degenerate = _negligible(spread, magnitudes, entry_groups)
+    rewards_flat = _negligible(reward_spread, np.abs(entries.set_rewards), groups)
     denominators = _denominators(normalization, scaled, spread, reward_spread)
     if normalization.type == "response_preserving":
         degenerate |= rewards_flat
         unstable = ~degenerate & (spread > UNSTABLE_RATIO * denominators)
-        flags[unstable[groups]] |= Flag.UNSTABLE_NORMALIZATION
+        flags[unstable[group]] |= Flag.UNSTABLE_NORMALIZATION
     if normalization.type not in {"pooled", "centered"} or normalization.baseline == "others":
         degenerate |= single
     denominators = np.where(degenerate | (denominators == 0.0), 1.0, denominators)
-    reward_baselines = _baselines(rewards_above, groups, n_groups, normalization.baseline)
-    whole = (rewards_above - reward_baselines) / denominators[groups]
+    reward_baselines = _baselines(rewards_above, groups, normalization.baseline)
+    whole = (rewards_above - reward_baselines) / denominators[group]
     if normalization.type == "per_slot":
-        parts, flat = _per_slot(entries, above, magnitudes, normalization)
-        flags[flat[groups]] |= Flag.DEGENERATE_GROUP
-        whole = np.where(rewards_flat[groups], 0.0, whole)
+        parts, flat = _per_slot(above, magnitudes, owner, entry_groups, normalization)
+        flags[flat[group]] |= Flag.DEGENERATE_GROUP
+        whole = np.where(rewards_flat[group], 0.0, whole)
     else:
-        means = group_sums(above, entries.owner, n_sets) / counts
-        baselines = _baselines(means, groups, n_groups, normalization.baseline)
-        parts = (above - baselines[entries.owner]) / denominators[entry_groups]
-    flags[degenerate[groups]] |= Flag.DEGENERATE_GROUP
+        means = group_sums(above, owner) / owner.counts
+        baselines = _baselines(means, groups, normalization.baseline)
+        parts = (above - baselines[entries.owner]) / denominators[entry_groups.index]
+    flags[degenerate[group]] |= Flag.DEGENERATE_GROUP
     return SetAdvantages(
-        advantages=np.where(degenerate[entry_groups], 0.0, parts),
-        set_advantages=np.where(degenerate[groups], 0.0, whole),
+        advantages=np.where(degenerate[entry_groups.index], 0.0, parts),
+        set_advantages=np.where(degenerate[group], 0.0, whole),
         flags=flags,
     )
 
 
-def _baselines(values: Floats, groups: Integers, n_groups: int, baseline: Literal["group", "others"]) -> Floats:
+def _baselines(values: Floats, groups: Groups, baseline: Literal["group", "others"]) -> Floats:
     """What each response is compared with: the mean over its group, or over the others of its group."""
-    sums = group_sums(values, groups, n_groups)[groups]
-    counts = np.bincount(groups, minlength=n_groups)[groups]
+    sums, counts = group_sums(values, groups)[groups.index], groups.counts[groups.index]
     return sums / counts if baseline == "group" else (sums - values) / np.maximum(counts - 1, 1)
 
 
@@ -177,29 +174,35 @@ def _denominators(normalization: Normalization, scaled: Floats, spread: Floats, 
     if normalization.type == "pooled":
         return spread + normalization.epsilon
     if normalization.type == "batch_scaled":
-        one_group = np.zeros(len(scaled), dtype=np.int64)
-        overall = group_standard_deviations(scaled, one_group, 1, ddof=normalization.ddof)[0]
+        one_group = Groups(np.zeros(len(scaled), dtype=np.int64), 1)
+        overall = group_standard_deviations(scaled, one_group, ddof=normalization.ddof)[0]
         return np.full_like(spread, overall + normalization.epsilon)
     return reward_spread + normalization.epsilon
 
 
-def _negligible(spread: Floats, magnitudes: Floats, groups: Integers, n_groups: int) -> Booleans:
+def _negligible(spread: Floats, magnitudes: Floats, groups: Groups) -> Booleans:
     """True for each group whose spread is nothing but the rounding of numbers of these magnitudes."""
-    return spread <= DEGENERATE_SPREAD * group_maxima(magnitudes, groups, n_groups)
+    return spread <= DEGENERATE_SPREAD * group_maxima(magnitudes, groups)
 
 
 def _per_slot(
-    entries: SetCreditEntries, above: Floats, magnitudes: Floats, normalization: Normalization
+    above: Floats, magnitudes: Floats, owner: Groups, entry_groups: Groups, normalization: Normalization
 ) -> tuple[Floats, Booleans]:
     """D standardised over the responses at each position, and the groups in which a position has no contrast."""
-    n_slots = int(entries.slot.max(initial=0)) + 1
-    entry_groups = entries.groups[entries.owner]
-    names, cells = np.unique(entry_groups * n_slots + entries.slot, return_inverse=True)
-    n_cells = len(names)
-    spread = group_standard_deviations(above, cells, n_cells, ddof=normalization.ddof)
-    flat = _negligible(spread, magnitudes, cells, n_cells)
-    centred = above - group_means(above, cells, n_cells)[cells]
+    slot = _running_count(owner.index)
+    names, index = np.unique(entry_groups.index * (int(slot.max(initial=0)) + 1) + slot, return_inverse=True)
+    cells = Groups(index.reshape(-1), len(names))
+    spread = group_standard_deviations(above, cells, ddof=normalization.ddof)
+    flat = _negligible(spread, magnitudes, cells)
+    centred = above - group_means(above, cells)[cells.index]
     denominators = np.where(flat, 1.0, spread + normalization.epsilon)
-    flat_groups = np.zeros(entries.n_groups, dtype=np.bool_)
-    flat_groups[entry_groups[flat[cells]]] = True
-    return np.where(flat[cells], 0.0, centred / denominators[cells]), flat_groups
+    flat_groups = np.zeros(entry_groups.n_groups, dtype=np.bool_)
+    flat_groups[entry_groups.index[flat[cells.index]]] = True
+    return np.where(flat[cells.index], 0.0, centred / denominators[cells.index]), flat_groups
+
+
+def _running_count(owner: Integers) -> Integers:
+    """0, 1, 2, … within each run of equal numbers."""
+    starts = np.flatnonzero(np.diff(owner, prepend=-1))
+    lengths = np.diff(np.append(starts, len(owner)))
+    return np.arange(len(owner)) - np.repeat(starts, lengths)

@@ -25,7 +25,7 @@ from creditd.credit.credit_rules import CreditRule, Shapley, needs_unions
 from creditd.credit.feature_checks import check_features
 from creditd.credit.flags import Flag
 from creditd.credit.group_advantages import group_advantages
-from creditd.credit.group_sums import group_sums
+from creditd.credit.group_sums import Groups, group_sums
 from creditd.credit.order_statistics import Max
 from creditd.credit.set_advantages import Normalization, SetAdvantages, SetCreditEntries, set_advantages
 from creditd.credit.set_expectations import (
@@ -165,8 +165,8 @@ def set_credit(
         max_tokens=None if options.tokens is None else options.max_tokens_per_set,
     )
     players = find_players(batch, options.malformed, errors)
-    n_players = np.bincount(batch.owner[players.playing], minlength=batch.n_sets)
-    n_candidates = n_players + np.bincount(batch.owner[players.copies], minlength=batch.n_sets)
+    n_players = batch.per_set(players.playing)
+    n_candidates = n_players + batch.per_set(players.copies)
     _check(batch, options, players, n_players, n_candidates, errors, given=given is not None)
     alive = ~errors.failed
     solved, advantages = _solve(batch, options, players, n_candidates, alive, checkpoint, given)
@@ -183,7 +183,8 @@ def set_credit(
             whole,
             errors.failed,
         )
-    sums = group_sums(np.where(np.isnan(solved.credits), 0.0, solved.credits), batch.owner, batch.n_sets)
+    credits_ = np.where(np.isnan(solved.credits), 0.0, solved.credits)
+    sums = group_sums(credits_, Groups(batch.owner, batch.n_sets))
     sums[errors.failed] = np.nan
     return SetCredits(
         credits=solved.credits,
@@ -274,14 +275,18 @@ def _weighted(weights: list[float], columns: list[Floats]) -> Floats:
 def _flags(batch: CandidateSets, players: Players, failed: Booleans, n_candidates: Integers) -> Integers:
     """Bits that concern a set's own candidates, and those of groups that lost a set."""
     flags = np.zeros(batch.n_sets, dtype=np.int64)
-    owner = batch.owner
-    flags[owner[players.unscored]] |= Flag.CANDIDATE_UNSCORED
-    flags[owner[players.truncated]] |= Flag.CANDIDATE_TRUNCATED
-    flags[owner[players.copies]] |= Flag.DUPLICATES_COLLAPSED
+    for candidates, flag in (
+        (players.unscored, Flag.CANDIDATE_UNSCORED),
+        (players.truncated, Flag.CANDIDATE_TRUNCATED),
+        (players.copies, Flag.DUPLICATES_COLLAPSED),
+    ):
+        if candidates.any():
+            flags[batch.per_set(candidates) > 0] |= flag
     flags[n_candidates == 0] |= Flag.NO_CANDIDATES
-    incomplete = np.zeros(batch.n_groups, dtype=np.bool_)
-    incomplete[batch.groups[failed]] = True
-    flags[incomplete[batch.groups]] |= Flag.GROUP_INCOMPLETE
+    if failed.any():
+        incomplete = np.zeros(batch.n_groups, dtype=np.bool_)
+        incomplete[batch.groups[failed]] = True
+        flags[incomplete[batch.groups]] |= Flag.GROUP_INCOMPLETE
     return flags
 
 
@@ -296,40 +301,41 @@ def _advantages(
     """Advantages of all candidates and sets, NaN where there is none, and the flags of their groups."""
     advantages = np.full(len(batch.rewards), np.nan)
     of_sets, flags = np.full(batch.n_sets, np.nan), np.zeros(batch.n_sets, dtype=np.int64)
-    sets = np.flatnonzero(alive)
-    if len(sets) == 0:
+    if not alive.any():
         return SetAdvantages(advantages=advantages, set_advantages=of_sets, flags=flags)
-    compact = np.cumsum(alive) - 1
-    owner = batch.owner
-    index = np.flatnonzero((players.playing | players.copies) & alive[owner])
-    bare = np.flatnonzero(alive & (n_candidates == 0))
-    failure = options.malformed.failure_reward
-    entry_sets = np.concatenate([owner[index], bare])
-    _, groups = np.unique(batch.groups[sets], return_inverse=True)
-    slots = np.concatenate([_running_count(owner[index]), np.zeros(len(bare), dtype=np.int64)])
+    counted = players.playing | players.copies
+    sets: slice | Integers = slice(None)
+    owner, groups, n_groups = batch.owner, batch.groups, batch.n_groups
+    if not alive.all():
+        counted &= alive[owner]
+        sets, owner = np.flatnonzero(alive), (np.cumsum(alive) - 1)[owner]
+        names, groups = np.unique(groups[sets], return_inverse=True)
+        groups, n_groups = groups.reshape(-1), len(names)
+    index = slice(None) if counted.all() else np.flatnonzero(counted)
+    empty, grand, bare = solved.empty[sets], solved.grand[sets], (n_candidates == 0)[sets]
+    credits_, entry_sets = solved.credits[index], owner[index]
+    n_entries = len(credits_)
+    if bare.any():
+        # A response without candidates stands in the comparison with one entry, its failure reward.
+        failure = options.malformed.failure_reward
+        credits_ = np.concatenate([credits_, failure - empty[bare]])
+        entry_sets = np.concatenate([entry_sets, np.flatnonzero(bare)])
+        grand = np.where(bare, failure, grand)
     result = set_advantages(
         SetCreditEntries(
-            credits=np.concatenate([solved.credits[index], failure - solved.empty[bare]]),
-            owner=compact[entry_sets],
-            slot=slots,
-            set_rewards=np.where(n_candidates == 0, failure, solved.grand)[sets],
-            empty_utilities=solved.empty[sets],
+            credits=credits_,
+            owner=entry_sets,
+            set_rewards=grand,
+            empty_utilities=empty,
             scales=solved.scale[sets],
-            groups=groups.reshape(-1),
-            n_groups=int(groups.max()) + 1,
+            groups=groups,
+            n_groups=n_groups,
         ),
         options.normalization,
     )
-    advantages[index] = result.advantages[: len(index)]
+    advantages[index] = result.advantages[:n_entries]
     of_sets[sets], flags[sets] = result.set_advantages, result.flags
     return SetAdvantages(advantages=advantages, set_advantages=of_sets, flags=flags)
-
-
-def _running_count(owner: Integers) -> Integers:
-    """0, 1, 2, … within each run of equal numbers."""
-    starts = np.flatnonzero(np.diff(owner, prepend=-1))
-    lengths = np.diff(np.append(starts, len(owner)))
-    return np.arange(len(owner)) - np.repeat(starts, lengths)
 
 
 def _set_reward_advantages(
@@ -367,7 +373,8 @@ def _token_advantages(
         raise ValueError("token advantages need spans and n_tokens")
     out_of_range = (batch.n_tokens < 0) | (batch.n_tokens > max_tokens)
     n_tokens = np.where(failed & out_of_range, 0, batch.n_tokens)
-    index = np.flatnonzero(~np.isnan(advantages))
+    absent = np.isnan(advantages)
+    index = np.flatnonzero(~absent) if absent.any() else slice(None)
     spans = CandidateSpans(
         owner=batch.owner[index], start=batch.spans[index, 0], stop=batch.spans[index, 1], n_tokens=n_tokens
     )

@@ -89,6 +89,8 @@ def check_rule(
         if isinstance(end, Mixture):
             _check_mixture(len(end.weights), n_candidates, errors)
         limit = MAX_ENUMERATED_PLAYERS if isinstance(utility, Table) else min(max_table_players, MAX_ENUMERATED_PLAYERS)
+        if int(n_players.max(initial=0)) <= limit:
+            continue
         too_many = _enumerates(end, utility, n_candidates) & (n_players > limit)
         name = end.type
         errors.add_sets(

@@ -85,8 +85,7 @@ def solve_sets(
     owner = batch.owner
     credits_[players.copies & alive[owner]] = 0.0
     index = np.flatnonzero(players.playing)
-    n_players = np.bincount(owner[index], minlength=batch.n_sets)
-    n_candidates = np.bincount(owner[players.playing | players.copies], minlength=batch.n_sets)
+    n_players, n_candidates = batch.per_set(players.playing), batch.per_set(players.playing | players.copies)
     first_player = np.cumsum(n_players) - n_players
     bare = np.flatnonzero(alive & (n_players == 0))
     empty[bare] = grand[bare] = _empty_utilities(batch, utility, bare)

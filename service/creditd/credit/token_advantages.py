@@ -64,11 +64,25 @@ def overlapping_candidates(owner: Integers, start: Integers, stop: Integers) -> 
     Cost:
         O(C log C).
     """
-    filled = np.flatnonzero(stop > start)
-    order = filled[np.lexsort((start[filled], owner[filled]))]
+    if _in_order(owner, start, stop):
+        return np.empty(0, dtype=np.int64)
+    order = _by_start(owner, start, stop)
     clash = (owner[order[1:]] == owner[order[:-1]]) & (start[order[1:]] < stop[order[:-1]])
     clashing: Integers = order[1:][clash]
     return clashing
+
+
+def _in_order(owner: Integers, start: Integers, stop: Integers) -> bool:
+    """Whether all spans have tokens and each begins where the one before it, or its response, has ended."""
+    after = (owner[1:] > owner[:-1]) | ((owner[1:] == owner[:-1]) & (start[1:] >= stop[:-1]))
+    return bool((stop > start).all() and after.all())
+
+
+def _by_start(owner: Integers, start: Integers, stop: Integers) -> Integers:
+    """Spans with tokens, response after response, in the order of their starts."""
+    filled = np.flatnonzero(stop > start)
+    order: Integers = filled[np.lexsort((start[filled], owner[filled]))]
+    return order
 
 
 def length_norm_weights(spans: CandidateSpans) -> Floats:
@@ -116,21 +130,22 @@ def token_advantages(advantages: Floats, set_advantages: Floats, spans: Candidat
         belongs to the candidate's own tokens.
     """
     n_sets = len(spans.n_tokens)
-    filled = np.flatnonzero(spans.stop > spans.start)
-    order = filled[np.lexsort((spans.start[filled], spans.owner[filled]))]
+    in_order = _in_order(spans.owner, spans.start, spans.stop)
+    order = slice(None) if in_order else _by_start(spans.owner, spans.start, spans.stop)
     owner, start, stop = spans.owner[order], spans.start[order], spans.stop[order]
+    n_spans = len(owner)
     scaled = advantages * length_norm_weights(spans) if policy.length_norm else advantages
     per_set = np.bincount(owner, minlength=n_sets)
-    first = np.ones(len(order), dtype=np.bool_)
+    first = np.ones(n_spans, dtype=np.bool_)
     first[1:] = owner[1:] != owner[:-1]
-    previous_stop = np.where(first, 0, np.append(0, stop[:-1])[: len(order)])
+    previous_stop = np.where(first, 0, np.append(0, stop[:-1])[:n_spans])
     whole = {"set": set_advantages, "zero": np.zeros(n_sets), "next": set_advantages}[policy.other]
     between = advantages[order] if policy.other == "next" else whole[owner]
     tail = np.where(np.bincount(spans.owner, minlength=n_sets) == 0, set_advantages, whole)
     # Runs of equal tokens in completion order: before and in each candidate, then after the last one of each response.
-    position = 2 * np.arange(len(order)) + owner
+    position = 2 * np.arange(n_spans) + owner
     after_last = 2 * np.cumsum(per_set) + np.arange(n_sets)
-    values = np.empty(2 * len(order) + n_sets)
+    values = np.empty(2 * n_spans + n_sets)
     lengths = np.empty(len(values), dtype=np.int64)
     values[position], lengths[position] = between, start - previous_stop
     values[position + 1], lengths[position + 1] = scaled[order], stop - start

@@ -11,7 +11,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from creditd.credit.group_sums import group_sums
+from creditd.credit.group_sums import Groups, group_sums
 
 Floats: TypeAlias = NDArray[np.float64]
 Integers: TypeAlias = NDArray[np.int64]
@@ -107,4 +107,4 @@ def whitened(values: Floats, whitening: Whitening, n_tokens: Integers | None = N
 
 def _total(values: Floats) -> float:
     """Sum over the request, in ascending order."""
-    return float(group_sums(values, np.zeros(len(values), dtype=np.int64), 1)[0])
+    return float(group_sums(values, Groups(np.zeros(len(values), dtype=np.int64), 1))[0])
