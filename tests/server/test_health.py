@@ -89,6 +89,7 @@ def test_info_says_what_the_settings_allow():
     info = Info.model_validate_json(response.content)
     assert (info.limits.candidates, info.limits.table_candidates) == (17, 3)
     assert (info.limits.body_bytes, info.limits.token_advantages) == (4096, 99)
+    assert (info.limits.arrays, info.limits.objects) == (512, 256)
     assert info.limits.sets == 65_536
     assert info.limits.tokens_per_set == 131_072
     assert info.limits.requests_in_flight == 256

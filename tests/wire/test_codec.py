@@ -8,7 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from creditd.wire.codec import MAX_DEPTH, MAX_ENTRIES, MalformedBodyError, decode, encode
+from creditd.wire.codec import (
+    BYTES_PER_ARRAY,
+    BYTES_PER_OBJECT,
+    MAX_DEPTH,
+    MAX_ENTRIES,
+    MalformedBodyError,
+    OversizedBodyError,
+    decode,
+    encode,
+)
 
 TEXT_LIMIT = 200
 """Bytes beside buffers in most tests here: bodies above it take the walk, those below it do not."""
@@ -142,7 +151,26 @@ def test_text_is_bounded_and_buffers_are_not():
         decode(body, text - 1)
 
 
-@pytest.mark.parametrize("tail", [{}, {"z": list(range(100))}, {"z": "x" * 100}, {"z": [[{"a": [1]}] * 9] * 9}])
+@pytest.mark.parametrize(
+    ("empty", "bytes_each", "name"), [(b"\x90", BYTES_PER_ARRAY, "arrays"), (b"\x80", BYTES_PER_OBJECT, "objects")]
+)
+@pytest.mark.parametrize("large", [False, True])
+def test_arrays_and_objects_are_counted(empty, bytes_each, name, large):
+    """So many small containers as the limit on text allows are read, and one more is refused, on both ways."""
+    most = (1 << 16) // bytes_each
+
+    def body(count):
+        tail = b"\xa1z" + encode({"": b"x" * (1 << 16)})[2:] if large else b""
+        return bytes([0x81 + large]) + b"\xa1a\xdd" + struct.pack(">I", count) + empty * count + tail
+
+    within = most - 1  # the container around them counts, too
+    assert len(decode(body(within), 1 << 16)["a"]) == within
+    with pytest.raises(OversizedBodyError, match=f"more than {most} {name}"):
+        decode(body(within + 1), 1 << 16)
+    assert len(decode(body(within + 1))["a"]) == within + 1
+
+
+@pytest.mark.parametrize("tail", [{}, {"z": list(range(100))}, {"z": "x" * 100}, {"z": [[{"a": [1] * 40}] * 3] * 3}])
 def test_the_last_value_counts(tail):
     """Wherever the text stands, one byte too many is one too many."""
     body = encode({"a": buffer([0.5] * 1000), **tail})

@@ -6,11 +6,12 @@ has its form). In answers arrays of numbers are buffers, and NaN stands in them 
 A body is walked before anything of it is built, so that no claim makes anything large: lengths are checked against the
 bytes that are there, and everything but buffers is bounded as a JSON body is. Keys are different strings; extension
 types are refused. Containers nest at most 1,024 deep; as each was seen to hold what it claims, depth adds nothing.
+Arrays and objects are counted while they are built: one of a byte or two takes a hundred times as much when it is read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgpack
@@ -20,6 +21,10 @@ from creditd.wire.buffers import NumbersAndNulls, array_of, buffer_of, is_buffer
 
 MEDIA_TYPE = "application/vnd.creditd.v1+msgpack"
 
+BYTES_PER_ARRAY = 8
+"""A body may have as many arrays as the limit on its text has times so many bytes."""
+BYTES_PER_OBJECT = 16
+"""The same of objects, which cost more."""
 MAX_DEPTH = 16
 """How deep objects nest around buffers in a body that is larger than its text may be."""
 MAX_ENTRIES = 1 << 16
@@ -32,7 +37,11 @@ _TEXT_HEADS = {0xD9: 1, 0xDA: 2, 0xDB: 4}
 
 
 class MalformedBodyError(ValueError):
-    """A body that is not MessagePack, or more than it may be; the message has no word of the body."""
+    """A body that is not MessagePack; the message has no word of the body."""
+
+
+class OversizedBodyError(MalformedBodyError):
+    """A body of more than the limits."""
 
 
 def encode(document: Mapping[str, Any]) -> bytes:
@@ -57,7 +66,8 @@ def decode(body: bytes, max_text_bytes: int | None = None, *, arrays: bool = Fal
 
     Args:
         body: MessagePack.
-        max_text_bytes: Most bytes of everything but buffers; None: as many as there are.
+        max_text_bytes: Most bytes of everything but buffers, which bounds the number of arrays and of objects as well;
+            None: as many as there are.
         arrays: Whether buffers become arrays, for a reader that trusts the sender. A service leaves them to its schema.
 
     Returns:
@@ -65,7 +75,8 @@ def decode(body: bytes, max_text_bytes: int | None = None, *, arrays: bool = Fal
 
     Raises:
         MalformedBodyError: If the body is cut off, has something behind its end, repeats a key, has a key that is no
-            string or a type that JSON lacks, or has more than the limits.
+            string or a type that JSON lacks.
+        OversizedBodyError: If it has more than the limits.
 
     Cost:
         Memory in proportion to the body, whatever it claims; each buffer is copied once.
@@ -75,8 +86,12 @@ def decode(body: bytes, max_text_bytes: int | None = None, *, arrays: bool = Fal
             _Walk(body, max_text_bytes).check()
         else:
             _check_whole(body)
+        as_object = _with_arrays if arrays else _object
+        if max_text_bytes is None:
+            return msgpack.unpackb(body, object_pairs_hook=as_object, max_ext_len=0, ext_hook=_ext)
+        counted = _Counted(max_text_bytes, as_object)
         return msgpack.unpackb(
-            body, object_pairs_hook=_with_arrays if arrays else _object, max_ext_len=0, ext_hook=_ext
+            body, list_hook=counted.array, object_pairs_hook=counted.object, max_ext_len=0, ext_hook=_ext
         )
     except MalformedBodyError:
         raise
@@ -97,6 +112,29 @@ def _check_whole(body: bytes) -> None:
     reader.skip()
     if reader.tell() != len(body):
         raise MalformedBodyError("something follows its end")
+
+
+class _Counted:
+    """Hooks of the parser that end it at one array, or one object, too many."""
+
+    def __init__(self, max_text_bytes: int, as_object: Callable[[list[tuple[Any, Any]]], Any]) -> None:
+        self.most_arrays = self.arrays_left = max_text_bytes // BYTES_PER_ARRAY
+        self.most_objects = self.objects_left = max_text_bytes // BYTES_PER_OBJECT
+        self.as_object = as_object
+
+    def array(self, found: list[Any]) -> list[Any]:
+        """An array, as it is."""
+        self.arrays_left -= 1
+        if self.arrays_left < 0:
+            raise OversizedBodyError(f"it has more than {self.most_arrays} arrays")
+        return found
+
+    def object(self, pairs: list[tuple[Any, Any]]) -> Any:  # noqa: ANN401 - an object or an array
+        """What an object stands for."""
+        self.objects_left -= 1
+        if self.objects_left < 0:
+            raise OversizedBodyError(f"it has more than {self.most_objects} objects")
+        return self.as_object(pairs)
 
 
 def _object(pairs: list[tuple[Any, Any]]) -> dict[str, Any]:
@@ -158,7 +196,7 @@ class _Walk:
         count = self._bytes(at + 1, width) if width else head & 0x0F
         self.entries += count
         if self.entries > MAX_ENTRIES:
-            raise MalformedBodyError(f"its objects have more than {MAX_ENTRIES} entries")
+            raise OversizedBodyError(f"it has more than {MAX_ENTRIES} entries of objects beside buffers")
         place = self._end(at + 1 + width, at + 1 + width, at)
         for _ in range(count):
             place = self._value(self._key(place), depth + 1)
@@ -205,5 +243,5 @@ class _Walk:
             raise MalformedBodyError("it ends too early")
         return int.from_bytes(self.view[at : at + width], "big")
 
-    def _too_much(self) -> MalformedBodyError:
-        return MalformedBodyError(f"what it has beside buffers is more than {self.limit} bytes")
+    def _too_much(self) -> OversizedBodyError:
+        return OversizedBodyError(f"it has more than {self.limit} bytes beside buffers")

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from creditd.credit.log_det import MAX_PLAYERS as MAX_LOG_DET_PLAYERS
 from creditd.credit.set_work import MAX_WORK_PER_SET
+from creditd.wire.codec import BYTES_PER_ARRAY, BYTES_PER_OBJECT
 from creditd.wire.errors import ErrorCode
 from creditd.wire.fields import MAX_SETS
 from creditd.wire.utilities import MAX_TARGETS, MAX_TERMS
@@ -60,6 +61,8 @@ def published(limits: RequestLimits, *, body_bytes: int, binary_body_bytes: int,
         tokens_per_set=limits.tokens_per_set,
         body_bytes=body_bytes,
         binary_body_bytes=binary_body_bytes,
+        arrays=body_bytes // BYTES_PER_ARRAY,
+        objects=body_bytes // BYTES_PER_OBJECT,
         requests_in_flight=requests_in_flight,
         evaluations=limits.evaluations,
         evaluated_cells=MAX_CELLS,

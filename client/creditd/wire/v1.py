@@ -558,6 +558,10 @@ class Limits(WireModel):
     body_bytes: int
     """Of a JSON body, and of what a binary one has beside buffers."""
     binary_body_bytes: int
+    arrays: int
+    """Of a body of either format, a buffer's shape included."""
+    objects: int
+    """Of a body of either format, buffers included."""
     requests_in_flight: int
     evaluations: int
     """Utilities of one game that the caller evaluates."""

@@ -23,7 +23,7 @@ _PLAIN_DETAILS = {
     "model_attributes_type": "expected an object",
 }
 """What is said whatever the field; of containers in JSON's words, whatever the format of the body."""
-_MAX_SEGMENT = 64
+MAX_SEGMENT = 64
 _MAX_FINDINGS = 10_000
 
 
@@ -117,5 +117,5 @@ def _segments(entry: ErrorDetails) -> list[str]:
             continue
         after_choice = part in _CHOICES
         name = "from" if part == "from_" else str(part)
-        segments.append(segment_of(name)[:_MAX_SEGMENT])
+        segments.append(segment_of(name)[:MAX_SEGMENT])
     return segments

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from creditd.scoring.deadline import Deadline, DeadlineExceededError
 from creditd.server.errors import ServiceError
+from creditd.server.json_bodies import check_keys, check_size
 from creditd.server.resources import resources_of
 from creditd.wire import codec
 from creditd.wire.errors import ErrorCode, ErrorItem
@@ -81,8 +82,8 @@ async def parse_body(request: Request, model: type[M], deadline: Deadline) -> M:
         The model.
 
     Raises:
-        ServiceError: If the media type is neither of the two, the body is too large, not of its type, or not of the
-            schema.
+        ServiceError: If the media type is neither of the two, the body is too large, not of its type, not of the
+            schema, or has a key twice in one object.
         DeadlineExceededError: If the body is not here in time.
     """
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -100,8 +101,12 @@ async def parse_body(request: Request, model: type[M], deadline: Deadline) -> M:
         raise DeadlineExceededError from None
     try:
         if binary:
-            return model.model_validate(codec.decode(body, settings.max_body_bytes))
-        return model.model_validate_json(body)
+            return model.model_validate(codec.decode(body, settings.max_body_bytes), by_alias=True, by_name=False)
+        check_size(body, settings.max_body_bytes)
+        asked = model.model_validate_json(body, by_alias=True, by_name=False)
+        check_keys(body, asked)
+    except codec.OversizedBodyError as error:
+        raise ServiceError(ErrorCode.BODY_TOO_LARGE, f"the body is too large: {error}, the limit") from None
     except codec.MalformedBodyError as error:
         detail = f"the body is not a document in MessagePack: {error}"
         item = ErrorItem(pointer="", code=ErrorCode.INVALID_REQUEST, detail=detail)
@@ -109,6 +114,7 @@ async def parse_body(request: Request, model: type[M], deadline: Deadline) -> M:
     except ValidationError as error:
         found = from_validation_error(error)
         raise ServiceError(found.code, found.detail, found.items) from None
+    return asked
 
 
 async def _read(request: Request, limit: int) -> bytes:
