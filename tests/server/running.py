@@ -123,6 +123,6 @@ class Gate:
 
 
 def gated(**settings: Any) -> tuple[Gate, Resources]:
-    """A gate, and resources that score through it."""
+    """A gate, and resources that score through it, on threads alone: what waits must not hold the loop."""
     gate = Gate()
-    return gate, Resources(Settings(**settings), score_sets=gate)
+    return gate, Resources(Settings(max_inline_candidates=0, **settings), score_sets=gate)

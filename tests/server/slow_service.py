@@ -37,7 +37,7 @@ def main(file: str, hold_s: str, settings: str) -> int:
         return score_candidate_sets(batch, options, rejected, deadline)
 
     configure_logging()
-    checked = Settings(**json.loads(settings))
+    checked = Settings(max_inline_candidates=0, **json.loads(settings))  # what waits must not hold the loop
     app = create_app(checked, Resources(checked, score_sets=score))
     return serve(app, lambda port: sys.stdout.write(f"{port}\n") and sys.stdout.flush())
 

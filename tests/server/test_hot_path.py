@@ -242,7 +242,7 @@ def test_a_request_is_one_call_of_the_arithmetic(form):
     before = threading.getprofile()
     threading.setprofile(watch)
     try:
-        response = on_service(ask, Resources(Settings(compute_threads=1), score_sets=score))
+        response = on_service(ask, Resources(Settings(compute_threads=1, max_inline_candidates=0), score_sets=score))
     finally:
         threading.setprofile(before)
     assert response.status_code == 200

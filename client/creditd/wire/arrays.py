@@ -46,6 +46,10 @@ def numbers_or_missing(values: Values) -> tuple[Floats, Booleans | None]:
 def numbered(names: Iterable[str | int] | Integers) -> tuple[Integers, int]:
     """Each name as the number of its first occurrence, and how many different names there are."""
     if isinstance(names, np.ndarray):
+        changes = names[1:] > names[:-1]
+        if len(names) and (changes | (names[1:] == names[:-1])).all():
+            numbers = np.append(0, np.cumsum(changes))
+            return numbers, int(numbers[-1]) + 1
         _, first, inverse = np.unique(names, return_index=True, return_inverse=True)
         order = np.argsort(first)
         place = np.empty(len(order), dtype=np.int64)

@@ -173,6 +173,8 @@ class BufferOr:
     def _offence(self, values: Numeric, missing: Booleans | None) -> tuple[int, object] | None:
         """Flat index of the first number that the list would refuse, and what stands there; None if all are right."""
         flat = values.reshape(-1)
+        if missing is None and self._all_are_right(flat):
+            return None
         wrong = np.zeros(0, dtype=np.bool_)
         if self.integers and values.dtype.kind == "f":
             wrong = np.ones(len(flat), dtype=np.bool_)
@@ -187,6 +189,14 @@ class BufferOr:
             return None
         first = int(offences[0])
         return first, None if absent[first] else flat[first].item()
+
+    def _all_are_right(self, flat: Numeric) -> bool:
+        """Whether no number can be wrong, at the price of two looks at them and no mask."""
+        if not self.integers or len(flat) == 0:
+            return True
+        if flat.dtype.kind == "f":
+            return False
+        return self.bounds is None or bool(self.bounds[0] <= flat.min() and flat.max() <= self.bounds[1])
 
     def _refused(self, values: Numeric, offence: tuple[int, object], as_list: Callable[[object], Any]) -> Any:  # noqa: ANN401 - it never returns
         """Raise what the list says of the offence, which stands in the list where it stood in the buffer."""

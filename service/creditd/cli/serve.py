@@ -8,6 +8,7 @@ from pathlib import Path
 
 from creditd.server.app import create_app
 from creditd.server.logs import configure_logging
+from creditd.server.memory import keep_freed_memory
 from creditd.server.serve import serve
 from creditd.server.settings import Settings, SettingsError, load_settings
 from creditd.wire.versions import package_version
@@ -36,6 +37,7 @@ def run_service(config: Path | None, *, host: str | None, port: int | None) -> i
         print(f"creditd: {error}", file=sys.stderr)
         return 2
     configure_logging()
+    keep_freed_memory()
     app = create_app(settings)
     status = serve(app, lambda bound: print(greeting(settings, bound), flush=True))
     if app.state.resources.abandoned:

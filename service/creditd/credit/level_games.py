@@ -97,14 +97,14 @@ def ranked(rewards: Floats, utility: LevelUtility) -> RankedRewards:
         utility: The set utility.
 
     Returns:
-        Equal rewards stay in the order given.
+        Equal rewards stand in any order: they have equal semivalues, to the last bit.
 
     Cost:
         O(B · n log n).
     """
     n_sets, n = rewards.shape
     prepared = utility.prepare(rewards)
-    places = np.argsort(prepared, axis=-1, kind="stable")
+    places = np.argsort(prepared, axis=-1)
     places += (np.arange(n_sets) * n)[:, None]
     return RankedRewards(ascending=np.ascontiguousarray(prepared.reshape(-1)[places].T), places=places)
 

@@ -131,11 +131,11 @@ def set_advantages(entries: SetCreditEntries, normalization: Normalization) -> S
     above = scaled + group_maxima(-scaled, entry_groups)[entry_groups.index]
     rewards_above = entries.set_rewards + group_maxima(-entries.set_rewards, groups)[group]
     spread = group_standard_deviations(above, entry_groups, ddof=normalization.ddof)
-    reward_spread = group_standard_deviations(rewards_above, groups, ddof=normalization.ddof)
     magnitudes = np.maximum(np.abs(scaled), entries.scales[entries.owner])
     degenerate = _negligible(spread, magnitudes, entry_groups)
-    rewards_flat = _negligible(reward_spread, np.abs(entries.set_rewards), groups)
-    denominators = _denominators(normalization, scaled, spread, reward_spread)
+    denominators, rewards_flat = _denominators(
+        normalization, scaled, spread, rewards_above, entries.set_rewards, groups
+    )
     if normalization.type == "response_preserving":
         degenerate |= rewards_flat
         unstable = ~degenerate & (spread > UNSTABLE_RATIO * denominators)
@@ -167,17 +167,25 @@ def _baselines(values: Floats, groups: Groups, baseline: Literal["group", "other
     return sums / counts if baseline == "group" else (sums - values) / np.maximum(counts - 1, 1)
 
 
-def _denominators(normalization: Normalization, scaled: Floats, spread: Floats, reward_spread: Floats) -> Floats:
-    """Denominator of each group."""
+def _denominators(
+    normalization: Normalization,
+    scaled: Floats,
+    spread: Floats,
+    rewards_above: Floats,
+    set_rewards: Floats,
+    groups: Groups,
+) -> tuple[Floats, Booleans]:
+    """Denominator of each group, and where the rewards of responses, if it takes them, have no contrast."""
     if normalization.type == "centered":
-        return np.ones_like(spread)
+        return np.ones_like(spread), np.zeros(spread.shape, dtype=np.bool_)
     if normalization.type == "pooled":
-        return spread + normalization.epsilon
+        return spread + normalization.epsilon, np.zeros(spread.shape, dtype=np.bool_)
     if normalization.type == "batch_scaled":
         one_group = Groups(np.zeros(len(scaled), dtype=np.int64), 1)
         overall = group_standard_deviations(scaled, one_group, ddof=normalization.ddof)[0]
-        return np.full_like(spread, overall + normalization.epsilon)
-    return reward_spread + normalization.epsilon
+        return np.full_like(spread, overall + normalization.epsilon), np.zeros(spread.shape, dtype=np.bool_)
+    reward_spread = group_standard_deviations(rewards_above, groups, ddof=normalization.ddof)
+    return reward_spread + normalization.epsilon, _negligible(reward_spread, np.abs(set_rewards), groups)
 
 
 def _negligible(spread: Floats, magnitudes: Floats, groups: Groups) -> Booleans:

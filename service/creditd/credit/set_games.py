@@ -82,8 +82,8 @@ def solve_sets(
     """
     credits_ = np.full(len(batch.rewards), np.nan)
     empty, grand, scale = (np.full(batch.n_sets, np.nan) for _ in range(3))
-    owner = batch.owner
-    credits_[players.copies & alive[owner]] = 0.0
+    if players.copies.any():
+        credits_[players.copies & alive[batch.owner]] = 0.0
     index = np.flatnonzero(players.playing)
     n_players, n_candidates = batch.per_set(players.playing), batch.per_set(players.playing | players.copies)
     first_player = np.cumsum(n_players) - n_players
@@ -95,7 +95,8 @@ def solve_sets(
     for rows in _kinds(batch, utility, rule, n_players, n_candidates, busy):
         checkpoint()
         n, k = int(n_players[rows[0]]), int(n_candidates[rows[0]])
-        members = index[first_player[rows][:, None] + np.arange(n)]
+        together = len(rows) == batch.n_sets
+        members = index.reshape(-1, n) if together else index[first_player[rows][:, None] + np.arange(n)]
         games = games_of(batch, utility, rows, members)
         credits_[members] = candidate_credits(games, rule, k, None if unions is None else unions[members])
         empty[rows], grand[rows], scale[rows] = games.empty(), games.grand(), games.scale()
@@ -111,14 +112,16 @@ def _kinds(
     busy: Integers,
 ) -> Iterator[Integers]:
     """Rows of sets that one kernel call can solve together."""
-    sizes = batch.sizes if needs(utility) & {"similarities", "utilities"} else np.zeros_like(batch.sizes)
     targets, topics = targets_and_topics(batch, utility)
     n_topics = int(topics.max(initial=0))
+    keys = [n_players, n_candidates, targets]
+    if needs(utility) & {"similarities", "utilities"}:
+        keys.append(batch.sizes)
     kind, n_kinds = np.zeros(len(busy), dtype=np.int64), min(1, len(busy))
-    for key in (n_players[busy], n_candidates[busy], sizes[busy], targets[busy]):
-        kind, n_kinds = _refined(kind, n_kinds, key)
+    for key in keys:
+        kind, n_kinds = _refined(kind, n_kinds, key[busy])
     for number in range(n_kinds):
-        rows = busy[kind == number]
+        rows = busy[kind == number] if n_kinds > 1 else busy
         n, n_targets = int(n_players[rows[0]]), int(targets[rows[0]])
         step = max(1, WORK_PER_CALL // work_of_credit(rule, utility, n, n_targets, n_topics))
         for start in range(0, len(rows), step):

@@ -42,6 +42,9 @@ def service() -> Service:
     return Service(version=package_version(), methods=METHODS_VERSION)
 
 
+_SERVICE = service().model_dump()
+
+
 def usage(queue_s: float) -> dict[str, float]:
     """Cost of an answer that needed no model."""
     return {
@@ -56,7 +59,7 @@ def usage(queue_s: float) -> dict[str, float]:
 
 def envelope(request_id: str, queue_s: float) -> dict[str, Any]:
     """What every answer begins with."""
-    return {"request_id": request_id, "service": service().model_dump(), "usage": usage(queue_s)}
+    return {"request_id": request_id, "service": _SERVICE, "usage": usage(queue_s)}
 
 
 def json_body(document: Mapping[str, Any]) -> bytes:
@@ -146,6 +149,8 @@ def error_items(answer: SetCredits, batch: SetBatch) -> tuple[ErrorItem, ...]:
 
 def flag_counts(flags: np.ndarray[Any, np.dtype[np.int64]]) -> dict[str, int]:
     """How many items carry each flag, without the flags that none carries."""
+    if not flags.any():
+        return {}
     counts = {name: int(np.count_nonzero(flags & (1 << bit))) for bit, name in enumerate(FLAG_NAMES)}
     return {name: count for name, count in counts.items() if count}
 

@@ -31,6 +31,8 @@ def configure_logging(level: int = logging.INFO) -> None:
     Args:
         level: Lowest level that is written.
     """
+    # No line names a thread or a process, so no record has to look for them.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     handler = logging.StreamHandler()
     handler.setFormatter(JsonLines())
     logging.basicConfig(level=level, handlers=[handler], force=True)

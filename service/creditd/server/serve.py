@@ -98,6 +98,7 @@ def serve(app: FastAPI, on_started: Callable[[int], None]) -> int:
         log_config=None,
         access_log=False,
         timeout_keep_alive=KEEP_ALIVE_S,
+        proxy_headers=False,
         server_header=False,
     )
     server = DrainingServer(config, resources, on_started)

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from creditd.server.answers import Answer, answer_groups, answer_sets, answer_solve
 from creditd.server.body import JSON, answer_type, deadline_of, parse_body
 from creditd.server.convert import json_body
+from creditd.server.inline import is_small
 from creditd.server.openapi import described
 from creditd.server.resources import resources_of
 from creditd.wire import codec
@@ -42,7 +43,7 @@ async def credit_group(request: Request) -> Response:
 
 
 async def _answered(request: Request, model: type[_M], answer: Callable[..., Answer]) -> Response:
-    """The response to a body of a model, computed off the event loop."""
+    """The response to a body of a model, computed off the event loop unless it is small."""
     deadline, resources, media_type = deadline_of(request), resources_of(request), answer_type(request)
     asked = await parse_body(request, model, deadline)
     work = partial(
@@ -54,6 +55,8 @@ async def _answered(request: Request, model: type[_M], answer: Callable[..., Ans
         deadline=deadline,
         encode=json_body if media_type == JSON else codec.encode,
     )
+    if is_small(asked, resources.settings.max_inline_candidates):
+        return _respond(request, work(), media_type)
     return _respond(request, await resources.compute(work, deadline), media_type)
 
 
