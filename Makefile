@@ -26,10 +26,10 @@ RESULTS = tests/benchmarks/results/$(shell $(PYTHON) tests/benchmarks/measure.py
 export OMP_NUM_THREADS := 1
 export OPENBLAS_NUM_THREADS := 1
 
-.PHONY: help serve setup fast test lint type arch browser pytest redis trainer demo bench format clean
+.PHONY: help serve setup fast test lint type arch browser pytest redis trainer demo bench bench-http format clean
 
 help: ## list the targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "creditd needs Python 3.10 or newer"; exit 1; }
@@ -150,13 +150,19 @@ $(SHAPIQ)/stamp:
 	$(SHAPIQ)/bin/python -m pip $(QUIET) numpy==2.5.5 scikit-learn==1.9.1 shapiq==$(SHAPIQ_VERSION) xgboost==3.4.1
 	@touch $@
 
-bench: $(VENV)/dev.stamp $(BENCH)/stamp ## times and errors against shap and shapiq, on a quiet machine (about 20 minutes)
+bench: $(VENV)/dev.stamp $(BENCH)/stamp bench-http ## times and errors against servers, shap and shapiq, on a quiet machine (about 30 minutes)
 	PYTHONPATH=service:tests $(BENCH)/bin/python tests/benchmarks/tables.py --out $(RESULTS)/tables.json
 	@if $(MAKE) --no-print-directory $(SHAPIQ)/stamp; then \
 		PYTHONPATH=service:tests $(SHAPIQ)/bin/python tests/benchmarks/estimators.py --out $(RESULTS)/estimators.json; \
 	else echo "######## bench: estimators NOT RUN, shapiq $(SHAPIQ_VERSION) needs Python 3.12 (PYTHON312=…) ########"; fi
 	PYTHONPATH=service:tests $(BIN)/python tests/benchmarks/interval_coverage.py --out $(RESULTS)/coverage.json
 	PYTHONPATH=service:tests $(BIN)/python -m benchmarks.page
+
+bench-http: $(VENV)/dev.stamp ## what a request costs, against the stock FastAPI server (about 10 minutes)
+	PYTHONPATH=service:client:tests $(BIN)/python -m benchmarks.http_costs --out $(RESULTS)/http_costs.json
+	@if PATH="$(CURDIR)/$(BIN):$$PATH" PYTHONPATH=service:client:tests $(BIN)/python -m benchmarks.http_profile --out $(RESULTS)/http_profile.json; \
+	then :; else echo "######## bench: profile NOT RUN, py-spy may not look into processes here (see above) ########"; fi
+	PYTHONPATH=service:client:tests $(BIN)/python -m benchmarks.page
 
 format: $(VENV)/dev.stamp ## rewrite the sources as ruff wants them
 	$(BIN)/ruff format .

@@ -37,7 +37,13 @@ def page(results: Path = RESULTS) -> str:
 
 def _machine(folder: Path) -> str:
     sections = [f"## {folder.name}", ""]
-    for name, write in (("tables", _tables), ("estimators", _estimators), ("coverage", _coverage)):
+    for name, write in (
+        ("http_costs", _http_costs),
+        ("http_profile", _http_profile),
+        ("tables", _tables),
+        ("estimators", _estimators),
+        ("coverage", _coverage),
+    ):
         report = _read(folder / f"{name}.json")
         if report is not None:
             sections.append(write(report) + _taken(report["device"]))
@@ -68,6 +74,88 @@ def _timing(timing: Mapping[str, Any]) -> str:
 
 def _number(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _http_costs(report: Mapping[str, Any]) -> str:
+    where = "each pinned to one core, the load to another" if report["pinned"] else "not pinned"
+    lines = [
+        "### What a request costs the server",
+        "",
+        f"Processor time of the server, user and system, per request ({_versions(report)}). `stock` is FastAPI",
+        "as its tutorial has it: `async def shapley(asked: ShapleyRequest) -> ShapleyResponse`, with the models of",
+        "creditd, set by set; `plain` is the same with models of nothing but the fields that are used, without bounds",
+        "or strict types; `echo` reads the same bytes and answers with as many, and does nothing else. Stock and plain",
+        "call the functions of `creditd.credit` that creditd calls, and answer with the same bits. All run under",
+        f"uvicorn with uvloop and httptools, {where}; {report['connections']} connections, servers in turn. In",
+        "brackets: the ratio by the quartiles that favour the slower server.",
+        "",
+    ]
+    for title, case in report["cases"].items():
+        lines += [
+            f"**{title}**",
+            "",
+            "| server, body | request | answer | processor time | stock is | plain is | of the echo |",
+            "|---|---|---|---|---|---|---|",
+        ]
+        for name, cost in case["costs"].items():
+            sizes = case["sizes"][name]
+            low, high = (_number(cost[f"{quartile}_quartile_ms"]) for quartile in ("lower", "upper"))
+            time = f"{_number(cost['median_ms'])} ms ({low} to {high}, {cost['rounds']} rounds)"
+            stock, plain = (cost[f"below {base}, nested"] for base in ("stock", "plain"))
+            echo = f"{_number(cost['times the echo'])}×" if "times the echo" in cost else ""
+            lines.append(
+                f"| {name} | {_bytes(sizes['request_bytes'])} | {_bytes(sizes['answer_bytes'])} | {time} | "
+                f"{_number(stock[0])}× ({_number(stock[1])}) | {_number(plain[0])}× ({_number(plain[1])}) | {echo} |"
+            )
+        lines += [
+            "",
+            "Latency at shares of what the server reaches, evenly spaced, counted from when a request was due, and of",
+            "`/livez` beside it:",
+            "",
+            "| server, body | reached | at | p50 | p99 | /livez p50 | /livez p99 |",
+            "|---|---|---|---|---|---|---|",
+        ]
+        for name, found in case["latencies"].items():
+            for row in found["rates"]:
+                times = " | ".join(
+                    f"{_number(row[key])} ms" for key in ("p50_ms", "p99_ms", "livez_p50_ms", "livez_p99_ms")
+                )
+                refused = f", {row['refused']} refused" if row["refused"] else ""
+                lines.append(
+                    f"| {name} | {_number(found['saturation_per_second'])}/s | {row['share']:.0%}{refused} | {times} |"
+                )
+        lines.append("")
+    idle = report["idle_livez"]
+    lines += [
+        f"`/livez` of an idle service: p50 {_number(idle['p50_ms'])} ms, p99 {_number(idle['p99_ms'])} ms.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _http_profile(report: Mapping[str, Any]) -> str:
+    rooms = list(next(iter(report["shares"].values())))
+    rows = [
+        f"| {room} | " + " | ".join(f"{found.get(room, 0.0):.0%}" for found in report["shares"].values()) + " |"
+        for room in rooms
+    ]
+    return "\n".join(
+        [
+            "### Where the time goes",
+            "",
+            f"Samples of py-spy, {report['samples_per_second']} per second for {report['seconds']} s at full load, by",
+            f"the room that the innermost frame is in ({_versions(report)}).",
+            "",
+            "| | " + " | ".join(report["shares"]) + " |",
+            "|---|" + "---|" * len(report["shares"]),
+            *rows,
+            "",
+        ]
+    )
+
+
+def _bytes(number: int) -> str:
+    return f"{number / 1e3:,.0f} kB"
 
 
 def _tables(report: Mapping[str, Any]) -> str:

@@ -13,6 +13,7 @@ import anyio
 import uvicorn
 from fastapi import FastAPI
 
+from creditd.server.memory import leave_out_what_is_loaded
 from creditd.server.resources import Resources
 
 KEEP_ALIVE_S = 120
@@ -38,6 +39,7 @@ class DrainingServer(uvicorn.Server):
         """Listen, then tell the caller on which port."""
         await super().startup(sockets)
         if self.started:
+            leave_out_what_is_loaded()
             self.on_started(self.servers[0].sockets[0].getsockname()[1])
 
     @contextmanager
