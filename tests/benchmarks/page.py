@@ -81,6 +81,7 @@ def _http_costs(report: Mapping[str, Any]) -> str:
     lines = [
         "### What a request costs the server",
         "",
+        "Made by `make bench-http`.",
         f"Processor time of the server, user and system, per request ({_versions(report)}). `stock` is FastAPI",
         "as its tutorial has it: `async def shapley(asked: ShapleyRequest) -> ShapleyResponse`, with the models of",
         "creditd, set by set; `plain` is the same with models of nothing but the fields that are used, without bounds",

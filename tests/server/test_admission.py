@@ -5,7 +5,7 @@ import json
 import anyio
 import pytest
 
-from server.running import GROUP, SHAPLEY, gated, nested, on_service
+from server.running import GROUP, PATIENCE_S, SHAPLEY, gated, nested, on_service
 from server.test_errors import problem_of
 
 
@@ -137,3 +137,77 @@ def test_a_caller_that_leaves_while_sending_gives_its_place_back(log):
 
     assert on_service(ask) == 0
     assert [(line["status"], line["code"]) for line in log.requests] == [(499, "client_gone")]
+
+
+async def trickling(service, inside, first=b"{", headers=()):
+    """What `inside()` returns while a request is in flight of whose body the first bytes alone have come."""
+    over, asked = asyncio.Event(), 0
+
+    async def receive():
+        nonlocal asked
+        asked += 1
+        if asked > 1:
+            await over.wait()
+        return {"type": "http.request", "body": first, "more_body": True}
+
+    async def send(_):
+        raise AssertionError("a request without an end was answered")
+
+    task = asyncio.ensure_future(service.app(scope_of(headers), receive, send))
+    await service.in_flight(1)
+    while asked < 2:  # noqa: ASYNC110  # nothing tells that the first bytes were read
+        await anyio.sleep(0.001)
+    result = await inside()
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+    return result
+
+
+def test_a_body_that_does_not_arrive_keeps_nobody_out():
+    """A request whose body is still arriving takes no place from those that can be answered."""
+
+    async def ask(service):
+        return await trickling(service, lambda: service.post(nested()))
+
+    assert on_service(ask, max_requests_in_flight=1).status_code == 200
+
+
+def test_a_body_has_to_arrive_in_time():
+    """A body that stops is 504 at the setting, long before the deadline of its request, and says what was slow."""
+
+    async def ask(service):
+        async def receive():
+            await anyio.sleep(PATIENCE_S)
+
+        sent = []
+
+        async def send(message):
+            sent.append(message)
+
+        await service.app(scope_of(), receive, send)
+        return sent, service.resources.in_flight
+
+    (start, body), in_flight = on_service(ask, body_timeout_s=0.05)
+    assert (start["status"], in_flight) == (504, 0)
+    document = json.loads(body["body"])
+    assert document["code"] == "deadline_exceeded"
+    assert document["detail"] == "the body was not here within 0.05 s of its head"
+
+
+def test_all_bodies_together_are_bounded():
+    """Bytes of bodies are counted over all requests, refused beyond the setting, and given back."""
+
+    async def ask(service):
+        def kept():
+            return service.resources.held_bytes
+
+        refused = await trickling(service, lambda: service.post(nested()), first=b" " * 1800)
+        assert kept() == 0
+        return refused, await service.post(nested()), kept()
+
+    refused, answered, kept = on_service(ask, max_held_bytes=2048)
+    document = problem_of(refused, "overloaded")
+    assert "the bodies of all requests are larger than 2048 bytes" in document["detail"]
+    assert refused.headers["retry-after"] == "1"
+    assert (answered.status_code, kept) == (200, 0)

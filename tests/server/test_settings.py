@@ -55,7 +55,7 @@ def test_an_unknown_variable_is_refused(monkeypatch):
     [
         ("port", "65536"), ("port", "-1"), ("port", "x"), ("max_body_bytes", "1023"), ("max_requests_in_flight", "0"),
         ("compute_threads", "0"), ("compute_threads", "65"), ("request_timeout_s", "0"), ("drain_timeout_s", "-1"),
-        ("max_inline_candidates", "-1"),
+        ("max_inline_candidates", "-1"), ("max_held_bytes", "1"), ("body_timeout_s", "0"),
         ("max_candidates", "0"), ("max_candidates", "1001"), ("max_table_candidates", "21"),
         ("max_token_advantages", "0"), ("api_keys", ", ,"), ("api_keys", '[""]'),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import TypeVar
 
 import anyio
@@ -12,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from creditd.scoring.deadline import Deadline, DeadlineExceededError
 from creditd.server.errors import ServiceError
 from creditd.server.json_bodies import check_keys, check_size
-from creditd.server.resources import resources_of
+from creditd.server.resources import HeldBytes, resources_of
 from creditd.wire import codec
 from creditd.wire.errors import ErrorCode, ErrorItem
 from creditd.wire.validation import from_validation_error
@@ -67,24 +68,34 @@ def answer_type(request: Request) -> str:
     return codec.MEDIA_TYPE if binary > 0.0 and binary >= plain else JSON
 
 
-async def parse_body(request: Request, model: type[M], deadline: Deadline) -> M:
-    """The body as a checked model.
+@dataclass(frozen=True)
+class Body:
+    """The bytes of a request.
 
-    JSON goes to pydantic's own parser at once: no dictionary of the whole body is ever built. Of a binary body the
-    schema sees the document, whose buffers stay bytes.
+    Attributes:
+        data: As they were sent.
+        binary: Whether they are MessagePack, and not JSON.
+    """
+
+    data: bytes
+    binary: bool
+
+
+async def read_body(request: Request, deadline: Deadline, held: HeldBytes) -> Body:
+    """The bytes of a request, once all of them are here.
 
     Args:
         request: The request.
-        model: What the body has to be.
         deadline: When the caller stops waiting, the sending of the body included.
+        held: Counts what is kept of the bodies of all requests.
 
     Returns:
-        The model.
+        The body, as long as the limit of its format at most.
 
     Raises:
-        ServiceError: If the media type is neither of the two, the body is too large, not of its type, not of the
-            schema, or has a key twice in one object.
-        DeadlineExceededError: If the body is not here in time.
+        ServiceError: If the media type is neither of the two, the body is too large or too slow, or the bodies of all
+            requests together are too large.
+        DeadlineExceededError: If the body is not here when the caller stops waiting.
     """
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type not in {JSON, codec.MEDIA_TYPE}:
@@ -94,17 +105,42 @@ async def parse_body(request: Request, model: type[M], deadline: Deadline) -> M:
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise ServiceError(ErrorCode.UNSUPPORTED_MEDIA_TYPE, "got a compressed body; expected it as it is")
     settings, binary = resources_of(request).settings, media_type == codec.MEDIA_TYPE
+    limit = settings.max_binary_body_bytes if binary else settings.max_body_bytes
+    patience_s = min(max(deadline.remaining_s, 0.0), settings.body_timeout_s)
     try:
-        with anyio.fail_after(max(deadline.remaining_s, 0.0)):
-            body = await _read(request, settings.max_binary_body_bytes if binary else settings.max_body_bytes)
+        with anyio.fail_after(patience_s):
+            return Body(await _read(request, limit, held), binary)
     except TimeoutError:
-        raise DeadlineExceededError from None
+        if deadline.remaining_s <= 0.0:
+            raise DeadlineExceededError from None
+        detail = f"the body was not here within {settings.body_timeout_s:g} s of its head"
+        raise ServiceError(ErrorCode.DEADLINE_EXCEEDED, detail) from None
+
+
+def parse_body(body: Body, model: type[M], max_text_bytes: int) -> M:
+    """The body as a checked model.
+
+    JSON goes to pydantic's own parser at once: no dictionary of the whole body is ever built. Of a binary body the
+    schema sees the document, whose buffers stay bytes.
+
+    Args:
+        body: The body.
+        model: What the body has to be.
+        max_text_bytes: Most bytes of everything but buffers.
+
+    Returns:
+        The model.
+
+    Raises:
+        ServiceError: If the body is not of its type, not of the schema, has a key twice in one object, or more beside
+            its buffers than the limit.
+    """
     try:
-        if binary:
-            return model.model_validate(codec.decode(body, settings.max_body_bytes), by_alias=True, by_name=False)
-        check_size(body, settings.max_body_bytes)
-        asked = model.model_validate_json(body, by_alias=True, by_name=False)
-        check_keys(body, asked)
+        if body.binary:
+            return model.model_validate(codec.decode(body.data, max_text_bytes), by_alias=True, by_name=False)
+        check_size(body.data, max_text_bytes)
+        asked = model.model_validate_json(body.data, by_alias=True, by_name=False)
+        check_keys(body.data, asked)
     except codec.OversizedBodyError as error:
         raise ServiceError(ErrorCode.BODY_TOO_LARGE, f"the body is too large: {error}, the limit") from None
     except codec.MalformedBodyError as error:
@@ -117,7 +153,7 @@ async def parse_body(request: Request, model: type[M], deadline: Deadline) -> M:
     return asked
 
 
-async def _read(request: Request, limit: int) -> bytes:
+async def _read(request: Request, limit: int, held: HeldBytes) -> bytes:
     """The body's bytes, refused before they are read when Content-Length already tells."""
     declared = request.headers.get("content-length", "")
     too_large = ServiceError(ErrorCode.BODY_TOO_LARGE, f"the body is larger than {limit} bytes, the limit")
@@ -129,5 +165,6 @@ async def _read(request: Request, limit: int) -> bytes:
         size += len(chunk)
         if size > limit:
             raise too_large
+        held.add(len(chunk))
         chunks.append(chunk)
     return b"".join(chunks)

@@ -149,7 +149,7 @@ class KeyCheck:
 
 
 class Admission:
-    """Counts the requests in flight, and refuses new work when there are too many or the process is ending.
+    """Counts the requests in flight, and refuses new ones when too many are answered or the process is ending.
 
     A refusal is 503 with Retry-After: trainers retry a 503 and give up on a 4xx.
     """
@@ -164,16 +164,11 @@ class Admission:
             await self.app(scope, receive, send)
             return
         resources = self.resources
-        refusal: ServiceError | None = None
-        if resources.draining:
-            refusal = ServiceError(ErrorCode.DRAINING, "the service is shutting down; try again elsewhere or later")
-        elif resources.in_flight >= resources.settings.max_requests_in_flight:
-            limit = resources.settings.max_requests_in_flight
-            refusal = ServiceError(ErrorCode.OVERLOADED, f"{limit} requests are in flight, the limit; try again later")
-        if refusal is not None:
+        try:
+            resources.enter()
+        except ServiceError as refusal:
             await refuse(refusal, scope, receive, send)
             return
-        resources.enter()
         try:
             await self.app(scope, receive, send)
         finally:

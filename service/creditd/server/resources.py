@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
@@ -15,8 +16,10 @@ from creditd.credit.candidate_sets import CandidateSets, SetError
 from creditd.credit.set_credit import SetCreditOptions, SetCredits
 from creditd.scoring.candidate_credit import score_candidate_sets
 from creditd.scoring.deadline import Deadline, DeadlineExceededError
+from creditd.server.errors import ServiceError
 from creditd.server.metrics import Metrics
 from creditd.server.settings import Settings
+from creditd.wire.errors import ErrorCode
 from creditd.wire.limits import RequestLimits
 
 T = TypeVar("T")
@@ -42,7 +45,9 @@ class Resources:
         draining: Whether new work is refused because the process is about to end.
         warm: Whether the first computation has been done, so that the first request does not pay for imports and
             tables.
-        in_flight: Requests being worked on.
+        in_flight: Requests that are not answered yet, those whose body is still arriving included.
+        answering: Requests whose body is here, being worked on or waiting for a thread.
+        held_bytes: What is kept of the bodies of all requests.
         idle: Set while there is none.
         abandoned: Whether requests were cut off, so that nobody waits for what the threads still compute.
     """
@@ -53,6 +58,8 @@ class Resources:
     draining: bool = False
     warm: bool = False
     in_flight: int = 0
+    answering: int = 0
+    held_bytes: int = 0
     idle: asyncio.Event = field(default_factory=asyncio.Event)
     abandoned: bool = False
     _threads: ThreadPoolExecutor | None = None
@@ -70,7 +77,14 @@ class Resources:
         )
 
     def enter(self) -> None:
-        """Count one more request in flight."""
+        """Count one more request in flight.
+
+        Raises:
+            ServiceError: If the process is about to end, or as many are answered as the setting allows.
+        """
+        if self.draining:
+            raise ServiceError(ErrorCode.DRAINING, "the service is shutting down; try again elsewhere or later")
+        self._check_load()
         self.in_flight += 1
         self.idle.clear()
         self.metrics.in_flight.set(self.in_flight)
@@ -81,6 +95,38 @@ class Resources:
         self.metrics.in_flight.set(self.in_flight)
         if not self.in_flight:
             self.idle.set()
+
+    def _check_load(self) -> None:
+        """Refuse one more request where there are as many as the setting allows."""
+        limit = self.settings.max_requests_in_flight
+        if self.answering >= limit:
+            raise ServiceError(ErrorCode.OVERLOADED, f"{limit} requests are in flight, the limit; try again later")
+
+    @contextmanager
+    def answers(self) -> Iterator[None]:
+        """Count a request whose body is here while it is answered.
+
+        A body that is still arriving counts for nothing here: callers that send slowly, or not at all, keep nobody
+        else out. A request that came before the process began to end is answered.
+
+        Raises:
+            ServiceError: If there are as many as the setting allows.
+        """
+        self._check_load()
+        self.answering += 1
+        try:
+            yield
+        finally:
+            self.answering -= 1
+
+    @contextmanager
+    def hold(self) -> Iterator[HeldBytes]:
+        """Count the bytes of one request for as long as they are kept."""
+        held = HeldBytes(self)
+        try:
+            yield held
+        finally:
+            self.held_bytes -= held.count
 
     def open(self) -> None:
         """Start the threads."""
@@ -114,6 +160,27 @@ class Resources:
                 return await future
         except TimeoutError:
             raise DeadlineExceededError from None
+
+
+class HeldBytes:
+    """The bytes of one body."""
+
+    def __init__(self, resources: Resources) -> None:
+        self.resources = resources
+        self.count = 0
+
+    def add(self, count: int) -> None:
+        """Count some more.
+
+        Raises:
+            ServiceError: If the bodies of all requests together are larger than the setting allows.
+        """
+        limit = self.resources.settings.max_held_bytes
+        if self.resources.held_bytes + count > limit:
+            detail = f"the bodies of all requests are larger than {limit} bytes, the limit; try again later"
+            raise ServiceError(ErrorCode.OVERLOADED, detail)
+        self.count += count
+        self.resources.held_bytes += count
 
 
 def resources_of(request: Request) -> Resources:

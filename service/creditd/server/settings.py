@@ -45,7 +45,11 @@ class Settings(BaseSettings):
     max_binary_body_bytes: Annotated[int, Field(ge=1024)] = 256 * 2**20
     """Largest binary body."""
     max_requests_in_flight: Annotated[int, Field(ge=1)] = 256
-    """Requests worked on or waiting; more are refused with 503 and Retry-After."""
+    """Requests worked on or waiting for a thread; more are refused with 503 and Retry-After."""
+    max_held_bytes: Annotated[int, Field(ge=1024)] = 2 * 2**30
+    """Bodies of all requests together; more are refused with 503 and Retry-After."""
+    body_timeout_s: Annotated[float, Field(gt=0)] = 60.0
+    """How long a body may take to arrive."""
     compute_threads: Annotated[int, Field(ge=1, le=64)] = min(4, os.cpu_count() or 1)
     """Threads that do the arithmetic."""
     max_inline_candidates: Annotated[int, Field(ge=0, le=1 << 20)] = 1 << 14

@@ -12,7 +12,7 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel
 
 from creditd.server.answers import Answer, answer_groups, answer_sets, answer_solve
-from creditd.server.body import JSON, answer_type, deadline_of, parse_body
+from creditd.server.body import JSON, answer_type, deadline_of, parse_body, read_body
 from creditd.server.convert import json_body
 from creditd.server.inline import is_small
 from creditd.server.openapi import described
@@ -57,19 +57,21 @@ async def credit_group(request: Request) -> Response:
 async def _answered(request: Request, model: type[_M], answer: Callable[..., Answer]) -> Response:
     """The response to a body of a model, computed off the event loop unless it is small."""
     deadline, resources, media_type = deadline_of(request), resources_of(request), answer_type(request)
-    asked = await parse_body(request, model, deadline)
-    work = partial(
-        answer,
-        asked,
-        request_id=request.state.request_id,
-        received_s=time.perf_counter(),
-        limits=resources.limits,
-        deadline=deadline,
-        encode=json_body if media_type == JSON else codec.encode,
-    )
-    if is_small(asked, resources.settings.max_inline_candidates):
-        return _respond(request, work(), media_type)
-    return _respond(request, await resources.compute(work, deadline), media_type)
+    with resources.hold() as held:
+        body = await read_body(request, deadline, held)
+        with resources.answers():
+            asked = parse_body(body, model, resources.settings.max_body_bytes)
+            work = partial(
+                answer,
+                asked,
+                request_id=request.state.request_id,
+                received_s=time.perf_counter(),
+                limits=resources.limits,
+                deadline=deadline,
+                encode=json_body if media_type == JSON else codec.encode,
+            )
+            small = is_small(asked, resources.settings.max_inline_candidates)
+            return _respond(request, work() if small else await resources.compute(work, deadline), media_type)
 
 
 def _respond(request: Request, answer: Answer, media_type: str) -> Response:
