@@ -118,8 +118,8 @@ def _fields_with_keys(model: type[BaseModel]) -> tuple[str, ...]:
 
 
 def _holds_keys(annotation: object) -> bool:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel | dict):
-        return True
+    if get_origin(annotation) is None:
+        return isinstance(annotation, type) and issubclass(annotation, BaseModel | dict)
     return get_origin(annotation) is dict or any(map(_holds_keys, get_args(annotation)))
 
 
