@@ -106,3 +106,11 @@ def test_columns_are_added_from_first_to_last(n, n_columns):
     assert added_up(columns).tobytes() == running[-1].tobytes()
     assert added_up(np.asfortranarray(columns)).tobytes() == running[-1].tobytes()
     assert running_sums(columns).tobytes() == running.tobytes()
+
+
+@pytest.mark.parametrize("n_columns", [1, 2, 64])
+@pytest.mark.parametrize("n", [1, 8, 64])
+def test_sums_of_zeros_have_one_sign(n, n_columns):
+    """Columns of −0, or of numbers times zero, sum to +0 in any company."""
+    for columns in (np.full((n, n_columns), -0.0), np.full((n, n_columns), -3.0) * 0.0):
+        assert added_up(columns).tobytes() == np.zeros(n_columns).tobytes()

@@ -33,16 +33,17 @@ def with_tokens(counts):
 @pytest.mark.parametrize(
     ("body", "size"),
     [
-        (columnar(ROWS), 16),
-        ({"columns": {"rewards": ROWS}}, 16),
-        ({"columns": {"named_rewards": {"a": ROWS, "b": ROWS}}}, 32),
-        (nested(ROWS), 256),
-        (with_tokens([800, 800]), 202),
-        ({"columns": with_tokens([800, 800])["columns"]}, 2),
+        (columnar(ROWS), 16 + 8 * 8 + 128 * 2),
+        ({"columns": {"rewards": ROWS}}, 16 + 8 * 8 + 128 * 2),
+        ({"columns": {"named_rewards": {"a": ROWS, "b": ROWS}}}, 2 * (16 + 8 * 8 + 128 * 2)),
+        ({"columns": {"rewards": [[], [0.5], [0.5, 0.25]]}}, 3 + 8 * 3 + 128 * 3),
+        (nested(ROWS), 16 * 16 + 8 * 8 + 128 * 2),
+        (with_tokens([800, 800]), 2 + 8 * 2 + 128 + 200),
+        ({"columns": with_tokens([800, 800])["columns"]}, 2 + 8 * 2 + 128),
     ],
 )
 def test_a_request_is_small_up_to_the_setting(body, size):
-    """Candidates count, answers set by set count sixteen times, and tokens an eighth where they are asked for."""
+    """Candidates count, sets and their different sizes, answers set by set sixteen times, tokens where asked for."""
     assert is_small(asked(body), size)
     assert not is_small(asked(body), size - 1)
 
@@ -59,8 +60,25 @@ def test_a_request_is_small_up_to_the_setting(body, size):
 def test_buffers_count_as_lists_do(rewards):
     """A request in the binary format is as small as the same in JSON."""
     body = ShapleyRequest.model_validate(codec.decode(codec.encode({"columns": {"rewards": rewards}})))
-    assert is_small(body, 16)
-    assert not is_small(body, 15)
+    assert is_small(body, 400)
+    assert not is_small(body, 200)
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [[[]] * 3000, [[0.5] * size for size in range(1, 40)], [[0.5] * 1000]],
+    ids=["many sets", "many sizes", "large sets"],
+)
+def test_few_candidates_are_not_little_work(rows):
+    """Sets without candidates, sets of many sizes and large sets go to a thread, whatever their candidates are."""
+    assert sum(map(len, rows)) < 1 << 10
+    assert not is_small(asked(columnar(rows)), (1 << 10) * 8)
+
+
+def test_row_splits_that_lie_are_not_small():
+    """Row splits that nobody has looked at yet neither overflow nor cancel out."""
+    rewards = {"values": [0.5], "row_splits": [-(2**62), 2**62, -(2**62)]}
+    assert not is_small(asked({"columns": {"rewards": rewards}}), 1 << 20)
 
 
 @pytest.mark.parametrize("count", [2**61, -(2**61)])

@@ -106,8 +106,7 @@ def group_sums(values: NDArray[np.float64], groups: Groups) -> NDArray[np.float6
     rows = np.sort(groups.rows(values, np.inf), axis=1)
     if not groups.even:
         rows[np.arange(groups.width) >= groups.counts[:, None]] = 0.0
-    # A sum of zeros is +0 whatever their signs, as if it had begun with a zero.
-    return added_up(rows.T) + 0.0
+    return added_up(rows.T)
 
 
 def added_up(columns: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -117,17 +116,18 @@ def added_up(columns: NDArray[np.float64]) -> NDArray[np.float64]:
         columns: Shape (n, B), float64, n ≥ 1.
 
     Returns:
-        Shape (B,), float64: the same bits for a column whatever stands beside it.
+        Shape (B,), float64: the same bits for a column whatever stands beside it. A sum of zeros is +0 whatever their
+        signs.
 
     Cost:
         O(n·B).
     """
-    if columns.shape[1] == 1:
-        total: NDArray[np.float64] = np.cumsum(columns, axis=0)[-1]
-        return total
     # NumPy adds whole rows where the columns lie side by side; a single column it would add up in pairs.
-    sums: NDArray[np.float64] = np.add.reduce(np.ascontiguousarray(columns), axis=0)
-    return sums
+    alone = columns.shape[1] == 1
+    sums = np.cumsum(columns, axis=0)[-1] if alone else np.add.reduce(np.ascontiguousarray(columns), axis=0)
+    # Whether a sum begins with a zero of its own is NumPy's affair, and shows in the sign of a zero.
+    total: NDArray[np.float64] = sums + 0.0
+    return total
 
 
 def running_sums(columns: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -1,14 +1,16 @@
 """Which requests are answered on the event loop itself.
 
 A hop to a thread and back costs a small request a good part of what its arithmetic does, and keeps the loop no freer:
-the two take turns. What may take over a millisecond or two goes to a thread, so that probes are answered meanwhile.
+the two take turns. What may take over a few milliseconds goes to a thread, so that probes are answered meanwhile.
 """
 
 from __future__ import annotations
 
+import math
 from typing import get_args
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel
 
 from creditd.credit.order_statistics import OrderStatistic
@@ -20,8 +22,12 @@ _UTILITIES = frozenset(utility.type for utility in get_args(OrderStatistic))
 """Utilities whose credits cost one sort."""
 _CREDITS = frozenset({"shapley", "leave_one_out", "own_reward", "set_reward", "max_at_k", "mixture"})
 """Rules that solve a set once."""
-_TOKENS_PER_NUMBER = 8
-"""A token advantage costs this much less than the advantage of a candidate."""
+_TOKENS_PER_CANDIDATE = 8
+"""A token advantage costs this much less than a candidate."""
+_PER_SET = 8
+"""A set costs as much as so many candidates, most of it where it fails."""
+_PER_PLAYER_OF_A_SIZE = 128
+"""The coefficients of sets of n candidates cost as much as so many times n candidates, the first time."""
 _NESTED = 16
 """An answer set by set costs this many times one in columns."""
 
@@ -31,42 +37,67 @@ def is_small(asked: BaseModel, most: int) -> bool:
 
     Args:
         asked: A valid request.
-        most: Candidates of the largest request in columns that is small; 0: none is.
+        most: Work of the largest request that is small, in candidates of a set in columns; 0: none is.
 
     Returns:
-        True for candidate sets under a utility and a rule of one sort, of at most so many candidates.
+        True for candidate sets under a utility and a rule of one sort, of at most so much work: sets, sizes of sets and
+        tokens count as well.
 
     Cost:
-        O(1) for columns of buffers, else one look at each row.
+        O(sets), and no more than it finds small.
     """
     if not most or not isinstance(asked, ShapleyRequest):
         return False
     if asked.utility.type not in _UTILITIES or asked.credit.type not in _CREDITS:
         return False
     if asked.columns is not None:
-        return _columns(asked.columns, tokens=asked.tokens is not None) <= most
+        return _work_of_columns(asked.columns, most, tokens=asked.tokens is not None) <= most
     sets = asked.sets or []
-    if len(sets) * _NESTED > most:
+    if len(sets) * _PER_SET > most:
         return False
-    candidates = sum(len(one.candidates) for one in sets)
     tokens = sum(abs(one.n_tokens or 0) for one in sets) if asked.tokens is not None else 0
-    return candidates * _NESTED + tokens / _TOKENS_PER_NUMBER <= most
+    sizes = np.array([len(one.candidates) for one in sets], dtype=np.float64)
+    return _NESTED * int(sizes.sum()) + _work_of_sizes(sizes) + tokens / _TOKENS_PER_CANDIDATE <= most
 
 
-def _columns(columns: SetColumns, *, tokens: bool) -> float:
+def _work_of_sizes(sizes: NDArray[np.float64]) -> int:
+    """What sets cost beside their candidates."""
+    if len(sizes) == 0:
+        return 0
+    different = sizes[:1] if (sizes == sizes[0]).all() else np.unique(sizes)
+    return _PER_SET * len(sizes) + _PER_PLAYER_OF_A_SIZE * int(np.abs(different).sum())
+
+
+def _work_of_columns(columns: SetColumns, most: int, *, tokens: bool) -> float:
     rewards: list[RewardColumn] = [] if columns.rewards is None else [columns.rewards]
     rewards += (columns.named_rewards or {}).values()
-    candidates = sum(map(_length, rewards))
-    if not tokens or columns.n_tokens is None:
-        return candidates
-    # As floats, because nobody has looked at the counts yet.
-    return candidates + float(np.abs(np.asarray(columns.n_tokens, dtype=np.float64)).sum()) / _TOKENS_PER_NUMBER
+    work = 0.0
+    for one in rewards:
+        n_sets, n_candidates = _counts(one)
+        if n_candidates + _PER_SET * n_sets > most:
+            return math.inf
+        work += n_candidates + _work_of_sizes(_sizes(one))
+    if tokens and columns.n_tokens is not None:
+        # As floats, because nobody has looked at the counts yet.
+        work += float(np.abs(np.asarray(columns.n_tokens, dtype=np.float64)).sum()) / _TOKENS_PER_CANDIDATE
+    return work
 
 
-def _length(rewards: RewardColumn) -> int:
-    """Candidates of a column of rewards in any form."""
+def _counts(rewards: RewardColumn) -> tuple[int, int]:
+    """Sets and candidates of a column of rewards in any form, as it says."""
     if isinstance(rewards, Ragged):
-        return len(rewards.values)
+        return len(rewards.row_splits), len(rewards.values)
     if isinstance(rewards, list):
-        return sum(map(len, rewards))
-    return int((rewards.values if isinstance(rewards, NumbersAndNulls) else rewards).size)
+        return len(rewards), sum(map(len, rewards))
+    return len(rewards), int((rewards.values if isinstance(rewards, NumbersAndNulls) else rewards).size)
+
+
+def _sizes(rewards: RewardColumn) -> NDArray[np.float64]:
+    """Candidates of each set, as floats: nobody has looked at the row splits yet, and their differences may be large."""
+    if isinstance(rewards, Ragged):
+        splits = np.asarray(rewards.row_splits, dtype=np.float64)
+        return splits[1:] - splits[:-1]
+    if isinstance(rewards, list):
+        return np.array([len(row) for row in rewards], dtype=np.float64)
+    values = rewards.values if isinstance(rewards, NumbersAndNulls) else rewards
+    return np.full(len(values), float(values.shape[1]))

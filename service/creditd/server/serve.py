@@ -14,7 +14,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from creditd.server.heads import BoundedHeads
-from creditd.server.memory import leave_out_what_is_loaded
+from creditd.server.memory import collect_seldom
 from creditd.server.resources import Resources
 
 KEEP_ALIVE_S = 120
@@ -40,7 +40,7 @@ class DrainingServer(uvicorn.Server):
         """Listen, then tell the caller on which port."""
         await super().startup(sockets)
         if self.started:
-            leave_out_what_is_loaded()
+            collect_seldom()
             self.on_started(self.servers[0].sockets[0].getsockname()[1])
 
     @contextmanager

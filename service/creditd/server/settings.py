@@ -53,7 +53,8 @@ class Settings(BaseSettings):
     compute_threads: Annotated[int, Field(ge=1, le=64)] = min(4, os.cpu_count() or 1)
     """Threads that do the arithmetic."""
     max_inline_candidates: Annotated[int, Field(ge=0, le=1 << 20)] = 1 << 14
-    """Candidates of a request in columns that is answered on the event loop, without a thread; 0: none is."""
+    """Largest request that is answered on the event loop, without a thread, in candidates; sets, their different sizes
+    and tokens count as well. 0: none is."""
     request_timeout_s: Annotated[float, Field(gt=0)] = 300.0
     """Deadline of a request that names none; longer ones are cut to it."""
     drain_timeout_s: Annotated[float, Field(ge=0)] = 60.0
