@@ -46,8 +46,12 @@ class ServiceProcess(NamedTuple):
 
     def in_flight(self):
         """What the service says of its load."""
+        return self.metric("creditd_requests_in_flight")
+
+    def metric(self, name):
+        """A number of the service."""
         text = httpx.get(f"{self.url}/metrics", timeout=PATIENCE_S).text
-        (line,) = [line for line in text.splitlines() if line.startswith("creditd_requests_in_flight ")]
+        (line,) = [line for line in text.splitlines() if line.startswith(f"{name} ")]
         return float(line.split()[1])
 
 

@@ -208,6 +208,6 @@ def test_all_bodies_together_are_bounded():
 
     refused, answered, kept = on_service(ask, max_held_bytes=2048)
     document = problem_of(refused, "overloaded")
-    assert "the bodies of all requests are larger than 2048 bytes" in document["detail"]
+    assert "bodies and unread answers of all requests are larger than 2048 bytes" in document["detail"]
     assert refused.headers["retry-after"] == "1"
     assert (answered.status_code, kept) == (200, 0)

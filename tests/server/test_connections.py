@@ -1,11 +1,12 @@
 import json
 import socket
+import time
 from contextlib import closing, suppress
 
 import httpx
 import pytest
 
-from creditd.server.heads import MAX_HEAD_BYTES
+from creditd.server.connections import MAX_HEAD_BYTES
 from server.processes import PATIENCE_S, slow_service, wait_until
 from server.running import SHAPLEY, nested
 
@@ -151,3 +152,62 @@ def test_two_lengths_are_refused(service):
         raw.shutdown(socket.SHUT_WR)
         assert not received(raw).startswith(b"HTTP/1.1 200")
     assert answered(service)
+
+
+LARGE_ANSWER = {
+    "columns": {
+        "rewards": [[0.1], [0.2], [0.3], [0.5], [0.7], [0.9], [1.1], [1.3]],
+        "groups": ["p"] * 8,
+        "spans": {"starts": [0] * 8, "stops": [9] * 8},
+        "n_tokens": [131_072] * 8,
+    },
+    "tokens": {"other": "set"},
+}
+"""A request of some hundred bytes whose answer has far more than the system keeps of a connection."""
+WHOLE = 16 << 20
+"""Less than the answer has."""
+
+
+def test_an_answer_that_nobody_reads_is_not_kept(tmp_path):
+    """An answer that lies unread is counted, and its connection is ended; others are answered meanwhile."""
+    body = json.dumps(LARGE_ANSWER).encode()
+    with slow_service(tmp_path, body_timeout_s=2.0) as service:
+        service.let_pass()
+        with connect(service) as raw:
+            raw.sendall(head(len(body)) + body)
+            wait_until(lambda: service.metric("creditd_held_bytes") > 1 << 20, "the answer lies unread")
+            assert answered(service)
+            wait_until(lambda: service.metric("creditd_held_bytes") == 0, "it is given up")
+            with suppress(ConnectionError):
+                assert len(received(raw)) < WHOLE
+
+
+def test_unread_answers_are_bounded_together(tmp_path):
+    """Answers that nobody reads end their connections when all that is held is more than the setting."""
+    body = json.dumps(LARGE_ANSWER).encode()
+    with slow_service(tmp_path, max_held_bytes=4096) as service:
+        service.let_pass()
+        with connect(service) as raw:
+            raw.sendall(head(len(body)) + body)
+            wait_until(lambda: service.in_flight() == 0 and answered(service), "it is given up at once")
+            with suppress(ConnectionError):
+                assert len(received(raw)) < WHOLE
+        wait_until(lambda: service.metric("creditd_held_bytes") == 0, "nothing is held")
+
+
+def test_an_answer_that_is_read_slowly_is_read_whole(tmp_path):
+    """A caller who goes on reading, however slowly, gets the whole answer."""
+    body = json.dumps(LARGE_ANSWER).encode()
+    with slow_service(tmp_path, body_timeout_s=2.0) as service:
+        service.let_pass()
+        with connect(service) as raw:
+            raw.sendall(head(len(body), "Connection: close") + body)
+            parts = []
+            for _ in range(12):
+                parts.append(raw.recv(1 << 20))
+                time.sleep(0.25)
+            answer = b"".join(parts) + received(raw)
+    start, _, text = answer.partition(b"\r\n\r\n")
+    assert start.startswith(b"HTTP/1.1 200")
+    assert len(text) > WHOLE
+    assert len(json.loads(text)["columns"]["token_advantages"]["values"]) == 8 * 131_072

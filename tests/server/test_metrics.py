@@ -6,6 +6,7 @@ NAMES = {
     "creditd_requests",
     "creditd_request_seconds",
     "creditd_requests_in_flight",
+    "creditd_held_bytes",
     "creditd_items",
     "creditd_item_errors",
     "creditd_flags",

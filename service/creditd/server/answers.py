@@ -1,4 +1,4 @@
-"""What happens to a parsed request off the event loop: arithmetic, conversion, and an account of both."""
+"""What happens to a parsed request: arithmetic, conversion, and an account of both; off the event loop if not small."""
 
 from __future__ import annotations
 

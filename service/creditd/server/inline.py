@@ -93,7 +93,7 @@ def _counts(rewards: RewardColumn) -> tuple[int, int]:
 
 
 def _sizes(rewards: RewardColumn) -> NDArray[np.float64]:
-    """Candidates of each set, as floats: nobody has looked at the row splits yet, and their differences may be large."""
+    """Candidates of each set, as floats: nobody has looked at the row splits yet, and they may be far apart."""
     if isinstance(rewards, Ragged):
         splits = np.asarray(rewards.row_splits, dtype=np.float64)
         return splits[1:] - splits[:-1]

@@ -21,6 +21,11 @@ class Metrics:
             registry=self.registry,
         )
         self.in_flight = Gauge("creditd_requests_in_flight", "Requests being worked on.", registry=self.registry)
+        self.held_bytes = Gauge(
+            "creditd_held_bytes",
+            "Bodies that are being read or answered, and answers not read yet.",
+            registry=self.registry,
+        )
         self.items = Counter(
             "creditd_items", "Candidate sets or groups, by outcome.", ("route", "status"), registry=self.registry
         )

@@ -47,7 +47,7 @@ class Resources:
             tables.
         in_flight: Requests that are not answered yet, those whose body is still arriving included.
         answering: Requests whose body is here, being worked on or waiting for a thread.
-        held_bytes: What is kept of the bodies of all requests.
+        held_bytes: What is kept of the bodies of all requests, and of answers that are not read yet.
         idle: Set while there is none.
         abandoned: Whether requests were cut off, so that nobody waits for what the threads still compute.
     """
@@ -126,7 +126,12 @@ class Resources:
         try:
             yield held
         finally:
-            self.held_bytes -= held.count
+            self.count_held(-held.count)
+
+    def count_held(self, count: int) -> None:
+        """Count bytes that are held from now on, or, below 0, no longer."""
+        self.held_bytes += count
+        self.metrics.held_bytes.set(self.held_bytes)
 
     def open(self) -> None:
         """Start the threads."""
@@ -177,10 +182,12 @@ class HeldBytes:
         """
         limit = self.resources.settings.max_held_bytes
         if self.resources.held_bytes + count > limit:
-            detail = f"the bodies of all requests are larger than {limit} bytes, the limit; try again later"
+            detail = (
+                f"bodies and unread answers of all requests are larger than {limit} bytes, the limit; try again later"
+            )
             raise ServiceError(ErrorCode.OVERLOADED, detail)
         self.count += count
-        self.resources.held_bytes += count
+        self.resources.count_held(count)
 
 
 def resources_of(request: Request) -> Resources:

@@ -13,7 +13,7 @@ import anyio
 import uvicorn
 from fastapi import FastAPI
 
-from creditd.server.heads import BoundedHeads
+from creditd.server.connections import bounded_connections
 from creditd.server.memory import collect_seldom
 from creditd.server.resources import Resources
 
@@ -97,7 +97,7 @@ def serve(app: FastAPI, on_started: Callable[[int], None]) -> int:
         host=resources.settings.host,
         port=resources.settings.port,
         loop="uvloop",
-        http=BoundedHeads,
+        http=bounded_connections(resources),
         log_config=None,
         access_log=False,
         timeout_keep_alive=KEEP_ALIVE_S,

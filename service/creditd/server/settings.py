@@ -37,7 +37,7 @@ class Settings(BaseSettings):
     port: Annotated[int, Field(ge=0, le=65535)] = 8400
     """Port to listen on; 0 takes a free one."""
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = ()
-    """Keys that may call every route but the probes; a variable separates them by commas. None: everybody may."""
+    """Keys that may call every route but the probes and the page; a variable separates them by commas. None: all may."""
     api_keys_file: Path | None = None
     """File with one key per line, read at boot; adds to `api_keys`."""
     max_body_bytes: Annotated[int, Field(ge=1024)] = 8 * 2**20
@@ -46,10 +46,10 @@ class Settings(BaseSettings):
     """Largest binary body."""
     max_requests_in_flight: Annotated[int, Field(ge=1)] = 256
     """Requests worked on or waiting for a thread; more are refused with 503 and Retry-After."""
-    max_held_bytes: Annotated[int, Field(ge=1024)] = 2 * 2**30
-    """Bodies of all requests together; more are refused with 503 and Retry-After."""
+    max_held_bytes: Annotated[int, Field(ge=1024)] = 2**30
+    """Bodies of all requests and answers that are not read yet, together; more are refused with 503 and Retry-After."""
     body_timeout_s: Annotated[float, Field(gt=0)] = 60.0
-    """How long a body may take to arrive."""
+    """How long a body may take to arrive, and an answer may lie unread."""
     compute_threads: Annotated[int, Field(ge=1, le=64)] = min(4, os.cpu_count() or 1)
     """Threads that do the arithmetic."""
     max_inline_candidates: Annotated[int, Field(ge=0, le=1 << 20)] = 1 << 14
