@@ -88,7 +88,7 @@ def test_all_routes_were_found():
     """The walk above sees every route there is."""
     assert {route.name for route in routes()} == {
         "credit_shapley", "credit_shapley_solve", "credit_group", "info", "utilities", "livez", "readyz", "metrics",
-        "first_page",
+        "first_page", "openapi",
     }  # fmt: skip
 
 

@@ -211,3 +211,39 @@ def test_an_answer_that_is_read_slowly_is_read_whole(tmp_path):
     assert start.startswith(b"HTTP/1.1 200")
     assert len(text) > WHOLE
     assert len(json.loads(text)["columns"]["token_advantages"]["values"]) == 8 * 131_072
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /livez HT", b"GET /livez HTTP/1.1\r\nX: y\r\n"])
+def test_a_head_has_to_arrive_in_time(tmp_path, sent):
+    """A connection that says nothing, or does not end what it says, is ended."""
+    with slow_service(tmp_path, body_timeout_s=0.5) as service, connect(service) as raw:
+        raw.sendall(sent)
+        with suppress(ConnectionError):
+            assert received(raw) == b""
+
+
+def test_a_connection_is_kept_between_requests(tmp_path):
+    """The limit is one of heads: a connection that rests after an answer is there for the next request."""
+    with slow_service(tmp_path, body_timeout_s=0.5) as service, httpx.Client(base_url=service.url) as client:
+        ports = set()
+        for _ in range(3):
+            response = client.get("/livez", timeout=PATIENCE_S)
+            ports.add(response.extensions["network_stream"].get_extra_info("client_addr"))
+            time.sleep(1.0)
+        assert len(ports) == 1
+
+
+def test_work_of_a_caller_who_left_ends(tmp_path):
+    """A thread is free again once its caller has gone, long before the deadline of the request."""
+    rewards = [[float(place) for place in range(256)]] * 2000
+    body = json.dumps(
+        {"columns": {"rewards": rewards}, "utility": {"type": "log_sum_exp", "temperature": 0.01, "empty": 0.0}}
+    ).encode()
+    with slow_service(tmp_path, compute_threads=1) as service:
+        service.let_pass()
+        with connect(service) as raw:
+            raw.sendall(head(len(body)) + body)
+            wait_until(lambda: service.in_flight() == 1, "the work has begun")
+            time.sleep(0.5)
+        wait_until(lambda: service.in_flight() == 0, "it is given up")
+        assert answered(service)

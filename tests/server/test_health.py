@@ -44,7 +44,7 @@ def test_the_lifespan_warms_and_closes():
 
 def on_closed(resources):
     """Ask resources whose lifespan is over to compute."""
-    anyio.run(resources.compute, dict, Deadline.after(1.0))
+    anyio.run(resources.compute, dict, Deadline.after(1.0), anyio.sleep_forever)
 
 
 def test_two_services_do_not_share_their_state():

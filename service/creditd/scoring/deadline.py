@@ -1,10 +1,11 @@
-"""The moment after which an answer is of no use to anybody."""
+"""The moment after which an answer is of no use to anybody: a time, or that its caller has left."""
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 class DeadlineExceededError(Exception):
@@ -18,10 +19,12 @@ class Deadline:
     Attributes:
         at_s: When it is too late, on `clock`, seconds.
         clock: Monotonic seconds.
+        abandoned: Set once the caller has left.
     """
 
     at_s: float
     clock: Callable[[], float] = time.monotonic
+    abandoned: threading.Event = field(default_factory=threading.Event, compare=False)
 
     @classmethod
     def after(cls, seconds: float, clock: Callable[[], float] = time.monotonic) -> Deadline:
@@ -34,10 +37,10 @@ class Deadline:
         return self.at_s - self.clock()
 
     def check(self) -> None:
-        """Raise if the deadline has passed.
+        """Raise if nobody waits any more.
 
         Raises:
-            DeadlineExceededError: If no time is left.
+            DeadlineExceededError: If no time is left, or the caller has left.
         """
-        if self.remaining_s <= 0:
+        if self.remaining_s <= 0 or self.abandoned.is_set():
             raise DeadlineExceededError

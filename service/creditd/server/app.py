@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import cache
 
 import anyio.to_thread
 from fastapi import FastAPI, Request, Response
@@ -16,14 +17,13 @@ from creditd.server.errors import ServiceError, problem_response
 from creditd.server.middleware import Admission, KeyCheck, RequestRecord
 from creditd.server.openapi import openapi_document
 from creditd.server.resources import Resources
-from creditd.server.routes import credit, health, info, page
+from creditd.server.routes import credit, document, health, info, page
 from creditd.server.settings import Settings
 from creditd.server.warmup import warm_up
 from creditd.wire.errors import ErrorCode
 from creditd.wire.versions import package_version
 
 DESCRIPTION = "Credit assignment for RL post-training: Shapley credit for candidate sets, ready for GRPO."
-OPENAPI_PATH = "/openapi.json"
 _STATUS_CODES = {404: ErrorCode.NOT_FOUND, 405: ErrorCode.METHOD_NOT_ALLOWED}
 
 
@@ -48,19 +48,19 @@ def create_app(settings: Settings, resources: Resources | None = None) -> FastAP
         finally:
             held.close()
 
-    routers = (credit.router, info.router, health.router, page.router)
+    routers = (credit.router, info.router, document.router, health.router, page.router)
     paths = frozenset(str(getattr(route, "path", "")) for router in routers for route in router.routes)
     app = FastAPI(
         title="creditd",
         version=package_version(),
         description=DESCRIPTION,
         lifespan=lifespan,
-        openapi_url=OPENAPI_PATH,
+        openapi_url=None,
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
         middleware=[
-            Middleware(RequestRecord, resources=held, paths=paths | {OPENAPI_PATH}),
+            Middleware(RequestRecord, resources=held, paths=paths),
             Middleware(KeyCheck, resources=held),
             Middleware(Admission, resources=held),
         ],
@@ -74,7 +74,7 @@ def create_app(settings: Settings, resources: Resources | None = None) -> FastAP
     app.state.resources = held
     for router in routers:
         app.include_router(router)
-    app.openapi = lambda: openapi_document(app)  # type: ignore[method-assign]
+    app.openapi = cache(lambda: openapi_document(app))  # type: ignore[method-assign]
     return app
 
 

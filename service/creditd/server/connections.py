@@ -37,19 +37,32 @@ LOOK_AGAIN_S = 1.0
 class BoundedConnection(HttpToolsProtocol):
     """uvicorn's protocol, which ends a connection that sends much while no head ends and no body goes on.
 
-    It also ends one that lets an answer lie for as long as a body may take to arrive, or when all that is held is too
-    much; what is written and not read counts as held.
+    It also ends one whose head takes as long as a body may take to arrive, or that lets an answer lie for as long, or
+    at all when too much is held; what is written and not read counts as held.
     """
 
     resources: Resources
     _without_progress = 0
+    _head_timer: asyncio.TimerHandle | None = None
     _unread = 0
     _unread_since_s = 0.0
     _look: asyncio.TimerHandle | None = None
 
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """A caller is there, who has to say something in time."""
+        super().connection_made(transport)
+        self._expect_a_head()
+
+    def on_message_begin(self) -> None:
+        """A head has begun."""
+        super().on_message_begin()
+        if self._head_timer is None:
+            self._expect_a_head()
+
     def on_headers_complete(self) -> None:
         """A head has ended."""
         self._without_progress = 0
+        self._stop_waiting_for_a_head()
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -77,8 +90,17 @@ class BoundedConnection(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Nothing is kept for a caller who is gone."""
+        self._stop_waiting_for_a_head()
         self._count_unread(0)
         super().connection_lost(exc)
+
+    def _expect_a_head(self) -> None:
+        self._head_timer = self.loop.call_later(self.resources.settings.body_timeout_s, self.transport.abort)
+
+    def _stop_waiting_for_a_head(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
 
     def _look_at_unread(self) -> None:
         left = self.transport.get_write_buffer_size()

@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
-import anyio
 from fastapi import Request
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive
 
 from creditd.credit.candidate_sets import CandidateSets, SetError
 from creditd.credit.set_credit import SetCreditOptions, SetCredits
@@ -144,27 +145,44 @@ class Resources:
             self._threads.shutdown(wait=not self.abandoned, cancel_futures=True)
             self._threads = None
 
-    async def compute(self, work: Callable[[], T], deadline: Deadline) -> T:
+    async def compute(self, work: Callable[[], T], deadline: Deadline, receive: Receive) -> T:
         """Run arithmetic off the event loop, for as long as somebody waits for it.
 
         Args:
             work: What to compute.
-            deadline: When the caller stops waiting.
+            deadline: When the caller stops waiting; abandoned here if the caller leaves.
+            receive: Where the connection says that the caller has left, after its whole body has come.
 
         Returns:
             What `work` returns.
 
         Raises:
-            DeadlineExceededError: If the deadline passes first; work that has not begun by then never begins.
+            DeadlineExceededError: If the deadline passes first.
+            ClientDisconnect: If the caller leaves first. In both cases work that has not begun never begins, and work
+                that has ends where it next looks at its deadline.
         """
         if self._threads is None:
             raise RuntimeError("the resources are not open")
         future = asyncio.get_running_loop().run_in_executor(self._threads, work)
+        leaving = asyncio.ensure_future(_left(receive))
         try:
-            with anyio.fail_after(max(deadline.remaining_s, 0.0)):
+            waited_for: set[asyncio.Future[Any]] = {future, leaving}
+            await asyncio.wait(waited_for, timeout=max(deadline.remaining_s, 0.0), return_when=asyncio.FIRST_COMPLETED)
+            if future.done():
                 return await future
-        except TimeoutError:
-            raise DeadlineExceededError from None
+            deadline.abandoned.set()
+            if leaving.done():
+                raise ClientDisconnect
+            raise DeadlineExceededError
+        finally:
+            leaving.cancel()
+            future.cancel()
+
+
+async def _left(receive: Receive) -> None:
+    """Return once the caller is gone."""
+    if (await receive())["type"] != "http.disconnect":
+        await asyncio.Event().wait()  # a body that goes on behind its end is no departure
 
 
 class HeldBytes:

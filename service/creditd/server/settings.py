@@ -37,7 +37,7 @@ class Settings(BaseSettings):
     port: Annotated[int, Field(ge=0, le=65535)] = 8400
     """Port to listen on; 0 takes a free one."""
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = ()
-    """Keys that may call every route but the probes and the page; a variable separates them by commas. None: all may."""
+    """Keys that may call every route but the probes and the page, separated by commas in a variable. None: all may."""
     api_keys_file: Path | None = None
     """File with one key per line, read at boot; adds to `api_keys`."""
     max_body_bytes: Annotated[int, Field(ge=1024)] = 8 * 2**20
@@ -49,7 +49,7 @@ class Settings(BaseSettings):
     max_held_bytes: Annotated[int, Field(ge=1024)] = 2**30
     """Bodies of all requests and answers that are not read yet, together; more are refused with 503 and Retry-After."""
     body_timeout_s: Annotated[float, Field(gt=0)] = 60.0
-    """How long a body may take to arrive, and an answer may lie unread."""
+    """How long a head may take to arrive, and a body after it, and how long an answer may lie unread."""
     compute_threads: Annotated[int, Field(ge=1, le=64)] = min(4, os.cpu_count() or 1)
     """Threads that do the arithmetic."""
     max_inline_candidates: Annotated[int, Field(ge=0, le=1 << 20)] = 1 << 14

@@ -71,7 +71,8 @@ async def _answered(request: Request, model: type[_M], answer: Callable[..., Ans
                 encode=json_body if media_type == JSON else codec.encode,
             )
             small = is_small(asked, resources.settings.max_inline_candidates)
-            return _respond(request, work() if small else await resources.compute(work, deadline), media_type)
+            done = work() if small else await resources.compute(work, deadline, request.receive)
+            return _respond(request, done, media_type)
 
 
 def _respond(request: Request, answer: Answer, media_type: str) -> Response:
