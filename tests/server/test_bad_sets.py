@@ -18,7 +18,7 @@ from server.credit_calls import (
     per_set,
     refusal,
 )
-from server.running import ragged, rows_of
+from server.running import columnar, nested, post, ragged, rows_of
 
 # One bad number among 512 sets
 
@@ -279,3 +279,22 @@ def test_per_slot_needs_sets_of_one_size():
 def test_codes_of_sets_are_codes_of_the_wire():
     """Every code that a set can fail with here is an `ErrorCode`."""
     assert {code for *_, code, _ in BAD_SETS.values()} <= {code.value for code in ErrorCode}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        columnar([[0.5] * 3] * 3),
+        nested([[0.5] * 3] * 3),
+        {"columns": {"rewards": [[0.5] * 3] * 3}},
+        {"columns": {"named_rewards": {"a": [[0.5] * 3] * 2, "b": [[0.5] * 3] * 2}}},
+    ],
+    ids=["ragged", "set by set", "rows", "named"],
+)
+def test_candidates_of_all_sets_are_bounded(body):
+    """More candidates than the setting, each counted for every reward, are refused before anything is made of them."""
+    response = post(body, max_all_candidates=8)
+    assert response.status_code == 422
+    assert response.json()["code"] == "budget_exceeded"
+    assert "candidates; expected at most 8 per request" in response.json()["detail"]
+    assert post(body, max_all_candidates=12).status_code == 200

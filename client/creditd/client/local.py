@@ -166,7 +166,14 @@ def info() -> v1.Info:
         credits=list(CREDIT_NAMES),
         advantages=list(get_args(NormalizationType)),
         group_advantages=list(get_args(GroupRule)),
-        limits=published(LIMITS, body_bytes=_UNLIMITED, binary_body_bytes=_UNLIMITED, requests_in_flight=_UNLIMITED),
+        limits=published(
+            LIMITS,
+            body_bytes=_UNLIMITED,
+            binary_body_bytes=_UNLIMITED,
+            held_bytes=_UNLIMITED,
+            body_timeout_s=_UNLIMITED,
+            requests_in_flight=_UNLIMITED,
+        ),
         models=[],
     )
 

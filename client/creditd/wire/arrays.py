@@ -130,6 +130,15 @@ def flat(ragged: Ragged | RaggedNumbers | RaggedNames | Values, pointer: str) ->
     return ragged.values, checked_splits(ragged.row_splits, f"{pointer}/row_splits", len(ragged.values))
 
 
+def n_entries(rows: Ragged | RaggedNumbers | RaggedNames | Values) -> int:
+    """Entries of all rows of a ragged array in either form."""
+    if isinstance(rows, Ragged | RaggedNumbers | RaggedNames):
+        return len(rows.values)
+    if isinstance(rows, np.ndarray | NumbersAndNulls):
+        return int((rows.values if isinstance(rows, NumbersAndNulls) else rows).size)
+    return sum(map(len, rows))
+
+
 def flat_rows(rows: Values) -> tuple[Values, list[int]]:
     """Rows, one after another.
 

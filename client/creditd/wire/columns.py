@@ -18,6 +18,7 @@ from creditd.wire import v1
 from creditd.wire.arrays import (
     checked_splits,
     flat,
+    n_entries,
     numbered,
     numbers_or_missing,
     optional_numbers,
@@ -29,7 +30,7 @@ from creditd.wire.choices import rule_of, utility_of
 from creditd.wire.errors import ErrorCode
 from creditd.wire.features import score_columns, topic_columns
 from creditd.wire.fields import MAX_SETS
-from creditd.wire.limits import RequestLimits, check_rows, check_tokens
+from creditd.wire.limits import RequestLimits, check_candidates, check_rows, check_tokens
 from creditd.wire.nested import from_sets
 from creditd.wire.rewards import RewardColumns, combined, single
 from creditd.wire.set_batches import SetBatch
@@ -63,6 +64,7 @@ def batch_of(request: v1.ShapleyRequest, limits: RequestLimits) -> SetBatch:
             their group.
     """
     needed, unions = needs(utility_of(request.utility)), needs_unions(rule_of(request.credit))
+    check_candidates(_candidates_of(request), limits)
     if request.columns is not None:
         batch = _from_columns(request, request.columns, needed, unions=unions)
     else:
@@ -75,6 +77,15 @@ def batch_of(request: v1.ShapleyRequest, limits: RequestLimits) -> SetBatch:
     if request.tokens is not None and batch.sets.n_tokens is not None:
         check_tokens(batch.sets.n_tokens, limits)
     return batch
+
+
+def _candidates_of(request: v1.ShapleyRequest) -> int:
+    """Candidates of all sets, once for every reward, before anything is made of them."""
+    if request.columns is None:
+        return sum(len(item.candidates) for item in request.sets or ())
+    columns = request.columns
+    rewards = [column for column in (columns.rewards, *(columns.named_rewards or {}).values()) if column is not None]
+    return sum(map(n_entries, rewards))
 
 
 def _from_columns(

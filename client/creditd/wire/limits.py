@@ -27,6 +27,7 @@ class RequestLimits:
     Attributes:
         sets: Sets, or rows of responses.
         candidates: Candidates of one set with rewards or features.
+        all_candidates: Candidates of all sets together, each counted once for every reward that it has.
         table_candidates: Candidates of one set with a table, or with a rule that needs all its utilities.
         token_advantages: Token advantages of all sets together.
         tokens_per_set: Completion tokens of one set.
@@ -35,19 +36,30 @@ class RequestLimits:
 
     sets: int = MAX_SETS
     candidates: int = 256
+    all_candidates: int = 1 << 22
     table_candidates: int = 12
     token_advantages: int = 1 << 22
     tokens_per_set: int = 131_072
     evaluations: int = 1 << 16
 
 
-def published(limits: RequestLimits, *, body_bytes: int, binary_body_bytes: int, requests_in_flight: int) -> Limits:
+def published(
+    limits: RequestLimits,
+    *,
+    body_bytes: int,
+    binary_body_bytes: int,
+    held_bytes: int,
+    body_timeout_s: float,
+    requests_in_flight: int,
+) -> Limits:
     """All limits, as `/v1/info` names them.
 
     Args:
         limits: Bounds of one request.
         body_bytes: Largest body of text.
         binary_body_bytes: Largest binary body.
+        held_bytes: Bodies and unread answers of all requests.
+        body_timeout_s: How long a body may take to arrive.
         requests_in_flight: Most requests at a time.
 
     Returns:
@@ -56,11 +68,14 @@ def published(limits: RequestLimits, *, body_bytes: int, binary_body_bytes: int,
     return Limits(
         sets=limits.sets,
         candidates=limits.candidates,
+        all_candidates=limits.all_candidates,
         table_candidates=limits.table_candidates,
         token_advantages=limits.token_advantages,
         tokens_per_set=limits.tokens_per_set,
         body_bytes=body_bytes,
         binary_body_bytes=binary_body_bytes,
+        held_bytes=held_bytes,
+        body_timeout_s=body_timeout_s,
         arrays=body_bytes // BYTES_PER_ARRAY,
         objects=body_bytes // BYTES_PER_OBJECT,
         requests_in_flight=requests_in_flight,
@@ -86,6 +101,24 @@ def check_rows(n_rows: int, limits: RequestLimits) -> None:
     if n_rows > limits.sets:
         raise wire_error(
             ErrorCode.BUDGET_EXCEEDED, "", f"got {n_rows} rows; expected at most {limits.sets} per request"
+        )
+
+
+def check_candidates(n_candidates: int, limits: RequestLimits) -> None:
+    """Refuse a request of too many candidates, before anything is allocated for them.
+
+    Args:
+        n_candidates: Candidates of all sets, once for every reward that they have.
+        limits: Bounds.
+
+    Raises:
+        WireError: If there are more than the limit.
+    """
+    if n_candidates > limits.all_candidates:
+        raise wire_error(
+            ErrorCode.BUDGET_EXCEEDED,
+            "",
+            f"got {n_candidates} candidates; expected at most {limits.all_candidates} per request",
         )
 
 

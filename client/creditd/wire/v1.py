@@ -565,12 +565,19 @@ class Limits(WireModel):
 
     sets: int
     candidates: int
+    """Of one set."""
+    all_candidates: int
+    """Of all sets together, each counted once for every reward that it has."""
     table_candidates: int
     token_advantages: int
     tokens_per_set: int
     body_bytes: int
     """Of a JSON body, and of what a binary one has beside buffers."""
     binary_body_bytes: int
+    held_bytes: int
+    """Bodies and unread answers of all requests."""
+    body_timeout_s: float
+    """How long a head may take to arrive, and a body after it."""
     arrays: int
     """Of a body of either format, a buffer's shape included."""
     objects: int

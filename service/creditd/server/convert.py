@@ -132,6 +132,8 @@ def info_body(settings: Settings, limits: RequestLimits) -> bytes:
             limits,
             body_bytes=settings.max_body_bytes,
             binary_body_bytes=settings.max_binary_body_bytes,
+            held_bytes=settings.max_held_bytes,
+            body_timeout_s=settings.body_timeout_s,
             requests_in_flight=settings.max_requests_in_flight,
         ),
         models=[],

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel
 
 from creditd.credit.order_statistics import OrderStatistic
+from creditd.wire.arrays import n_entries
 from creditd.wire.buffers import NumbersAndNulls
 from creditd.wire.fields import Ragged
 from creditd.wire.v1 import RewardColumn, SetColumns, ShapleyRequest
@@ -73,7 +74,7 @@ def _work_of_columns(columns: SetColumns, most: int, *, tokens: bool) -> float:
     rewards += (columns.named_rewards or {}).values()
     work = 0.0
     for one in rewards:
-        n_sets, n_candidates = _counts(one)
+        n_candidates, n_sets = n_entries(one), len(one.row_splits) if isinstance(one, Ragged) else len(one)
         if n_candidates + _PER_SET * n_sets > most:
             return math.inf
         work += n_candidates + _work_of_sizes(_sizes(one))
@@ -81,15 +82,6 @@ def _work_of_columns(columns: SetColumns, most: int, *, tokens: bool) -> float:
         # As floats, because nobody has looked at the counts yet.
         work += float(np.abs(np.asarray(columns.n_tokens, dtype=np.float64)).sum()) / _TOKENS_PER_CANDIDATE
     return work
-
-
-def _counts(rewards: RewardColumn) -> tuple[int, int]:
-    """Sets and candidates of a column of rewards in any form, as it says."""
-    if isinstance(rewards, Ragged):
-        return len(rewards.row_splits), len(rewards.values)
-    if isinstance(rewards, list):
-        return len(rewards), sum(map(len, rewards))
-    return len(rewards), int((rewards.values if isinstance(rewards, NumbersAndNulls) else rewards).size)
 
 
 def _sizes(rewards: RewardColumn) -> NDArray[np.float64]:

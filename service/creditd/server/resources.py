@@ -71,6 +71,7 @@ class Resources:
         return RequestLimits(
             sets=self.settings.max_sets,
             candidates=self.settings.max_candidates,
+            all_candidates=self.settings.max_all_candidates,
             table_candidates=self.settings.max_table_candidates,
             token_advantages=self.settings.max_token_advantages,
             tokens_per_set=self.settings.max_tokens_per_set,

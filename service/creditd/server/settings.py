@@ -63,6 +63,8 @@ class Settings(BaseSettings):
     """Candidate sets, or rows of responses, of one request."""
     max_candidates: Annotated[int, Field(ge=1, le=1000)] = 256
     """Candidates of one set with rewards."""
+    max_all_candidates: Annotated[int, Field(ge=1)] = 1 << 22
+    """Candidates of all sets of one request, each counted once for every reward that it has."""
     max_table_candidates: Annotated[int, Field(ge=1, le=20)] = 12
     """Candidates of one set with a table of 2^K utilities."""
     max_token_advantages: Annotated[int, Field(ge=1)] = 1 << 22
