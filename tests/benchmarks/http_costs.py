@@ -37,7 +37,11 @@ ROUNDS = 9
 SECONDS_OF_A_ROUND = 1.0
 CONNECTIONS, PACED_CONNECTIONS = 4, 64
 SHARES = (0.5, 0.8, 1.0)
-SECONDS_OF_A_RATE = 8.0
+SECONDS_OF_A_RATE, REQUESTS_OF_A_RATE = 8.0, 300
+RATES_TRIED = (1.1, 1.05, 1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.6, 0.5, 0.4)
+"""Of what the processor time per request allows."""
+SECONDS_OF_A_TRY, KEPT_UP = 3.0, 0.98
+"""A server keeps up that has answered so many of the requests when the last one was due, but for the last answers."""
 PROBES_PER_SECOND = 50.0
 AGREEMENT = 0.0
 """All servers call the same functions, so their numbers have equal bits."""
@@ -59,8 +63,13 @@ class Case:
 @contextmanager
 def server(core: int | None, *command: str) -> Iterator[tuple[int, psutil.Process]]:
     """A server process and its port; it ends with the block, by its own id."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     with subprocess.Popen(
-        [sys.executable, "-m", *command], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        [sys.executable, "-m", *command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=environment,
     ) as process:
         try:
             watched = psutil.Process(process.pid)
@@ -217,21 +226,30 @@ def costs(cases: list[Case], processes: Mapping[str, psutil.Process]) -> dict[st
 async def at_a_rate(case: Case, per_second: float) -> tuple[Load, Load]:
     """What a case and the probe beside it meet with at a rate."""
     probe = [get(case.asks[0].port, "/livez")]
+    seconds = max(SECONDS_OF_A_RATE, REQUESTS_OF_A_RATE / per_second)
     return await asyncio.gather(
-        paced(case.asks, per_second, SECONDS_OF_A_RATE, PACED_CONNECTIONS),
-        paced(probe, PROBES_PER_SECOND, SECONDS_OF_A_RATE, PACED_CONNECTIONS),
+        paced(case.asks, per_second, seconds, PACED_CONNECTIONS),
+        paced(probe, PROBES_PER_SECOND, seconds, PACED_CONNECTIONS),
     )
 
 
-def latencies(case: Case) -> dict[str, Any]:
-    """Latency of requests and of the probe at shares of what the server reaches."""
-    reached = [
-        asyncio.run(back_to_back(case.asks, max(BODIES, n), PACED_CONNECTIONS)).per_second for n in (BODIES, BODIES)
-    ][-1]
-    saturation = statistics.median(
-        asyncio.run(back_to_back(case.asks, max(BODIES, round(reached * 2)), PACED_CONNECTIONS)).per_second
-        for _ in range(3)
-    )
+def saturation_of(case: Case, cost_ms: float) -> float:
+    """The highest rate that a server keeps up with, requests per second.
+
+    Looked for from what its processor time would allow downwards, because a server that is pushed harder than it can
+    answer is slower than one that is not.
+    """
+    for share in RATES_TRIED:
+        rate = share * 1e3 / cost_ms
+        load = asyncio.run(paced(case.asks, rate, max(SECONDS_OF_A_TRY, BODIES / rate), PACED_CONNECTIONS))
+        if load.per_second >= KEPT_UP * rate and not load.refused:
+            return rate
+    raise RuntimeError(f"{case.name} keeps up with no rate that was tried")
+
+
+def latencies(case: Case, cost_ms: float) -> dict[str, Any]:
+    """Latency of requests and of the probe at shares of what the server keeps up with."""
+    saturation = saturation_of(case, cost_ms)
     rows = []
     for share in SHARES:
         load, probe = asyncio.run(at_a_rate(case, share * saturation))
@@ -293,11 +311,14 @@ def main() -> None:
         ):
             print(title)
             cases, sizes = cases_of(n_sets, tokens=tokens, ports=ports)
+            found = costs(cases, processes)
             report["cases"][title] = {
                 "sizes": sizes,
-                "costs": costs(cases, processes),
+                "costs": found,
                 "latencies": {
-                    case.name: latencies(case) for case in cases if not case.name.startswith(("echo", "plain"))
+                    case.name: latencies(case, found[case.name]["median_ms"])
+                    for case in cases
+                    if not case.name.startswith(("echo", "plain"))
                 },
             }
     report["device"] = device()

@@ -110,10 +110,10 @@ def _http_costs(report: Mapping[str, Any]) -> str:
             )
         lines += [
             "",
-            "Latency at shares of what the server reaches, evenly spaced, counted from when a request was due, and of",
-            "`/livez` beside it:",
+            "Latency at shares of the highest rate that the server keeps up with, evenly spaced, counted from when a",
+            "request was due, and of `/livez` beside it:",
             "",
-            "| server, body | reached | at | p50 | p99 | /livez p50 | /livez p99 |",
+            "| server, body | keeps up with | at | p50 | p99 | /livez p50 | /livez p99 |",
             "|---|---|---|---|---|---|---|",
         ]
         for name, found in case["latencies"].items():

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from creditd.server.errors import ServiceError
-from creditd.server.json_bodies import check_keys, check_size
+from creditd.server.json_bodies import check_keys, check_size, may_repeat_keys
 from creditd.wire.catalogue import CATALOGUE
 from creditd.wire.codec import BYTES_PER_ARRAY, BYTES_PER_OBJECT
 from creditd.wire.errors import ErrorCode
@@ -35,6 +35,12 @@ STRANGE = [
 SOUND = POSTED + CATALOGUED + WITH_EVERYTHING + STRANGE
 
 
+def checked(body, asked):
+    """Look for repeated keys as a route does: by a second parse, where the number of colons leaves a doubt."""
+    if may_repeat_keys(body, asked):
+        check_keys(body)
+
+
 def written(document, *, spaced, escaped):
     """JSON, as other writers may have it."""
     text = json.dumps(document, separators=(" ,\n", "\t: ") if spaced else (",", ":"))
@@ -47,7 +53,7 @@ def written(document, *, spaced, escaped):
 def test_keys_that_differ_pass(model, document, spaced, escaped):
     """No sound body is refused, whatever stands in its strings and however it is written."""
     body = written(document, spaced=spaced, escaped=escaped)
-    check_keys(body, model.model_validate_json(body))
+    checked(body, model.model_validate_json(body))
     check_size(body, LIMIT)
 
 
@@ -87,7 +93,7 @@ def test_a_key_twice_is_found_wherever_it_is(sound, data, spaced, escaped):
 
     body = written(replaced(document), spaced=spaced, escaped=escaped)
     with pytest.raises(ServiceError) as refused:
-        check_keys(body, model.model_validate_json(body))
+        checked(body, model.model_validate_json(body))
     assert refused.value.code is ErrorCode.INVALID_REQUEST
     assert [item.pointer for item in refused.value.items] == [f"{pointer}/{first}"]
     assert "repeated" in refused.value.detail
@@ -98,7 +104,7 @@ def test_numbers_of_any_length_are_no_hindrance():
     digits = b"9" * 4000 + b".0"
     body = b'{"columns":{"rewards":[[' + digits + b']],"texts":["a :"],"texts":["b :"]}}'
     with pytest.raises(ServiceError, match="/columns/texts"):
-        check_keys(body, ShapleyRequest.model_validate_json(body))
+        checked(body, ShapleyRequest.model_validate_json(body))
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from creditd.scoring.deadline import Deadline, DeadlineExceededError
 from creditd.server.errors import ServiceError
-from creditd.server.json_bodies import check_keys, check_size
+from creditd.server.json_bodies import check_size
 from creditd.server.resources import HeldBytes, resources_of
 from creditd.wire import codec
 from creditd.wire.errors import ErrorCode, ErrorItem
@@ -132,15 +132,13 @@ def parse_body(body: Body, model: type[M], max_text_bytes: int) -> M:
         The model.
 
     Raises:
-        ServiceError: If the body is not of its type, not of the schema, has a key twice in one object, or more beside
-            its buffers than the limit.
+        ServiceError: If the body is not of its type, not of the schema, or has more beside its buffers than the limit.
     """
     try:
         if body.binary:
             return model.model_validate(codec.decode(body.data, max_text_bytes), by_alias=True, by_name=False)
         check_size(body.data, max_text_bytes)
-        asked = model.model_validate_json(body.data, by_alias=True, by_name=False)
-        check_keys(body.data, asked)
+        return model.model_validate_json(body.data, by_alias=True, by_name=False)
     except codec.OversizedBodyError as error:
         raise ServiceError(ErrorCode.BODY_TOO_LARGE, f"the body is too large: {error}, the limit") from None
     except codec.MalformedBodyError as error:
@@ -150,7 +148,6 @@ def parse_body(body: Body, model: type[M], max_text_bytes: int) -> M:
     except ValidationError as error:
         found = from_validation_error(error)
         raise ServiceError(found.code, found.detail, found.items) from None
-    return asked
 
 
 async def _read(request: Request, limit: int, held: HeldBytes) -> bytes:

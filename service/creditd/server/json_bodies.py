@@ -51,25 +51,37 @@ def check_size(body: bytes, max_bytes: int) -> None:
             raise ServiceError(ErrorCode.BODY_TOO_LARGE, detail)
 
 
-def check_keys(body: bytes, asked: BaseModel) -> None:
-    """Refuse a body that has a key twice in one object, of which the parser kept the last.
+def may_repeat_keys(body: bytes, asked: BaseModel) -> bool:
+    """Whether a body may have a key twice in one object, of which the parser kept the last.
 
     Args:
         body: JSON.
         asked: The model that was made of it, whose fields and dictionaries hold each key once.
 
+    Returns:
+        False where no key is repeated; True where one is, or something in a string looks like one.
+
+    Cost:
+        A look at the bytes, and one at each object of the model. Every key ends in a quote, perhaps white space, and a
+        colon: where there are no more such colons than the model has keys, no key is repeated.
+    """
+    octets = _octets(body)
+    colons = np.flatnonzero(octets == ord(":"))
+    return bool(np.count_nonzero(_BEFORE_COLON[octets[colons - 1]]) != _n_keys([asked]))
+
+
+def check_keys(body: bytes) -> None:
+    """Refuse a body that has a key twice in one object.
+
+    Args:
+        body: JSON.
+
     Raises:
         ServiceError: If a key is repeated.
 
     Cost:
-        A look at the bytes, and one at each object of the model. Every key ends in a quote, perhaps white space, and a
-        colon. If there are no more such colons than the model has keys, no key is repeated; if there are, the rest may
-        stand in strings, and a second parse tells.
+        A parse in Python, which lets other threads run.
     """
-    octets = _octets(body)
-    colons = np.flatnonzero(octets == ord(":"))
-    if np.count_nonzero(_BEFORE_COLON[octets[colons - 1]]) == _n_keys([asked]):
-        return
     pointer = _repeated(body)
     if pointer is not None:
         detail = "the key is repeated; expected it once"

@@ -15,6 +15,7 @@ from creditd.server.answers import Answer, answer_groups, answer_sets, answer_so
 from creditd.server.body import JSON, answer_type, deadline_of, parse_body, read_body
 from creditd.server.convert import json_body
 from creditd.server.inline import is_small
+from creditd.server.json_bodies import check_keys, may_repeat_keys
 from creditd.server.openapi import described
 from creditd.server.resources import resources_of
 from creditd.wire import codec
@@ -61,6 +62,8 @@ async def _answered(request: Request, model: type[_M], answer: Callable[..., Ans
         body = await read_body(request, deadline, held)
         with resources.answers():
             asked = parse_body(body, model, resources.settings.max_body_bytes)
+            if not body.binary and may_repeat_keys(body.data, asked):
+                await resources.compute(partial(check_keys, body.data), deadline, request.receive)
             work = partial(
                 answer,
                 asked,
