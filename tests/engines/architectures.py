@@ -2,6 +2,10 @@
 
 import torch
 from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    DebertaV2Config,
+    DebertaV2ForSequenceClassification,
     Gemma2Config,
     Gemma2ForSequenceClassification,
     GPT2Config,
@@ -56,9 +60,20 @@ WINDOWED = {
     "gemma2": lambda: Gemma2ForSequenceClassification(Gemma2Config(**GROUPED, head_dim=8, sliding_window=8)),
 }
 """Models that look at the last tokens alone in some layers: nodes that stand beside each other are not neighbours."""
+BIDIRECTIONAL = {
+    "bert": lambda: BertForSequenceClassification(BertConfig(**SHAPE)),
+    "deberta": lambda: DebertaV2ForSequenceClassification(
+        DebertaV2Config(**SHAPE, relative_attention=True, pos_att_type=["p2c", "c2p"])
+    ),
+}
+"""Models in which every token sees every other."""
 
 
-def made(name, **shapes):
+def made(name, **config):
     """The model of a name, the same each time, in evaluation mode."""
     torch.manual_seed(0)
-    return {**CAUSAL, **WINDOWED, **shapes}[name]().eval()
+    model = {**CAUSAL, **WINDOWED, **BIDIRECTIONAL}[name]().eval()
+    if config:
+        torch.manual_seed(0)
+        model = type(model)(type(model.config)(**{**model.config.to_dict(), **config})).eval()
+    return model

@@ -165,7 +165,7 @@ def test_the_thread_says_that_it_lives(scorer):
 def test_many_small_requests_are_nearly_as_fast_as_one_large():
     """64 callers of one set each reach 70 % of the throughput of one request of 64 sets.
 
-    A batch costs 2 ms and a token 1 µs. Time is counted, not measured: batches are formed while others run, so there are few.
+    A batch costs 2 ms and a token 1 µs. Time is counted, not measured: batches are formed while others run.
     """
     n_callers, n_tokens = 64, 1000
     scorer = Numbers(per_batch_s=0.002, per_token_s=1e-6)

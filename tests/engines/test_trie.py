@@ -1,9 +1,11 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from creditd.engines.trie import build_trie, chunks_of, visible
+from creditd.engines.trie import build_trie, chunks_of, joined, visible
 
 sequences = st.lists(st.lists(st.integers(0, 3) | st.just(2**40), min_size=1, max_size=8), min_size=1, max_size=12)
 
@@ -59,6 +61,21 @@ def test_chunks_see_their_ancestors_and_nothing_else(rows, most_nodes):
             seen = [prefixes[key] for key, shown in zip(keys, row, strict=True) if shown]
             assert seen == [prefixes[node][:length] for length in range(1, len(prefixes[node]) + 1)]
     assert covered == list(range(len(trie)))
+
+
+@given(st.lists(sequences, min_size=1, max_size=3))
+def test_joined_tries_stand_beside_each_other(requests):
+    """The sequences of several requests are leaves of one forest, whose trees do not see each other."""
+    tries = [build_trie(arrays(rows)) for rows in requests]
+    forest = joined(tries)
+    assert len(forest) == sum(map(len, tries))
+    assert [prefix_of(forest, leaf) for leaf in forest.leaves] == [tuple(row) for rows in requests for row in rows]
+    assert (forest.parents < np.arange(len(forest))).all()
+    assert (forest.ends > np.arange(len(forest))).all()
+    starts = np.cumsum([0, *map(len, tries)])
+    for start, stop in pairwise(starts.tolist()):
+        assert (forest.ends[start:stop] <= stop).all()
+        assert ((forest.parents[start:stop] >= start) | (forest.parents[start:stop] == -1)).all()
 
 
 def test_a_trie_of_nothing_is_refused():

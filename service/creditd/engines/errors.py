@@ -29,3 +29,7 @@ class EngineFailedError(EngineError):
 
 class EngineStoppedError(EngineError):
     """The engine is closed, or its thread has ended."""
+
+
+class ModelUnsuitableError(EngineError):
+    """A model that cannot serve as it was registered; the message says what is wrong and what is expected."""
