@@ -1,17 +1,26 @@
+import json
+from pathlib import Path
+
+import jsonschema
 import pytest
 
+from creditd.cli.__main__ import main
 from creditd.server.app import create_app
 from creditd.server.settings import Settings
+from creditd.wire.catalogue import CATALOGUE
 from creditd.wire.errors import ErrorCode
 from creditd.wire.solve import SolveRequest
 from creditd.wire.v1 import GroupRequest, ShapleyRequest
-from server.running import get
+from server.running import GROUP, SHAPLEY, get, post
+from wire.forms import FORMS, in_form, sets_with_everything
 
+SOLVE = "/v1/credit/shapley/solve"
 POSTS = {
-    "/v1/credit/shapley": ShapleyRequest,
-    "/v1/credit/group": GroupRequest,
-    "/v1/credit/shapley/solve": SolveRequest,
+    SHAPLEY: ShapleyRequest,
+    GROUP: GroupRequest,
+    SOLVE: SolveRequest,
 }
+COMMITTED = Path(__file__).parents[2] / "deploy" / "openapi.json"
 PATHS = {*POSTS, "/v1/info", "/v1/utilities", "/livez", "/readyz", "/metrics"}
 
 
@@ -86,7 +95,68 @@ def test_the_problem_schema_lists_every_code(document):
 def test_requests_are_closed_in_the_schema(document):
     """The published schema refuses unknown fields, as the service does."""
     for name in ("ShapleyRequest", "GroupRequest", "CandidateSet", "SetColumns", "Candidate"):
-        assert document["components"]["schemas"][name]["additionalProperties"] is False
+        schema = document["components"]["schemas"][name]
+        assert all(form["additionalProperties"] is False for form in schema.get("anyOf", [schema]))
+
+
+def fits(document, path, body):
+    """Whether a body fits the published schema of the requests of a route."""
+    content = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]
+    return jsonschema.Draft202012Validator({**document, **content["schema"]}).is_valid(body)
+
+
+EXAMPLES = [
+    (path, example) for path, model in POSTS.items() for example in model.model_config["json_schema_extra"]["examples"]
+]
+CATALOGUED = [(SOLVE if "items" in entry.example else SHAPLEY, entry.example) for entry in CATALOGUE.utilities]
+WITH_EVERYTHING = [
+    (SHAPLEY, in_form(form, sets_with_everything(named=named), tokens={})) for form in FORMS for named in (False, True)
+]
+SOUND = EXAMPLES + CATALOGUED + WITH_EVERYTHING
+
+
+@pytest.mark.parametrize(("path", "body"), SOUND)
+def test_what_is_answered_fits_the_schema(document, path, body):
+    """Every example, every utility and every form is in the published schema, with all defaults or none."""
+    assert fits(document, path, body)
+    assert fits(document, path, json.loads(POSTS[path].model_validate(body).model_dump_json(by_alias=True)))
+
+
+CONTRADICTIONS = [
+    (SHAPLEY, {"sets": [{"candidates": []}], "columns": {"rewards": [[1.0]]}}),
+    (SHAPLEY, {}),
+    (SHAPLEY, {"sets": [{"candidates": [{"reward": 1.0, "named_rewards": {"a": 1.0}}]}]}),
+    (SHAPLEY, {"sets": [{"candidates": [{"reward": 1.0}, {"named_rewards": {"a": 1.0}}]}]}),
+    (SHAPLEY, {"sets": [{"group": "a", "candidates": []}, {"candidates": []}]}),
+    (SHAPLEY, {"sets": [{"candidates": [{"reward": 1.0}], "utilities": [0.0, 1.0]}]}),
+    (SHAPLEY, {"sets": [{"candidates": [{}]}], "utility": {"type": "table"}}),
+    (SHAPLEY, {"sets": [{"candidates": [{"reward": 1e101}]}]}),
+    (SHAPLEY, {"columns": {"rewards": [[1.0]], "named_rewards": {"a": [[1.0]]}}}),
+    (SHAPLEY, {"columns": {"rewards": [[1.0]], "row_splits": [0, 1]}}),
+    (SHAPLEY, {"columns": {"groups": [1]}}),
+    (SHAPLEY, {"columns": {"rewards": [[1.0]]}, "credit": {}}),
+    (SHAPLEY, {"columns": {"rewards": [[1.0]]}, "utility": {"type": "log_sum_exp", "temperature": 1.0}}),
+    (SHAPLEY, {"columns": {"rewards": [[1.0]]}, "utility": {"type": "facility_location", "unserved": 1.0}}),
+    (GROUP, {"rewards": [[1.0, 0.0]], "weights": {"a": 1.0}}),
+    (GROUP, {"rewards": [[1.0, 0.0]], "advantage": {"type": "pass_at_k"}}),
+    (GROUP, {"rewards": [[1.0, 0.0]], "advantage": {"type": "grpo", "k": 1}}),
+    (GROUP, {"rewards": [[1.0, 0.0]], "expect": {"candidates": 2}}),
+    (SOLVE, {"items": [{"n_players": 1, "group": 1}, {"n_players": 1}]}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("path", "body"), CONTRADICTIONS)
+def test_fields_that_contradict_each_other_do_not_fit_the_schema(document, path, body):
+    """What the service refuses because two fields do not go together is no request of the published schema either."""
+    assert post(body, path).status_code == 422
+    assert not fits(document, path, body)
+
+
+def test_the_committed_document_is_the_published_one(document, capsys):
+    """deploy/openapi.json is what `creditd openapi` prints, to the byte, and what a service answers."""
+    assert main(["openapi"]) == 0
+    assert capsys.readouterr().out == COMMITTED.read_text(), "run `creditd openapi > deploy/openapi.json`"
+    assert json.loads(COMMITTED.read_text()) == document
 
 
 def test_the_document_is_the_same_for_every_application():

@@ -11,6 +11,7 @@ from creditd.wire.choices import options_of
 from creditd.wire.columns import batch_of
 from creditd.wire.errors import ErrorCode
 from creditd.wire.limits import RequestLimits
+from creditd.wire.utilities import ALL_BUT_TABLES, OF_FEATURES, OF_REWARDS, OF_SIMILARITIES
 from creditd.wire.validation import WireError
 from wire.forms import FORMS, in_form, sets_with_everything
 
@@ -91,6 +92,30 @@ def test_all_forms_have_the_same_named_rewards(aggregation):
     assert (batches[0].sets.parts is not None) == (aggregation.get("type") == "normalize_then_sum")
     sets[1]["candidates"][0]["named_rewards"] = None
     assert_equal_columns(parsed("sets", sets, aggregation=aggregation, tokens={})[1].sets, batches[0].sets)
+
+
+def test_a_null_says_nothing_of_the_other_kind_of_reward():
+    """A writer of all fields may leave null where it uses the other kind; both kinds at once are refused."""
+    for named, used, other in ((False, "reward", "named_rewards"), (True, "named_rewards", "reward")):
+        sets = sets_with_everything(named=named)
+        plain = parsed("sets", sets)[1]
+        for one in sets:
+            for candidate in one["candidates"]:
+                candidate[other] = None
+        assert_equal_columns(parsed("sets", sets)[1].sets, plain.sets)
+        sets[0]["candidates"][0][other] = {"helpful": 1.0} if other == "named_rewards" else 1.0
+        assert sets[0]["candidates"][0][used] is not None
+        with pytest.raises(WireError, match="expected one of them for all"):
+            parsed("sets", sets)
+
+
+def test_the_published_forms_follow_the_needs_of_the_utilities():
+    """Each utility stands in the form that asks for what it needs."""
+    needs = {name: set(NEEDS[name]) - {"reward"} for name in NEEDS}
+    assert {name for name in needs if not needs[name]} == {*OF_REWARDS, "sum"}
+    for need, names in {**OF_FEATURES, "similarities": OF_SIMILARITIES, "utilities": ("table",)}.items():
+        assert {name for name in needs if needs[name] == {need}} == set(names)
+    assert {*ALL_BUT_TABLES, "table"} == set(NEEDS)
 
 
 @pytest.mark.parametrize("name", [name for name in UTILITIES if "reward" not in NEEDS[name]])

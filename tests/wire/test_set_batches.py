@@ -258,13 +258,13 @@ def test_a_candidate_has_a_bounded_number_of_targets(column):
 def test_weights_of_names_that_are_not_there_are_refused():
     """Weights name rewards; one of them is not 0."""
     plain, named = [[1.0]], {"a": [[1.0]], "b": [[2.0]]}
-    for rewards, weights in (
-        ({"rewards": plain}, {"a": 1.0}),
-        ({"named_rewards": named}, {"c": 1.0}),
-        ({"named_rewards": named}, {"a": 0.0, "b": 0.0}),
+    for rewards, weights, pointer in (
+        ({"rewards": plain}, {"a": 1.0}, "/aggregation/weights"),
+        ({"named_rewards": named}, {"c": 1.0}, "/aggregation/weights/c"),
+        ({"named_rewards": named}, {"a": 0.0, "b": 0.0}, "/aggregation/weights"),
     ):
         body = {"columns": rewards, "aggregation": {"weights": weights}}
-        assert refused(body) == (ErrorCode.INVALID_REQUEST, "/aggregation/weights")
+        assert refused(body) == (ErrorCode.INVALID_REQUEST, pointer)
 
 
 def test_a_null_costs_a_candidate_only_where_it_counts():

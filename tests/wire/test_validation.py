@@ -5,7 +5,7 @@ import pytest
 from pydantic import ValidationError
 
 from creditd.wire.errors import MAX_ERRORS, ErrorCode
-from creditd.wire.v1 import GroupRequest, ShapleyRequest
+from creditd.wire.v1 import MAX_REWARD_NAMES, GroupRequest, ShapleyRequest
 from creditd.wire.validation import WireError, from_validation_error, wire_error
 
 SENT = "said-once-SENT"
@@ -119,6 +119,19 @@ def test_an_unknown_field_has_its_own_code():
     assert failure({"rewards": [[1.0]], "expect": {"size": 2}}, GroupRequest).items[0].pointer == "/expect/size"
 
 
+def test_the_name_of_a_field_in_python_is_no_name_on_the_wire():
+    """`from` has another name where it is a reserved word; on the wire that is an unknown field."""
+    blend = {"type": "blend", "from_": "shapley", "to": "owen", "position": 0.5}
+    body = json.dumps({**ONE_SET, "credit": blend})
+    with pytest.raises(ValidationError) as caught:
+        ShapleyRequest.model_validate_json(body, by_alias=True, by_name=False)
+    items = from_validation_error(caught.value).items
+    assert {item.pointer: item.code.value for item in items} == {
+        "/credit/from": "invalid_request",
+        "/credit/from_": "unknown_field",
+    }
+
+
 def test_a_strange_name_is_escaped_and_cut():
     """A pointer follows RFC 6901, and a name in it is at most 64 characters."""
     assert pointers({**ONE_SET, "a/b~c": 1}) == ["/a~1b~0c"]
@@ -215,7 +228,13 @@ def test_alternatives_are_told_together():
 def test_messages_say_what_is_expected():
     """Each entry says what would be right, in the words of the wire and not of the library behind it."""
     assert failure({}, GroupRequest).detail == "/rewards: the field is required"
-    assert failure({"rewards": []}, GroupRequest).items[0].detail.startswith("List should have at least 1 item")
+    assert failure({"rewards": []}, GroupRequest).items[0].detail.startswith("got nothing; expected at least one entry")
+    many = {str(number): 1.0 for number in range(MAX_REWARD_NAMES + 1)}
+    too_many = failure({"sets": [{"candidates": [{"named_rewards": many}]}]})
+    assert too_many.detail == f"/sets/0/candidates/0/named_rewards: expected at most {MAX_REWARD_NAMES} entries"
+    assert failure({"sets": [{"candidates": [{"span": [1]}]}]}).detail.endswith("span: expected at least 2 entries")
+    assert failure("").detail == "the body is empty; expected a JSON object"
+    assert "nested too deeply" in failure("[" * 10_000).detail
     assert "expected one of" in failure({**ONE_SET, "utility": {"type": "nope"}}).detail
     assert failure({**ONE_SET, "dry_run": 1}).detail == "/dry_run: expected a valid boolean"
 

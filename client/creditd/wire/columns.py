@@ -166,9 +166,7 @@ def _rewards(
     first, (_, splits) = next(iter(named.items()))
     for name, (_, other) in named.items():
         if not np.array_equal(other, splits):
-            detail = (
-                f"rows have other lengths than those of {first[:64]!r}; expected the same candidates in all rewards"
-            )
+            detail = "rows have other lengths than those of the first name; expected the same candidates in all rewards"
             raise wire_error(ErrorCode.SHAPE_MISMATCH, f"/columns/named_rewards/{segment_of(name)}", detail)
     parts = combined({name: values for name, (values, _) in named.items()}, request.aggregation)
     return parts, splits, f"/columns/named_rewards/{segment_of(first)}"

@@ -7,13 +7,16 @@ the others make a list of it.
 
 from __future__ import annotations
 
-from typing import Annotated, TypeAlias
+from typing import Annotated, ClassVar, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, WithJsonSchema
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from creditd.wire.buffers import BufferOr, NumbersAndNulls
+from creditd.wire.forms import Form, published_in
 
 MAX_SETS = 65_536
 MAX_NAME_LENGTH = 256
@@ -25,12 +28,17 @@ MAX_WEIGHT = 1e6
 Name: TypeAlias = Annotated[str, Field(max_length=MAX_NAME_LENGTH)] | Annotated[int, Field(ge=-(2**63), lt=2**63)]
 Amount: TypeAlias = Annotated[float, Field(ge=-MAX_MAGNITUDE, le=MAX_MAGNITUDE, allow_inf_nan=False)]
 Weight: TypeAlias = Annotated[float, Field(ge=-MAX_WEIGHT, le=MAX_WEIGHT, allow_inf_nan=False)]
-Count: TypeAlias = Annotated[int, Field(ge=0)]
+Count: TypeAlias = Annotated[int, Field(ge=0, lt=2**63)]
 Positive: TypeAlias = Annotated[int, Field(ge=1, le=1_000_000)]
 Index: TypeAlias = Annotated[int, Field(ge=-(2**62), le=2**62)]
 
+RewardNumber: TypeAlias = Annotated[
+    float, WithJsonSchema({"type": "number", "minimum": -MAX_MAGNITUDE, "maximum": MAX_MAGNITUDE})
+]
+"""A reward. Its size is looked at by the arithmetic, because a wrong one fails its set alone."""
+
 _Numbers: TypeAlias = Annotated[list[float], Field(fail_fast=True)]
-_NumbersOrNull: TypeAlias = Annotated[list[float | None], Field(fail_fast=True)]
+_NumbersOrNull: TypeAlias = Annotated[list[RewardNumber | None], Field(fail_fast=True)]
 _Indices: TypeAlias = Annotated[list[Index], Field(fail_fast=True)]
 _Names: TypeAlias = Annotated[list[Name], Field(fail_fast=True, max_length=MAX_SETS)]
 _NamesOfCandidates: TypeAlias = Annotated[list[Name], Field(fail_fast=True)]
@@ -68,6 +76,17 @@ class WireModel(BaseModel):
     model_config = ConfigDict(
         extra="forbid", strict=True, frozen=True, populate_by_name=True, use_attribute_docstrings=True
     )
+
+    forms: ClassVar[tuple[Form, ...]] = ()
+    """Where fields depend on each other: every object that is answered has one of them."""
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """The schema, form by form."""
+        published = handler(schema)
+        if cls.forms:
+            published_in(cls.forms, handler.resolve_ref_schema(published))
+        return published
 
 
 class Ragged(WireModel):

@@ -139,13 +139,14 @@ def _rewards(
     candidates: Sequence[v1.Candidate], aggregation: v1.AggregationChoice, needed: frozenset[Need]
 ) -> RewardColumns:
     """One reward per candidate; 0 where the utility uses none and none is given."""
-    if any("named_rewards" in candidate.model_fields_set for candidate in candidates):
+    given = frozenset().union(*(candidate.model_fields_set for candidate in candidates))
+    named = any(candidate.named_rewards is not None for candidate in candidates)
+    if named or ("named_rewards" in given and "reward" not in given):
         return _named(candidates, aggregation)
     if "reward" in needed:
         return single([candidate.reward for candidate in candidates], aggregation)
-    given = ["reward" in candidate.model_fields_set for candidate in candidates]
     return single(
-        [candidate.reward if known else 0.0 for candidate, known in zip(candidates, given, strict=True)], aggregation
+        [candidate.reward if "reward" in candidate.model_fields_set else 0.0 for candidate in candidates], aggregation
     )
 
 
@@ -153,7 +154,7 @@ def _named(candidates: Sequence[v1.Candidate], aggregation: v1.AggregationChoice
     """Rewards by name; null stands for all of them."""
     found = [candidate.named_rewards for candidate in candidates]
     names = {frozenset(row) for row in found if row is not None}
-    if any("reward" in candidate.model_fields_set for candidate in candidates):
+    if any(candidate.reward is not None for candidate in candidates):
         detail = "some candidates have reward and some named_rewards; expected one of them for all"
         raise wire_error(ErrorCode.INVALID_REQUEST, "/sets", detail)
     if len(names) != 1 or not next(iter(names)):

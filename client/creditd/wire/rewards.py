@@ -13,7 +13,7 @@ from creditd.credit.candidate_sets import RewardPart
 from creditd.wire import v1
 from creditd.wire.arrays import Values, numbers_or_missing
 from creditd.wire.errors import ErrorCode
-from creditd.wire.validation import wire_error
+from creditd.wire.validation import MAX_SEGMENT, segment_of, wire_error
 
 Floats: TypeAlias = NDArray[np.float64]
 Booleans: TypeAlias = NDArray[np.bool_]
@@ -50,12 +50,8 @@ def single(values: Values, aggregation: v1.AggregationChoice) -> RewardColumns:
         WireError: If there are weights for names.
     """
     if aggregation.weights:
-        name = min(aggregation.weights)
-        raise wire_error(
-            ErrorCode.INVALID_REQUEST,
-            "/aggregation/weights",
-            f"there is no reward {name[:64]!r}: rewards have no names",
-        )
+        detail = "weights belong to named rewards; expected null beside rewards without names"
+        raise wire_error(ErrorCode.INVALID_REQUEST, "/aggregation/weights", detail)
     rewards, missing = numbers_or_missing(values)
     return RewardColumns(rewards=rewards, missing=missing)
 
@@ -76,8 +72,8 @@ def combined(named: Mapping[str, Values], aggregation: v1.AggregationChoice) -> 
     weights = aggregation.weights or {}
     unknown = sorted(set(weights) - set(named))
     if unknown:
-        detail = f"there is no reward {unknown[0][:64]!r}; expected names of rewards"
-        raise wire_error(ErrorCode.INVALID_REQUEST, "/aggregation/weights", detail)
+        pointer = f"/aggregation/weights/{segment_of(unknown[0])[:MAX_SEGMENT]}"
+        raise wire_error(ErrorCode.INVALID_REQUEST, pointer, "there is no such reward")
     used = [(name, weights.get(name, 1.0)) for name in sorted(named) if weights.get(name, 1.0)]
     if not used:
         raise wire_error(

@@ -11,7 +11,8 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import ConfigDict, Field
 from pydantic.config import JsonDict
 
-from creditd.wire.fields import MAX_MAGNITUDE, MAX_SETS, Count, Index, Name, NumberColumn, WireModel
+from creditd.wire.fields import MAX_MAGNITUDE, MAX_SETS, Count, Index, Name, NumberColumn, RewardNumber, WireModel
+from creditd.wire.forms import ALL_IN_GROUPS_OR_NONE
 from creditd.wire.v1 import (
     AdvantageChoice,
     CreditChoice,
@@ -58,7 +59,7 @@ class SolveItem(WireModel):
     """Coalitions whose utility is known: each the list of its players, 0 … n_players − 1; [] is the empty one."""
     utilities: NumberColumn = Field(default_factory=list)
     """One per coalition, reward units."""
-    set_reward: float | None = None
+    set_reward: RewardNumber | None = None
     """Reward of the whole response (format, length, safety): a GRPO advantage of its own on all tokens."""
     n_tokens: Index | None = None
     """Tokens of the completion. Needed when `tokens` is asked."""
@@ -78,7 +79,10 @@ class SolveRequest(WireModel):
 
     model_config = ConfigDict(json_schema_extra={"examples": [SOLVE_EXAMPLE, SOLVED_EXAMPLE]})
 
-    items: Annotated[list[SolveItem], Field(fail_fast=True, min_length=1, max_length=MAX_SETS)]
+    items: Annotated[
+        list[SolveItem],
+        Field(fail_fast=True, min_length=1, max_length=MAX_SETS, json_schema_extra=ALL_IN_GROUPS_OR_NONE),
+    ]
     credit: CreditChoice = PlainCredit()
     estimator: SolveEstimatorChoice = SolveEstimatorChoice()
     advantage: AdvantageChoice = AdvantageChoice()

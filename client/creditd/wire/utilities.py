@@ -5,6 +5,7 @@ r is the reward of a candidate, S a set of candidates, s its size, v(∅) the ut
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field, model_validator
@@ -12,6 +13,7 @@ from typing_extensions import Self
 
 from creditd.wire.buffers import BufferOr
 from creditd.wire.fields import Amount, Positive, Weight, WireModel
+from creditd.wire.forms import Form
 
 MAX_TARGETS = 4096
 MAX_TERMS = 16
@@ -147,6 +149,11 @@ class AllPassUtility(WireModel):
 class LogSumExpUtility(WireModel):
     """v(S) = τ·log(Σ exp(r/τ)): a soft maximum. With baseline b, exp(b/τ) is added to the sum."""
 
+    forms = (
+        Form("with v(∅)", present=("empty",)),
+        Form("with a baseline", present=("baseline",), absent=("empty",)),
+    )
+
     type: Literal["log_sum_exp"]
     temperature: Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
     """τ, reward units."""
@@ -179,6 +186,16 @@ class CoverageUtility(WireModel):
 
 class FacilityLocationUtility(WireModel):
     """v(S) = Σ_t w_t · max over S of the score for target t. Needs `scores` per candidate."""
+
+    forms = (
+        Form("nothing without candidates", of={"unserved": {"const": 0, "default": 0.0}}),
+        Form(
+            "something without candidates",
+            present=("unserved", "weights"),
+            absent=("empty",),
+            of={"unserved": {"not": {"const": 0}}},
+        ),
+    )
 
     type: Literal["facility_location"]
     weights: Weights | None = None
@@ -296,6 +313,11 @@ class Term(WireModel):
 class SumUtility(WireModel):
     """v(S) = Σ r; with terms, v(S) = Σ_t weight_t · utility_t(S), v(∅) included."""
 
+    forms = (
+        Form("of rewards", absent=("terms",)),
+        Form("of utilities", present=("terms",), absent=("empty",)),
+    )
+
     type: Literal["sum"]
     terms: Annotated[list[Term], Field(min_length=1, max_length=MAX_TERMS)] | None = None
     empty: Amount | None = None
@@ -315,3 +337,14 @@ class TableUtility(WireModel):
 
 
 UtilityChoice: TypeAlias = Annotated[_WithFormula | SumUtility | TableUtility, Field(discriminator="type")]
+
+OF_REWARDS = (
+    "max", "min", "mean", "median", "quantile", "trimmed_mean", "cvar", "top_m", "top_m_mean", "rth_best", "max_at_k",
+    "pass_at_k", "threshold", "all_pass", "log_sum_exp",
+)  # fmt: skip
+"""Utilities that need a reward of each candidate and nothing else."""
+OF_FEATURES = {"label": ("plurality",), "topics": ("coverage",), "scores": ("facility_location", "noisy_or")}
+"""Utilities that need another field of each candidate, by that field; `plurality` needs rewards as well."""
+OF_SIMILARITIES = ("redundancy", "max_minus_similarity", "quality_novelty", "mean_pairwise_diversity", "log_det")
+"""Utilities that need the similarities of each set; the first three need rewards as well."""
+ALL_BUT_TABLES = (*OF_REWARDS, *chain.from_iterable(OF_FEATURES.values()), *OF_SIMILARITIES, "sum")

@@ -38,9 +38,12 @@ from creditd.wire.fields import (
     Ragged,
     RaggedNames,
     RaggedNumbers,
+    RewardNumber,
     Weight,
     WireModel,
 )
+from creditd.wire.forms import NULL
+from creditd.wire.request_forms import COLUMN_FORMS, GROUP_ADVANTAGE_FORMS, GROUP_REQUEST_FORMS, REQUEST_FORMS
 from creditd.wire.utilities import MAX_TARGETS, MaxUtility, UtilityChoice
 
 MAX_REWARD_NAMES = 64
@@ -175,9 +178,9 @@ Scores: TypeAlias = Annotated[list[float], BufferOr(_Scores, kept=False, longest
 class Candidate(WireModel):
     """One item of a candidate set."""
 
-    reward: float | None = None
+    reward: RewardNumber | None = None
     """Reward units; null when it was not scored. Needed where the utility uses rewards."""
-    named_rewards: Annotated[dict[RewardName, float | None], Field(max_length=MAX_REWARD_NAMES)] | None = None
+    named_rewards: Annotated[dict[RewardName, RewardNumber | None], Field(max_length=MAX_REWARD_NAMES)] | None = None
     """Several rewards by name, instead of `reward`: the same names for all candidates; null for all when not scored."""
     label: Name | None = None
     """The answer that the candidate gives. Needed by `plurality`."""
@@ -203,7 +206,7 @@ class CandidateSet(WireModel):
     """Names the prompt. Give it to all sets or to none; without it each set stands alone."""
     n_tokens: Index | None = None
     """Tokens of the completion. Needed when `tokens` is asked."""
-    set_reward: float | None = None
+    set_reward: RewardNumber | None = None
     """Reward of the whole response (format, length, safety): a GRPO advantage of its own on all tokens."""
     utilities: Numbers | None = None
     """2^K values, for the table utility only."""
@@ -228,6 +231,8 @@ NamedRewardColumns: TypeAlias = Annotated[
 
 class SetColumns(WireModel):
     """The same as `sets`, column by column; about eight times cheaper."""
+
+    forms = COLUMN_FORMS
 
     rewards: RewardColumn | None = None
     """Needed where the utility uses rewards."""
@@ -297,6 +302,7 @@ class ShapleyRequest(WireModel):
     model_config = ConfigDict(
         json_schema_extra={"examples": [SETS_EXAMPLE, COLUMNS_EXAMPLE, TOKENS_EXAMPLE, TABLE_EXAMPLE]}
     )
+    forms = REQUEST_FORMS
 
     sets: Annotated[list[CandidateSet], Field(fail_fast=True, min_length=1, max_length=MAX_SETS)] | None = None
     columns: SetColumns | None = None
@@ -463,6 +469,8 @@ class WhiteningChoice(WireModel):
 class GroupAdvantageChoice(WireModel):
     """Which advantage of whole responses."""
 
+    forms = GROUP_ADVANTAGE_FORMS
+
     type: Literal[
         "grpo", "dr_grpo", "rloo", "reinforce++_baseline", "gdpo", "pass_at_k", "max_at_k", "leave_one_out"
     ] = "grpo"
@@ -518,6 +526,8 @@ class GroupRequest(WireModel):
         }
     )
 
+    forms = GROUP_REQUEST_FORMS
+
     rewards: GroupRewardsOrNamed
     """One row per prompt, one entry per response, or such rows for each of several named rewards; null leaves a
     response out of its baseline. Named rewards are summed by weight first, where a null of a weight other than 0 makes
@@ -530,7 +540,7 @@ class GroupRequest(WireModel):
     convention: Literal["trl", "verl", "openrlhf"] = "trl"
     """Whose ε is added within groups, and whose whitening follows."""
     advantage: GroupAdvantageChoice = GroupAdvantageChoice()
-    expect: ExpectChoice = ExpectChoice()
+    expect: Annotated[ExpectChoice, Field(json_schema_extra={"properties": {"candidates": NULL}})] = ExpectChoice()
 
 
 class GroupResponse(WireModel):

@@ -23,6 +23,8 @@ _PLAIN_DETAILS = {
     "model_attributes_type": "expected an object",
 }
 """What is said whatever the field; of containers in JSON's words, whatever the format of the body."""
+_OF_NOTHING = "EOF while parsing a value at line 1 column 0"
+"""What pydantic's parser says of an empty text."""
 MAX_SEGMENT = 64
 _MAX_FINDINGS = 10_000
 
@@ -100,7 +102,14 @@ def _detail(entry: ErrorDetails) -> str:
     if kind == "union_tag_invalid":
         return f"got an unknown type; expected one of {context['expected_tags']}"
     if kind == "json_invalid":
-        return f"the body is not valid JSON: {context['error']}"
+        if context["error"] == _OF_NOTHING:
+            return "the body is empty; expected a JSON object"
+        return (
+            f"the body is not valid JSON: {context['error'].replace('recursion limit exceeded', 'nested too deeply')}"
+        )
+    if kind in {"too_short", "too_long"}:
+        bound = f"at least {context['min_length']}" if kind == "too_short" else f"at most {context['max_length']}"
+        return f"expected {bound} entries" if bound != "at least 1" else "got nothing; expected at least one entry"
     message = entry["msg"].removeprefix("Value error, ").replace(" after validation", "")
     return message.replace("Input should be", "expected")
 
@@ -116,6 +125,6 @@ def _segments(entry: ErrorDetails) -> list[str]:
             after_choice = part.startswith("tagged-union[")
             continue
         after_choice = part in _CHOICES
-        name = "from" if part == "from_" else str(part)
+        name = "from" if part == "from_" and not is_name else str(part)
         segments.append(segment_of(name)[:MAX_SEGMENT])
     return segments

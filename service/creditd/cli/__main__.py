@@ -1,4 +1,4 @@
-"""`creditd serve | shapley | replay | utilities | version`; each command is imported when it is asked for."""
+"""`creditd serve | shapley | replay | utilities | openapi | version`; each command is imported when it is asked for."""
 
 from __future__ import annotations
 
@@ -78,6 +78,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     utilities.set_defaults(run=_utilities)
 
+    openapi = commands.add_parser(
+        "openapi",
+        help="print the OpenAPI document of the service",
+        description="Print the OpenAPI document of the service, as GET /openapi.json answers it.",
+    )
+    openapi.set_defaults(run=_openapi)
+
     version = commands.add_parser("version", help="print the version", description="Print the version.")
     version.set_defaults(run=_version)
     return parser
@@ -94,11 +101,25 @@ def _serve(options: argparse.Namespace) -> int:
     try:
         from creditd.cli.serve import run_service  # noqa: PLC0415  # the client's install has no web framework
     except ModuleNotFoundError as error:
-        if error.name is not None and error.name.startswith("creditd"):
-            raise
-        print(f"creditd serve needs {error.name}: pip install 'creditd[service]'", file=sys.stderr)
-        return 2
+        return _without_service("serve", error)
     return run_service(options.config, host=options.host, port=options.port)
+
+
+def _openapi(_: argparse.Namespace) -> int:
+    try:
+        from creditd.cli.openapi import document  # noqa: PLC0415  # as for serve
+    except ModuleNotFoundError as error:
+        return _without_service("openapi", error)
+    print(document(), end="")
+    return 0
+
+
+def _without_service(command: str, error: ModuleNotFoundError) -> int:
+    """Say what to install where the web framework is missing."""
+    if error.name is not None and error.name.startswith("creditd"):
+        raise error
+    print(f"creditd {command} needs {error.name}: pip install 'creditd[service]'", file=sys.stderr)
+    return 2
 
 
 def _shapley(options: argparse.Namespace) -> int:

@@ -227,10 +227,10 @@ class SetErrors:
             return
         rows = np.searchsorted(splits, index, side="right") - 1
         fresh = ~self.failed[rows]
-        for row, first in zip(*np.unique(rows[fresh], return_index=True), strict=True):
-            flat = int(index[fresh][first])
+        found, first = np.unique(rows[fresh], return_index=True)
+        for row, flat in zip(found.tolist(), index[fresh][first].tolist(), strict=True):
             place = flat - int(splits[row])
-            self._first[int(row)] = SetError(row=int(row), code=code, field=field, position=place, detail=detail(flat))
+            self._first[row] = SetError(row=row, code=code, field=field, position=place, detail=detail(flat))
         self.failed[rows] = True
 
     def sorted(self) -> tuple[SetError, ...]:

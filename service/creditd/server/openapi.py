@@ -5,6 +5,8 @@ Routes read raw bytes, so the schemas of requests are put in here, from the same
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI
@@ -25,20 +27,52 @@ _FORMATS = (
     "axes where a list of rows stands. `Accept` chooses the format of the answer; in the binary one arrays of numbers "
     "are such buffers, with NaN for null."
 )
+_HEADERS: dict[str, dict[str, Any]] = {
+    "X-Request-Id": {
+        "description": "The identity of the request, the caller's or a fresh one; the log knows it by this name.",
+        "schema": {"type": "string"},
+    },
+    "WWW-Authenticate": {"description": "The scheme of the key.", "schema": {"type": "string"}},
+    "Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer", "minimum": 0}},
+}
+_HEADERS_BY_STATUS = {401: ("WWW-Authenticate",), 503: ("Retry-After",)}
 _REQUESTS: tuple[type[BaseModel], ...] = (ShapleyRequest, SolveRequest, GroupRequest)
 
 
 def failures(*codes: ErrorCode) -> dict[int | str, dict[str, Any]]:
-    """Documentation of the responses of some error codes, and of those that every route can give."""
-    always = (ErrorCode.UNAUTHORIZED, ErrorCode.OVERLOADED, ErrorCode.INTERNAL)
+    """Documentation of the responses of some error codes, and of those that every `/v1/` route can give."""
+    return refusals(*codes, ErrorCode.UNAUTHORIZED, ErrorCode.OVERLOADED, ErrorCode.INTERNAL)
+
+
+def refusals(*codes: ErrorCode) -> dict[int | str, dict[str, Any]]:
+    """Documentation of the responses of some error codes."""
     documented: dict[int | str, dict[str, Any]] = {}
-    for code in (*codes, *always):
+    for code in codes:
         kind = ERROR_KINDS[code]
         documented[kind.status] = {
             "description": kind.title,
+            "headers": _headers(*_HEADERS_BY_STATUS.get(kind.status, ())),
             "content": {"application/problem+json": {"schema": {"$ref": _REFERENCE.format(model="Problem")}}},
         }
     return documented
+
+
+def of_text(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Documentation of answers in plain text."""
+    content = {"text/plain": {"schema": {"type": "string"}}}
+    return {
+        status: {"description": HTTPStatus(status).phrase, "headers": _headers(), "content": content}
+        for status in statuses
+    }
+
+
+def answered(**content: Any) -> dict[int | str, dict[str, Any]]:  # noqa: ANN401 - as FastAPI takes them
+    """Documentation of an answer beside the schema of its model."""
+    return {200: {"headers": _headers(), **content}}
+
+
+def _headers(*names: str) -> dict[str, Any]:
+    return {name: {"$ref": f"#/components/headers/{name}"} for name in ("X-Request-Id", *names)}
 
 
 def described(request: type[BaseModel], response: type[BaseModel]) -> dict[str, Any]:
@@ -47,7 +81,7 @@ def described(request: type[BaseModel], response: type[BaseModel]) -> dict[str, 
     return {
         "response_model": response,
         "responses": {
-            200: {"content": {codec.MEDIA_TYPE: {"schema": given}}},
+            **answered(content={codec.MEDIA_TYPE: {"schema": given}}),
             **failures(
                 ErrorCode.INVALID_REQUEST,
                 ErrorCode.BODY_TOO_LARGE,
@@ -85,7 +119,31 @@ def openapi_document(app: FastAPI) -> dict[str, Any]:
     document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
     inputs = models_json_schema([(model, "validation") for model in _REQUESTS], ref_template=_REFERENCE)[1]
     problems = models_json_schema([(Problem, "serialization")], ref_template=_REFERENCE)[1]
-    schemas = document.setdefault("components", {}).setdefault("schemas", {})
+    components = document.setdefault("components", {})
+    components["headers"] = _HEADERS
+    schemas = components.setdefault("schemas", {})
     for definitions in (inputs["$defs"], problems["$defs"]):
         schemas.update(definitions)
+    _require_tags(schemas)
     return document
+
+
+def _require_tags(schemas: dict[str, Any]) -> None:
+    """Say of each choice that its `type` is required, whatever the model's default: it tells the models apart."""
+    for choice in list(_choices(schemas)):
+        for reference in choice["mapping"].values():
+            chosen = schemas[reference.rsplit("/", 1)[1]]
+            for form in chosen.get("anyOf", (chosen,)):
+                form["required"] = list(dict.fromkeys((choice["propertyName"], *form.get("required", ()))))
+
+
+def _choices(value: object) -> Iterator[dict[str, Any]]:
+    """Every discriminator in a document."""
+    if isinstance(value, dict):
+        if "mapping" in value and "propertyName" in value:
+            yield value
+        for inner in value.values():
+            yield from _choices(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _choices(inner)

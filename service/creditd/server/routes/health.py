@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
+from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from creditd.server.openapi import of_text, refusals
 from creditd.server.resources import resources_of
+from creditd.wire.errors import ErrorCode
 
-router = APIRouter(tags=["health"])
+router = APIRouter(tags=["health"], default_response_class=PlainTextResponse)
 
 
 @router.head("/livez", include_in_schema=False)
-@router.get("/livez", operation_id="livez", responses={200: {"content": {"text/plain": {}}}})
+@router.get("/livez", operation_id="livez", responses=of_text(200))
 async def livez() -> Response:
     """200 while the event loop turns. A process that fails this should be restarted."""
     return Response("alive\n", media_type="text/plain")
 
 
 @router.head("/readyz", include_in_schema=False)
-@router.get("/readyz", operation_id="readyz", responses={200: {"content": {"text/plain": {}}}, 503: {}})
+@router.get("/readyz", operation_id="readyz", responses=of_text(200, 503))
 async def readyz(request: Request) -> Response:
     """200 once warmed and until the shutdown begins. Load does not change it: that is answered per request by 503."""
     resources = resources_of(request)
@@ -28,7 +31,11 @@ async def readyz(request: Request) -> Response:
     return Response("ready\n", media_type="text/plain")
 
 
-@router.get("/metrics", operation_id="metrics", responses={200: {"content": {"text/plain": {}}}})
+@router.get(
+    "/metrics",
+    operation_id="metrics",
+    responses={**of_text(200), **refusals(ErrorCode.UNAUTHORIZED, ErrorCode.INTERNAL)},
+)
 async def metrics(request: Request) -> Response:
     """Counters in Prometheus' text format."""
     return Response(resources_of(request).metrics.exposition(), media_type=CONTENT_TYPE_LATEST)
