@@ -47,18 +47,27 @@ def buffer_by_hand(values):
     return found
 
 
-def packed(value, name=""):
-    """A document with every array of numbers as a buffer."""
+def packed(value, name="", *, axes=1):
+    """A document with every array of numbers as a buffer, and with two axes rows of equal length as one."""
     if isinstance(value, dict):
-        return {key: packed(entry, key) for key, entry in value.items()}
+        return {key: packed(entry, key, axes=axes) for key, entry in value.items()}
     if not isinstance(value, list):
         return value
     if name in KEPT_AS_LISTS:
         return value
     if name in OF_OBJECTS:
-        return [packed(entry) for entry in value]
-    found = buffer_by_hand(value)
-    return [packed(entry, name) for entry in value] if found is None else found
+        return [packed(entry, axes=axes) for entry in value]
+    found = matrix_by_hand(value) if axes == 2 else None
+    found = buffer_by_hand(value) if found is None else found
+    return [packed(entry, name, axes=axes) for entry in value] if found is None else found
+
+
+def matrix_by_hand(rows):
+    """Rows of equal length as one buffer of two axes; None if they are not, or not of one kind of number."""
+    if not rows or not all(isinstance(row, list) and len(row) == len(rows[0]) for row in rows):
+        return None
+    found = buffer_by_hand([value for row in rows for value in row])
+    return None if found is None else {**found, "shape": [len(rows), len(rows[0])]}
 
 
 def plain(value):
@@ -88,6 +97,7 @@ def answers(path, body):
             (json.dumps(body), {"Content-Type": "application/json", "Accept": codec.MEDIA_TYPE}),
             (msgpack.packb(body), {"Content-Type": codec.MEDIA_TYPE}),
             (msgpack.packb(packed(body)), BINARY),
+            (msgpack.packb(packed(body, axes=2)), BINARY),
         ]
         return [await service.post(content, path, **{"X-Request-Id": "r", **headers}) for content, headers in bodies]
 
@@ -99,9 +109,9 @@ def assert_alike(path, body):
     responses = answers(path, body)
     first = said(responses[0])
     assert [said(response) for response in responses] == [first] * len(responses)
-    asked_for = ["application/json", codec.MEDIA_TYPE, "application/json", codec.MEDIA_TYPE]
+    asked_for = ["application/json", codec.MEDIA_TYPE, "application/json", codec.MEDIA_TYPE, codec.MEDIA_TYPE]
     if first[0] != 200:
-        asked_for = ["application/problem+json"] * 4
+        asked_for = ["application/problem+json"] * 5
     assert [response.headers["content-type"] for response in responses] == asked_for
     return first
 

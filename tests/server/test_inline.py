@@ -8,6 +8,7 @@ from creditd.server.inline import is_small
 from creditd.server.resources import Resources
 from creditd.server.settings import Settings
 from creditd.wire import codec
+from creditd.wire.buffers import NumbersAndNulls
 from creditd.wire.solve import SolveRequest
 from creditd.wire.v1 import GroupRequest, ShapleyRequest
 from server.running import columnar, nested, on_service
@@ -46,10 +47,18 @@ def test_a_request_is_small_up_to_the_setting(body, size):
     assert not is_small(asked(body), size - 1)
 
 
-def test_buffers_count_as_lists_do():
+@pytest.mark.parametrize(
+    "rewards",
+    [
+        {"values": np.full(16, 0.5), "row_splits": np.arange(0, 17, 2)},
+        np.full((8, 2), 0.5),
+        NumbersAndNulls(np.full((8, 2), 0.5), np.eye(8, 2, dtype=np.bool_)),
+    ],
+    ids=["ragged", "two axes", "two axes with nulls"],
+)
+def test_buffers_count_as_lists_do(rewards):
     """A request in the binary format is as small as the same in JSON."""
-    columns = {"rewards": {"values": np.full(16, 0.5), "row_splits": np.arange(0, 17, 2)}}
-    body = ShapleyRequest.model_validate(codec.decode(codec.encode({"columns": columns})))
+    body = ShapleyRequest.model_validate(codec.decode(codec.encode({"columns": {"rewards": rewards}})))
     assert is_small(body, 16)
     assert not is_small(body, 15)
 

@@ -111,11 +111,11 @@ def splits_of(lengths: Sequence[int]) -> Integers:
     return np.append(np.int64(0), np.cumsum(np.array(lengths, dtype=np.int64)))
 
 
-def flat(ragged: Ragged | RaggedNumbers | RaggedNames | Sequence[Sequence[Any]], pointer: str) -> tuple[Any, Integers]:
+def flat(ragged: Ragged | RaggedNumbers | RaggedNames | Values, pointer: str) -> tuple[Any, Integers]:
     """Values and row splits of a ragged array in either form.
 
     Args:
-        ragged: Rows, or values with row splits.
+        ragged: Rows, lists or an array of two axes, or values with row splits.
         pointer: Where it stands in the request.
 
     Returns:
@@ -125,7 +125,8 @@ def flat(ragged: Ragged | RaggedNumbers | RaggedNames | Sequence[Sequence[Any]],
         WireError: If the row splits are not.
     """
     if not isinstance(ragged, Ragged | RaggedNumbers | RaggedNames):
-        return [value for row in ragged for value in row], splits_of([len(row) for row in ragged])
+        values, lengths = flat_rows(ragged)
+        return values, splits_of(lengths)
     return ragged.values, checked_splits(ragged.row_splits, f"{pointer}/row_splits", len(ragged.values))
 
 

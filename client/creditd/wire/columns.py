@@ -24,6 +24,7 @@ from creditd.wire.arrays import (
     ranks_of,
     splits_of,
 )
+from creditd.wire.buffers import NumbersAndNulls
 from creditd.wire.choices import rule_of, utility_of
 from creditd.wire.errors import ErrorCode
 from creditd.wire.features import score_columns, topic_columns
@@ -127,11 +128,11 @@ def _from_columns(
 
 
 def _columns_of_rows(columns: v1.SetColumns) -> frozenset[str]:
-    """The columns that came as lists of rows, by their pointers below `/columns/`."""
+    """The columns that came as rows, by their pointers below `/columns/`."""
     names = ("rewards", "utilities", "similarities", "topics", "scores")
     found: dict[str, Any] = {name: getattr(columns, name) for name in names}
     found |= {f"named_rewards/{segment_of(name)}": rows for name, rows in (columns.named_rewards or {}).items()}
-    return frozenset(name for name, column in found.items() if isinstance(column, list))
+    return frozenset(name for name, column in found.items() if isinstance(column, list | np.ndarray | NumbersAndNulls))
 
 
 def _rewards(
@@ -177,9 +178,9 @@ def _most_candidates(columns: v1.SetColumns) -> int:
     flat_columns = (columns.labels, columns.unions, columns.texts, columns.candidate_ids)
     lengths = [len(column) for column in flat_columns if column is not None]
     by_candidate = [column for column in (columns.topics, columns.scores) if column is not None]
-    lengths += [len(rows) if isinstance(rows, list) else len(rows.row_splits) - 1 for rows in by_candidate]
+    lengths += [len(rows) if isinstance(rows, list | np.ndarray) else len(rows.row_splits) - 1 for rows in by_candidate]
     by_set = [column for column in (columns.similarities, columns.utilities) if column is not None]
-    lengths += [sum(map(len, rows)) if isinstance(rows, list) else len(rows.values) for rows in by_set]
+    lengths += [sum(map(len, rows)) if isinstance(rows, list | np.ndarray) else len(rows.values) for rows in by_set]
     return max(lengths, default=0)
 
 

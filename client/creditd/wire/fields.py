@@ -70,6 +70,27 @@ CandidateNameOrNullColumn: TypeAlias = Annotated[
 ]
 
 
+_NumberRows: TypeAlias = Annotated[list[Numbers], Field(fail_fast=True, max_length=MAX_SETS)]
+_NumberRowsOfCandidates: TypeAlias = Annotated[list[Numbers], Field(fail_fast=True)]
+_NumberOrNullRows: TypeAlias = Annotated[list[NumbersOrNull], Field(fail_fast=True, max_length=MAX_SETS)]
+_NameRowsOfCandidates: TypeAlias = Annotated[list[Names], Field(fail_fast=True)]
+
+NumberRows: TypeAlias = Annotated[
+    list[list[float]] | NDArray[np.float64], BufferOr(_NumberRows, longest=MAX_SETS, axes=2)
+]
+"""One row per set; in the binary format rows of equal length may be one buffer of two axes, here and below."""
+NumberRowsOfCandidates: TypeAlias = Annotated[
+    list[list[float]] | NDArray[np.float64], BufferOr(_NumberRowsOfCandidates, axes=2)
+]
+NumberOrNullRows: TypeAlias = Annotated[
+    list[list[float | None]] | NDArray[np.float64] | NumbersAndNulls,
+    BufferOr(_NumberOrNullRows, nulls=True, longest=MAX_SETS, axes=2),
+]
+NameRowsOfCandidates: TypeAlias = Annotated[
+    list[list[str | int]] | NDArray[np.int64], BufferOr(_NameRowsOfCandidates, integers=True, axes=2)
+]
+
+
 class WireModel(BaseModel):
     """Strict, closed and frozen: no conversion of types, no unknown field."""
 

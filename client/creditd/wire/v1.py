@@ -30,8 +30,11 @@ from creditd.wire.fields import (
     Indices,
     Name,
     NameColumn,
-    Names,
+    NameRowsOfCandidates,
     NumberOrNullColumn,
+    NumberOrNullRows,
+    NumberRows,
+    NumberRowsOfCandidates,
     Numbers,
     NumbersOrNull,
     Positive,
@@ -222,7 +225,7 @@ class TokenSpans(WireModel):
     stops: IndexColumn
 
 
-RewardColumn: TypeAlias = Ragged | Annotated[list[NumbersOrNull], Field(fail_fast=True, max_length=MAX_SETS)]
+RewardColumn: TypeAlias = Ragged | NumberOrNullRows
 
 NamedRewardColumns: TypeAlias = Annotated[
     dict[RewardName, RewardColumn], Field(min_length=1, max_length=MAX_REWARD_NAMES)
@@ -246,18 +249,18 @@ class SetColumns(WireModel):
     spans: TokenSpans | None = None
     n_tokens: IndexColumn | None = None
     set_rewards: NumberOrNullColumn | None = None
-    utilities: RaggedNumbers | Annotated[list[Numbers], Field(fail_fast=True, max_length=MAX_SETS)] | None = None
+    utilities: RaggedNumbers | NumberRows | None = None
     texts: Annotated[list[str | None], Field(fail_fast=True)] | None = None
     """One per candidate, aligned with the values of `rewards`; recognises duplicates."""
     candidate_ids: CandidateNameColumn | None = None
     """One per candidate, aligned with the values of `rewards`."""
     labels: CandidateNameOrNullColumn | None = None
     """The answer of each candidate, aligned with the values of `rewards`."""
-    topics: RaggedNames | Annotated[list[Names], Field(fail_fast=True)] | None = None
+    topics: RaggedNames | NameRowsOfCandidates | None = None
     """One row per candidate."""
-    scores: RaggedNumbers | Annotated[list[Numbers], Field(fail_fast=True)] | None = None
+    scores: RaggedNumbers | NumberRowsOfCandidates | None = None
     """One row per candidate."""
-    similarities: RaggedNumbers | Annotated[list[Numbers], Field(fail_fast=True, max_length=MAX_SETS)] | None = None
+    similarities: RaggedNumbers | NumberRows | None = None
     """One row per set: its K × K matrix, row by row."""
     unions: CandidateNameOrNullColumn | None = None
     """The union of each candidate, aligned with the values of `rewards`."""

@@ -12,6 +12,7 @@ import numpy as np
 from pydantic import BaseModel
 
 from creditd.credit.order_statistics import OrderStatistic
+from creditd.wire.buffers import NumbersAndNulls
 from creditd.wire.fields import Ragged
 from creditd.wire.v1 import RewardColumn, SetColumns, ShapleyRequest
 
@@ -55,8 +56,17 @@ def is_small(asked: BaseModel, most: int) -> bool:
 def _columns(columns: SetColumns, *, tokens: bool) -> float:
     rewards: list[RewardColumn] = [] if columns.rewards is None else [columns.rewards]
     rewards += (columns.named_rewards or {}).values()
-    candidates = sum(len(one.values) if isinstance(one, Ragged) else sum(map(len, one)) for one in rewards)
+    candidates = sum(map(_length, rewards))
     if not tokens or columns.n_tokens is None:
         return candidates
     # As floats, because nobody has looked at the counts yet.
     return candidates + float(np.abs(np.asarray(columns.n_tokens, dtype=np.float64)).sum()) / _TOKENS_PER_NUMBER
+
+
+def _length(rewards: RewardColumn) -> int:
+    """Candidates of a column of rewards in any form."""
+    if isinstance(rewards, Ragged):
+        return len(rewards.values)
+    if isinstance(rewards, list):
+        return sum(map(len, rewards))
+    return int((rewards.values if isinstance(rewards, NumbersAndNulls) else rewards).size)
