@@ -9,9 +9,10 @@ from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
 from creditd.engines.errors import ModelUnsuitableError  # noqa: E402
-from creditd.engines.reward_head import HeadChoice, RewardHead  # noqa: E402
+from creditd.engines.model_spec import HeadChoice  # noqa: E402
+from creditd.engines.reward_head import RewardHead  # noqa: E402
 from creditd.engines.reward_scorers import LengthScorer, TrieScorer, Variants, is_causal  # noqa: E402
-from creditd.engines.self_check import check_tries  # noqa: E402
+from creditd.engines.self_check import check_tries, declared_window  # noqa: E402
 from engines.architectures import BIDIRECTIONAL, CAUSAL, WINDOWED, made  # noqa: E402
 
 AGREEMENT = 1e-5
@@ -142,4 +143,20 @@ def test_models_with_a_window_fail_their_check(name):
     """A model that looks at the last tokens alone cannot read a trie, and is not trusted with one."""
     checked = check_tries(made(name))
     assert not checked.passed
-    assert checked.failure is not None or checked.error > 10 * checked.spread
+    assert checked.failure is None
+    assert checked.error > 10 * checked.spread
+
+
+@pytest.mark.parametrize(("window", "failure"), [(200, None), (4096, "a window of 4096 tokens")])
+def test_a_window_longer_than_the_check_does_not_hide(window, failure):
+    """Prompts of the check are longer than the window; one that is too long for that is taken at its word."""
+    checked = check_tries(made("mistral with a window", sliding_window=window, layer_types=None))
+    assert (checked.passed, checked.failure) == (False, failure)
+
+
+def test_windows_are_those_in_use():
+    """Qwen2 carries a window that it does not use; Gemma 2 uses one in every other layer."""
+    assert declared_window(made("qwen2")) is None
+    assert declared_window(made("llama")) is None
+    assert declared_window(made("gemma2")) == 8
+    assert declared_window(made("mistral with a window")) == 8

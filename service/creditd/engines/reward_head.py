@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -13,32 +12,12 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from creditd.engines.errors import ModelUnsuitableError
+from creditd.engines.model_spec import HeadChoice
 
 Floats: TypeAlias = NDArray[np.float64]
-Activation: TypeAlias = Literal["none", "sigmoid", "log_sigmoid"]
 
 _HEADS = ("score", "classifier")
 """What models for sequence classification call their head."""
-
-
-@dataclass(frozen=True)
-class HeadChoice:
-    """Which number of a head is the reward.
-
-    Attributes:
-        index: The label whose logit is the reward, or None.
-        margin: Two labels: the reward is the logit of the first less that of the second. None: there is an index, or
-            the head has one label.
-        activation: Applied to that number.
-    """
-
-    index: int | None = None
-    margin: tuple[int, int] | None = None
-    activation: Activation = "none"
-
-    def __post_init__(self) -> None:
-        if self.index is not None and self.margin is not None:
-            raise ValueError("a head has an index or a margin: got both")
 
 
 class RewardHead:

@@ -17,7 +17,8 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
-from creditd.engines.reward_head import HeadChoice, RewardHead
+from creditd.engines.model_spec import HeadChoice
+from creditd.engines.reward_head import RewardHead
 from creditd.engines.trie import Trie, build_trie, joined
 from creditd.engines.trie_forward import leaf_states
 

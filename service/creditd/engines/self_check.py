@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from creditd.engines.reward_head import HeadChoice
+from creditd.engines.model_spec import HeadChoice
 from creditd.engines.reward_scorers import LengthScorer, TrieScorer, Variants
 
 ALLOWED_SPREAD = 4.0
@@ -22,6 +22,8 @@ ALLOWED_SPREAD = 4.0
 LEAST_SPREAD = 8.0
 """Steps of the model's type at the largest score: what any spread counts for at least."""
 _N_SPANS, _SPAN, _PROMPT, _CHUNK = 4, 5, 11, 16
+_LONGEST_WINDOW = 1024
+"""Windows up to this size are tried with prompts that are longer; larger ones are taken at their word."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class SelfCheck:
         error: Largest difference between scores by the trie and one by one, reward units; NaN if the trie failed.
         spread: Largest difference between scores in padded batches and one by one, reward units.
         passed: Whether the first is rounding, by the second.
-        failure: Kind of the exception that the trie ended in, or None.
+        failure: Why the trie was not tried to its end: the kind of an exception, or a window. None: it was.
     """
 
     error: float
@@ -54,12 +56,16 @@ def check_tries(model: PreTrainedModel, *, seed: int = 0) -> SelfCheck:
     Cost:
         Some two thousand tokens.
     """
+    window = declared_window(model)
+    if window is not None and window > _LONGEST_WINDOW:
+        return SelfCheck(float("nan"), float("nan"), passed=False, failure=f"a window of {window} tokens")
     random = np.random.default_rng(seed)
     vocabulary = int(model.config.vocab_size)
     sequences = []
     for _ in range(2):
         prompt, *spans = (
-            random.integers(1, vocabulary, length) for length in (_PROMPT, *itertools.repeat(_SPAN, _N_SPANS))
+            random.integers(1, vocabulary, length)
+            for length in (_PROMPT + (window or 0), *itertools.repeat(_SPAN, _N_SPANS))
         )
         coalitions = itertools.product([False, True], repeat=_N_SPANS)
         sequences += [np.concatenate([prompt, *itertools.compress(spans, present)]) for present in coalitions]
@@ -75,6 +81,24 @@ def check_tries(model: PreTrainedModel, *, seed: int = 0) -> SelfCheck:
     step = torch.finfo(model.dtype).eps * float(np.abs(alone).max())
     allowed = ALLOWED_SPREAD * max(spread, LEAST_SPREAD * step)
     return SelfCheck(difference, spread, passed=difference <= allowed)
+
+
+def declared_window(model: PreTrainedModel) -> int | None:
+    """How many tokens back some layer of a model looks at most, by its configuration.
+
+    Args:
+        model: Any.
+
+    Returns:
+        The window, or None if every layer looks at all tokens.
+
+    Cost:
+        O(layers).
+    """
+    config = model.config
+    window, kinds = getattr(config, "sliding_window", None), getattr(config, "layer_types", None)
+    in_use = "sliding_attention" in kinds if kinds else getattr(config, "use_sliding_window", True)
+    return int(window) if window and in_use else None
 
 
 def _nobody() -> None:
