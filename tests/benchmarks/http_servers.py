@@ -75,7 +75,7 @@ class PlainResponse(BaseModel):
 
 def stock() -> FastAPI:
     """The stock server with the service's own models."""
-    app, limits = FastAPI(), RequestLimits()
+    app, limits = _with_probe(), RequestLimits()
     service = Service(version="stock", methods=1)
     usage = Usage(evaluations=0, from_cache=0, tokens_computed=0, tokens_naive=0, engine_s=0.0, queue_s=0.0)
 
@@ -107,7 +107,7 @@ def stock() -> FastAPI:
 
 def plain() -> FastAPI:
     """The stock server with models of its own."""
-    app = FastAPI()
+    app = _with_probe()
 
     @app.post(PATH)
     async def shapley(asked: PlainRequest) -> PlainResponse:
@@ -136,6 +136,17 @@ def plain() -> FastAPI:
                 for row, part in enumerate(_parts(answer))
             ]
         )
+
+    return app
+
+
+def _with_probe() -> FastAPI:
+    """An application that answers probes."""
+    app = FastAPI()
+
+    @app.get("/livez")
+    async def livez() -> dict[str, str]:
+        return {"status": "alive"}
 
     return app
 

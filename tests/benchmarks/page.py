@@ -81,14 +81,14 @@ def _http_costs(report: Mapping[str, Any]) -> str:
     lines = [
         "### What a request costs the server",
         "",
-        "Made by `make bench-http`.",
-        f"Processor time of the server, user and system, per request ({_versions(report)}). `stock` is FastAPI",
-        "as its tutorial has it: `async def shapley(asked: ShapleyRequest) -> ShapleyResponse`, with the models of",
-        "creditd, set by set; `plain` is the same with models of nothing but the fields that are used, without bounds",
-        "or strict types; `echo` reads the same bytes and answers with as many, and does nothing else. Stock and plain",
-        "call the functions of `creditd.credit` that creditd calls, and answer with the same bits. All run under",
-        f"uvicorn with uvloop and httptools, {where}; {report['connections']} connections, servers in turn. In",
-        "brackets: the ratio by the quartiles that favour the slower server.",
+        "Made by `make bench-http`: processor time of the server, user and system, per request. `stock` is FastAPI",
+        "as its tutorial has it, `async def shapley(asked: ShapleyRequest) -> ShapleyResponse`, with the models of creditd,",
+        "set by set; `plain` is the same with models of nothing but the fields that are used, without bounds or strict",
+        "types; `echo` reads the same bytes and answers with as many, and does nothing else. Stock and plain call the",
+        "functions of `creditd.credit` that creditd calls, and answer with the same bits. All run under uvicorn with",
+        f"uvloop and httptools, {where}; {report['connections']} connections,",
+        "servers in turn. In brackets: the ratio by the quartiles that favour the slower server.",
+        f"({_versions(report)}.)",
         "",
     ]
     for title, case in report["cases"].items():

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
+import anyio
+import httpx
 import msgpack
 import numpy as np
+from anyio.from_thread import start_blocking_portal
 
 from creditd.wire import codec
-from server.running import GROUP, SHAPLEY
+from server.running import GROUP, PATIENCE_S, SHAPLEY, Service, running
 
 SOLVE = "/v1/credit/shapley/solve"
 HUGE = 2**60
@@ -100,6 +106,20 @@ def ragged_lies(splits: list[int]) -> dict[str, tuple[dict[str, Any], str]]:
             "/columns/similarities/row_splits",
         ),
     }
+
+
+@contextmanager
+def one_service() -> Iterator[Callable[[bytes, str, str], httpx.Response]]:
+    """One service for many bodies: a function of body, path and media type that has the response in good time."""
+
+    async def ask(service: Service, body: bytes, path: str, media_type: str) -> httpx.Response:
+        with anyio.fail_after(PATIENCE_S):
+            response = await service.post(body, path, **{"Content-Type": media_type})
+        assert service.resources.in_flight == 0
+        return response
+
+    with start_blocking_portal() as portal, portal.wrap_async_context_manager(running()) as service:
+        yield partial(portal.call, ask, service)
 
 
 WHOLE = ""

@@ -1,10 +1,11 @@
 import json
 import socket
-from contextlib import closing
+from contextlib import closing, suppress
 
 import httpx
 import pytest
 
+from creditd.server.heads import MAX_HEAD_BYTES
 from server.processes import PATIENCE_S, slow_service, wait_until
 from server.running import SHAPLEY, nested
 
@@ -99,6 +100,48 @@ def test_what_is_not_http_is_turned_away(service, rubbish):
         raw.shutdown(socket.SHUT_WR)
         assert received(raw)[:12] in {b"", b"HTTP/1.1 400"}
     assert answered(service)
+
+
+CHUNKED = head(0).replace(b"Content-Length: 0", b"Transfer-Encoding: chunked")
+
+
+@pytest.mark.parametrize(
+    ("before", "unit"),
+    [
+        (head(len(BODY))[:-2], b"X-A: 1\r\n"),
+        (head(len(BODY))[:-2] + b"X-A: ", b"a"),
+        (CHUNKED + b"2\r\n{}\r\n0\r\n", b"X-A: 1\r\n"),
+        (CHUNKED + b"2\r\n{}\r\n0\r\nX-A: ", b"a"),
+        (CHUNKED + b"2;x=", b"a"),
+        (b"GET /", b"a"),
+    ],
+    ids=["headers", "a header", "headers behind", "a header behind", "an extension", "a path"],
+)
+def test_a_head_that_does_not_end_is_refused(service, before, unit):
+    """Headers without end, or an endless one, before or behind a body, are 431 before they cost memory."""
+    with connect(service) as raw:
+        raw.sendall(before)
+        with suppress(ConnectionError):
+            for _ in range(1000):
+                raw.sendall(unit * (100_000 // len(unit)))
+        answer = b""
+        with suppress(ConnectionError):
+            answer = received(raw)
+        assert answer[:12] in {b"", b"HTTP/1.1 431"}
+    with connect(service) as raw:
+        for part in (before, unit * ((MAX_HEAD_BYTES - len(before)) // len(unit)), unit * (1000 // len(unit))):
+            assert answered(service)  # what was sent has been read: an answer is lost where something is left
+            raw.sendall(part)
+        assert received(raw).startswith(b"HTTP/1.1 431")
+    assert answered(service)
+
+
+def test_large_heads_within_the_limit_are_answered(service):
+    """One after another on a connection: each head is counted by itself."""
+    headers = {"Content-Type": "application/json", "X-A": "a" * (MAX_HEAD_BYTES // 2)}
+    with httpx.Client(base_url=service.url, timeout=PATIENCE_S) as client:
+        for _ in range(4):
+            assert client.post(SHAPLEY, content=BODY, headers=headers).status_code == 200
 
 
 def test_two_lengths_are_refused(service):

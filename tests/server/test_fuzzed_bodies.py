@@ -3,10 +3,8 @@ import random
 import struct
 import tracemalloc
 
-import anyio
 import msgpack
 import pytest
-from anyio.from_thread import start_blocking_portal
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -15,8 +13,8 @@ from creditd.wire.catalogue import CATALOGUE
 from creditd.wire.errors import ERROR_KINDS, Problem
 from creditd.wire.solve import SolveRequest
 from creditd.wire.v1 import GroupRequest, ShapleyRequest
-from server.hostile import SOLVE
-from server.running import GROUP, PATIENCE_S, SHAPLEY, running
+from server.hostile import SOLVE, one_service
+from server.running import GROUP, SHAPLEY
 from server.test_binary import packed
 from wire.forms import FORMS, in_form, sets_with_everything
 
@@ -52,14 +50,9 @@ CLAIMS = (
 @pytest.fixture(scope="module")
 def post():
     """Send a body to one service, which is there for all examples, and have the response."""
-
-    async def within_patience(service, *arguments):
-        with anyio.fail_after(PATIENCE_S):
-            return await service.post(*arguments[:2], **{"Content-Type": arguments[2]})
-
-    with start_blocking_portal() as portal, portal.wrap_async_context_manager(running()) as service:
+    with one_service() as ask:
         tracemalloc.start()
-        yield lambda body, path, media_type: portal.call(within_patience, service, body, path, media_type)
+        yield ask
         tracemalloc.stop()
 
 

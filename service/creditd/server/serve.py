@@ -13,6 +13,7 @@ import anyio
 import uvicorn
 from fastapi import FastAPI
 
+from creditd.server.heads import BoundedHeads
 from creditd.server.memory import leave_out_what_is_loaded
 from creditd.server.resources import Resources
 
@@ -96,7 +97,7 @@ def serve(app: FastAPI, on_started: Callable[[int], None]) -> int:
         host=resources.settings.host,
         port=resources.settings.port,
         loop="uvloop",
-        http="httptools",
+        http=BoundedHeads,
         log_config=None,
         access_log=False,
         timeout_keep_alive=KEEP_ALIVE_S,
