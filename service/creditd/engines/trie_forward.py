@@ -8,13 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache
 
 from creditd.engines.trie import Chunk, Trie, chunks_of, visible
+
+Masks: TypeAlias = Literal["dense", "block"]
 
 
 def _nothing() -> None:
@@ -35,7 +39,12 @@ class LeafStates:
 
 
 def leaf_states(
-    backbone: PreTrainedModel, trie: Trie, *, most_nodes: int, beat: Callable[[], None] = _nothing
+    backbone: PreTrainedModel,
+    trie: Trie,
+    *,
+    most_nodes: int,
+    masks: Masks = "dense",
+    beat: Callable[[], None] = _nothing,
 ) -> LeafStates:
     """The last hidden state of every sequence of a trie.
 
@@ -44,6 +53,8 @@ def leaf_states(
             no window: `creditd.engines.self_check` finds out.
         trie: V sequences; no longer than the model's positions.
         most_nodes: Most tokens of one forward pass. On a processor small ones are faster, because the mask is dense.
+        masks: `dense`, a cell for each two nodes, as SDPA takes it; `block`, for a model whose attention is
+            FlexAttention, which passes over blocks in which nobody sees anybody.
         beat: Called before each forward pass.
 
     Returns:
@@ -54,10 +65,12 @@ def leaf_states(
         of at most most_nodes · (most_nodes + depth) bytes.
     """
     with torch.inference_mode():
-        return _leaf_states(backbone, trie, list(chunks_of(trie, most_nodes)), beat)
+        return _leaf_states(backbone, trie, list(chunks_of(trie, most_nodes)), masks, beat)
 
 
-def _leaf_states(backbone: PreTrainedModel, trie: Trie, chunks: list[Chunk], beat: Callable[[], None]) -> LeafStates:
+def _leaf_states(
+    backbone: PreTrainedModel, trie: Trie, chunks: list[Chunk], masks: Masks, beat: Callable[[], None]
+) -> LeafStates:
     device = backbone.device
     leaves = torch.from_numpy(trie.leaves)
     tokens, depths = (torch.from_numpy(values).to(device) for values in (trie.tokens, trie.depths))
@@ -68,7 +81,7 @@ def _leaf_states(backbone: PreTrainedModel, trie: Trie, chunks: list[Chunk], bea
         output = backbone(
             input_ids=tokens[None, part],
             position_ids=depths[None, part],
-            attention_mask=torch.from_numpy(visible(trie, chunk)).to(device)[None, None],
+            attention_mask=_mask(trie, chunk, masks, device),
             past_key_values=cache,
             use_cache=True,
         )
@@ -79,6 +92,20 @@ def _leaf_states(backbone: PreTrainedModel, trie: Trie, chunks: list[Chunk], bea
     # Leaves of a chunk come in the order of their nodes: together they are all different leaves in that order.
     _, places = torch.unique(leaves, return_inverse=True)
     return LeafStates(torch.cat(parts)[places.to(device)], len(trie))
+
+
+def _mask(trie: Trie, chunk: Chunk, masks: Masks, device: torch.device) -> torch.Tensor | BlockMask:
+    """Who sees whom in a chunk, in the form that the attention takes."""
+    if masks == "dense":
+        return torch.from_numpy(visible(trie, chunk)).to(device)[None, None]
+    keys = torch.from_numpy(np.concatenate([chunk.path, np.arange(chunk.start, chunk.stop)])).to(device)
+    ends = torch.from_numpy(trie.ends).to(device)[keys]
+    start, n_nodes = chunk.start, chunk.stop - chunk.start
+
+    def is_ancestor(_batch: torch.Tensor, _head: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+        return (keys[key] <= start + query) & (ends[key] > start + query)
+
+    return create_block_mask(is_ancestor, None, None, n_nodes, len(keys), device=str(device))
 
 
 def _carried(cache: DynamicCache, chunk: Chunk, following: Chunk) -> DynamicCache:
