@@ -62,7 +62,7 @@ def test_any_sequences(backbone, sequences, most_nodes):
     assert_alike(backbone, sequences, most_nodes)
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:flex_attention called without", "ignore::DeprecationWarning")
 @pytest.mark.parametrize("most_nodes", [5, 200])
 @pytest.mark.parametrize("name", [name for name in CAUSAL if name != "gpt2"])
 def test_block_masks_are_the_dense_ones(name, most_nodes):
