@@ -26,7 +26,7 @@ RESULTS = tests/benchmarks/results/$(shell $(PYTHON) tests/benchmarks/measure.py
 export OMP_NUM_THREADS := 1
 export OPENBLAS_NUM_THREADS := 1
 
-.PHONY: help serve setup fast test lint type arch browser pytest redis trainer demo bench bench-http format clean
+.PHONY: help serve setup fast test lint type arch browser pytest redis models trainer demo bench bench-http format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -51,9 +51,9 @@ serve: $(VENV)/service.stamp ## install the service and run it on 127.0.0.1 (POR
 setup: $(VENV)/dev.stamp ## install everything that development needs
 
 fast: $(VENV)/dev.stamp ## the tests that take under a minute
-	$(BIN)/python -m pytest -q -n auto --hypothesis-profile=fast -m "not slow and not redis and not trainer"
+	$(BIN)/python -m pytest -q -n auto --hypothesis-profile=fast -m "not slow and not redis and not models and not trainer"
 
-test: lint type arch pytest redis trainer ## every lane: what continuous integration runs
+test: lint type arch pytest redis models trainer ## every lane: what continuous integration runs
 	@echo "all lanes done; lanes that could not run say NOT RUN above"
 
 lint: $(VENV)/dev.stamp ## lane: ruff, formatting, spelling
@@ -76,8 +76,8 @@ browser:
 	then exit 0; fi; \
 	echo "######## lane pytest: the page in a browser NOT RUN, chromium and chromium-driver are not installed ########"
 
-pytest: $(VENV)/dev.stamp browser ## lane: all tests that need neither Redis nor a trainer
-	$(BIN)/python -m pytest -q -n auto -m "not redis and not trainer" --cov --cov-report term:skip-covered
+pytest: $(VENV)/dev.stamp browser ## lane: all tests that need no Redis, no torch and no trainer
+	$(BIN)/python -m pytest -q -n auto -m "not redis and not models and not trainer" --cov --cov-report term:skip-covered
 
 # pytest leaves with 5 when a mark selects no test: that is said, and is not a pass.
 define run_marked
@@ -126,6 +126,9 @@ define run_conventions
 		$(2)/bin/python -m pytest -q -m trainer tests/conventions/test_$(1)_conventions.py; \
 	else echo "######## lane trainer: conventions of $(1) NOT RUN, it could not be installed here (see above) ########"; fi
 endef
+
+models: $(TRL)/stamp ## lane: engines with torch and transformers, in the environment of TRL
+	$(TRL)/bin/python -m pytest -q -m models
 
 trainer: $(TRL)/stamp ## lane: tests against real trainers, TRL $(TRL_OLDEST) and $(TRL_NEWEST)
 	$(TRL)/bin/python -m pytest -q -m trainer

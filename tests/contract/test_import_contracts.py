@@ -28,6 +28,8 @@ MORE = [
         "trainer_adapters/creditd/adapters/__init__.py",
         "import creditd.server.app",
     ),
+    ("client side never sees the service", "client/creditd/client/retry.py", "import creditd.engines.trie"),
+    ("only server knows the schema", "service/creditd/engines/errors.py", "import pydantic"),
     ("only server knows the schema", "service/creditd/scoring/deadline.py", "import creditd.wire.v1"),
     ("only server knows the schema", "service/creditd/credit/flags.py", "import fastapi"),
     ("credit is pure", "service/creditd/credit/flags.py", "import logging"),
@@ -36,6 +38,7 @@ MORE = [
     ("credit is pure", "service/creditd/credit/flags.py", "import torch"),
     (LAYERS, "service/creditd/scoring/deadline.py", "import creditd.server.settings"),
     (LAYERS, "service/creditd/credit/flags.py", "import creditd.scoring.deadline"),
+    (LAYERS, "service/creditd/engines/errors.py", "import creditd.scoring.deadline"),
 ]
 
 

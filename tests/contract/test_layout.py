@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ROOTS = ("client", "service", "trainer_adapters")
 PORTIONS = {
     "client": {"wire", "client"},
-    "service": {"cli", "server", "scoring", "credit"},
+    "service": {"cli", "server", "scoring", "engines", "credit"},
     "trainer_adapters": {"adapters"},
 }
 BANNED_NAMES = {"utils", "util", "helpers", "helper", "common", "manager", "misc"}
@@ -133,6 +133,33 @@ def importable(folder):
     root = folder.parents[1]
     parts = [path.relative_to(root).with_suffix("").parts for path in sorted(folder.rglob("*.py"))]
     return [".".join(part[:-1] if part[-1] == "__init__" else part) for part in parts]
+
+
+WITHOUT_TORCH = {
+    "creditd.engines",
+    *(f"creditd.engines.{name}" for name in ("batching", "errors", "model_spec", "trie")),
+}
+"""What of the engines has to be there to register a model, to queue work, and to lay it out."""
+ABOVE_ENGINES = ("pydantic", "pydantic_core", "fastapi", "starlette", "redis", "httpx", "orjson", "prometheus_client")
+
+
+def test_engines_that_need_no_torch_need_numpy_alone():
+    """Registration, queue and layout import where there is neither a model nor anything of the service."""
+    names = importable(ROOT / "service/creditd/engines")
+    assert set(names) > WITHOUT_TORCH
+    in_a_bare_process(
+        blocked(*ABOVE_ENGINES, "torch", "transformers") + "".join(f"import {name}\n" for name in sorted(WITHOUT_TORCH))
+    )
+
+
+@pytest.mark.models
+def test_engines_need_nothing_of_the_service():
+    """All of them import inside a trainer, or on a bare machine with a GPU, beside torch and transformers."""
+    pytest.importorskip("transformers", reason="the lane `models` installs torch and transformers")
+    names = importable(ROOT / "service/creditd/engines")
+    # transformers itself uses an HTTP client where there is one.
+    above = [name for name in ABOVE_ENGINES if name != "httpx"]
+    in_a_bare_process(blocked(*above) + "".join(f"import {name}\n" for name in names))
 
 
 @pytest.mark.parametrize("portion", ["credit", "scoring"])

@@ -1,0 +1,1 @@
+"""Models: what loads them, and what scores many variants of one text at the cost of their distinct prefixes."""

@@ -1,0 +1,225 @@
+"""One thread per model owns the device: work waits in a queue, and is run in batches by a budget of tokens.
+
+A request is one work and one future, however many sequences it has. Work that was cancelled or whose deadline has
+passed is dropped before it is run. Admission is by tokens: a number of requests says nothing of how long they take.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Generic, Protocol, TypeAlias, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from creditd.engines.errors import (
+    EngineExpiredError,
+    EngineFailedError,
+    EngineOverloadedError,
+    EngineStoppedError,
+)
+
+Floats: TypeAlias = NDArray[np.float64]
+W = TypeVar("W")
+_W_contra = TypeVar("_W_contra", contravariant=True)
+
+LONGEST_RETRY_S = 30.0
+"""What is said at most to a caller who is refused."""
+_FIRST_GUESS = 1e4
+"""Tokens per second before any batch has been timed."""
+_MEMORY = 0.8
+"""Share of the old estimate of tokens per second in the new one."""
+
+
+class Scorer(Protocol[_W_contra]):
+    """A model as the batcher sees it."""
+
+    def n_tokens(self, work: _W_contra) -> int:
+        """What a work costs: tokens that go through the model."""
+
+    def score(self, works: Sequence[_W_contra], beat: Callable[[], None]) -> Sequence[Floats]:
+        """One array of scores per work; `beat` is called between forward passes."""
+
+
+@dataclass
+class _Job(Generic[W]):
+    work: W
+    n_tokens: int
+    expires_s: float
+    future: Future[Floats] = field(default_factory=Future)
+
+
+class Batcher(Generic[W]):
+    """The queue of a model, and the thread that runs it.
+
+    Attributes:
+        n_batches: Batches that were run.
+        queued_tokens: Tokens that wait or are being run.
+        last_beat_s: When the thread last said that it is alive, on the clock.
+    """
+
+    def __init__(
+        self,
+        scorer: Scorer[W],
+        *,
+        batch_tokens: int,
+        max_queued_tokens: int,
+        name: str,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Start the thread.
+
+        Args:
+            scorer: The model.
+            batch_tokens: Tokens from which a batch is full; a single work may have more.
+            max_queued_tokens: Tokens that wait at most.
+            name: Of the thread.
+            clock: Monotonic seconds.
+        """
+        self._scorer = scorer
+        self._batch_tokens = batch_tokens
+        self._max_queued_tokens = max_queued_tokens
+        self._clock = clock
+        self._queue: deque[_Job[W]] = deque()
+        self._changed = threading.Condition()
+        self._closed = False
+        self._tokens_per_s = _FIRST_GUESS
+        self.n_batches = 0
+        self.queued_tokens = 0
+        self.last_beat_s = clock()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def submit(self, work: W, expires_s: float = float("inf")) -> Future[Floats]:
+        """Queue a work.
+
+        Args:
+            work: What the scorer takes.
+            expires_s: When nobody waits any more, on the clock.
+
+        Returns:
+            Its scores to come, or an `EngineError`. Cancelling it drops the work if it has not begun.
+
+        Raises:
+            EngineOverloadedError: If more tokens wait than the limit; a work that finds an idle engine is taken
+                whatever its size.
+            EngineStoppedError: If the engine is closed or its thread has ended.
+        """
+        job = _Job(work, self._scorer.n_tokens(work), expires_s)
+        with self._changed:
+            if self._closed or not self._thread.is_alive():
+                raise EngineStoppedError("the engine is stopped")
+            if self.queued_tokens and self.queued_tokens + job.n_tokens > self._max_queued_tokens:
+                wait_s = min(LONGEST_RETRY_S, max(1.0, self.queued_tokens / self._tokens_per_s))
+                raise EngineOverloadedError(
+                    f"{self.queued_tokens} tokens wait for this model; expected at most {self._max_queued_tokens} "
+                    "with those of the request",
+                    retry_after_s=wait_s,
+                )
+            self._queue.append(job)
+            self.queued_tokens += job.n_tokens
+            self._changed.notify()
+        return job.future
+
+    def close(self, timeout_s: float | None = None) -> None:
+        """Finish the batch that is being run, fail what waits, and end the thread.
+
+        Args:
+            timeout_s: How long the batch is waited for; None: as long as it takes.
+        """
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        self._thread.join(timeout_s)
+        self._fail_all(EngineStoppedError("the engine was stopped before this was run"))
+
+    def beat(self) -> None:
+        """Say that the thread is alive."""
+        self.last_beat_s = self._clock()
+
+    def _run(self) -> None:
+        try:
+            while jobs := self._next_batch():
+                self._answer(jobs)
+        finally:
+            # Whatever ends the thread, nobody is left waiting for it.
+            self._closed = True
+            self._fail_all(EngineStoppedError("the thread of the engine has ended"))
+
+    def _next_batch(self) -> list[_Job[W]]:
+        """Work up to the budget, in the order in which it came; nothing once the engine is closed."""
+        with self._changed:
+            while not self._closed:
+                self.beat()
+                jobs: list[_Job[W]] = []
+                tokens = 0
+                while self._queue and (not jobs or tokens + self._queue[0].n_tokens <= self._batch_tokens):
+                    job = self._queue.popleft()
+                    if self._is_wanted(job):
+                        jobs.append(job)
+                        tokens += job.n_tokens
+                    else:
+                        self.queued_tokens -= job.n_tokens
+                if jobs:
+                    return jobs
+                self._changed.wait()
+        return []
+
+    def _is_wanted(self, job: _Job[W]) -> bool:
+        """Whether somebody still waits; who does not is told so."""
+        if not job.future.set_running_or_notify_cancel():
+            return False
+        if self._clock() < job.expires_s:
+            return True
+        job.future.set_exception(EngineExpiredError("the deadline passed before the model was asked"))
+        return False
+
+    def _answer(self, jobs: list[_Job[W]]) -> None:
+        begun, tokens = self._clock(), sum(job.n_tokens for job in jobs)
+        try:
+            self._score(jobs)
+        finally:
+            # Only what ends the thread leaves a work of the batch without an answer.
+            for job in jobs:
+                if not job.future.done():
+                    job.future.set_exception(EngineStoppedError("the thread of the engine has ended"))
+            with self._changed:
+                self.queued_tokens -= tokens
+            self.n_batches += 1
+            self.beat()
+        seconds = self._clock() - begun
+        if seconds > 0:
+            self._tokens_per_s = _MEMORY * self._tokens_per_s + (1 - _MEMORY) * tokens / seconds
+
+    def _score(self, jobs: list[_Job[W]]) -> None:
+        """Deliver the scores of a batch; if it fails, of each work by itself, so that one does not fail the others."""
+        try:
+            scores = self._scorer.score([job.work for job in jobs], self.beat)
+        except Exception as error:  # noqa: BLE001 - whatever a model raises belongs to whoever asked it
+            if len(jobs) > 1:
+                for job in jobs:
+                    self._score([job])
+                return
+            failure = EngineFailedError(f"the model failed: {type(error).__name__}")
+            failure.__cause__ = error
+            jobs[0].future.set_exception(failure)
+            return
+        for job, found in zip(jobs, scores, strict=True):
+            if np.isfinite(found).all():
+                job.future.set_result(found)
+            else:
+                job.future.set_exception(EngineFailedError("the model gave a score that is not finite"))
+
+    def _fail_all(self, error: EngineStoppedError) -> None:
+        with self._changed:
+            jobs = list(self._queue)
+            self._queue.clear()
+            self.queued_tokens -= sum(job.n_tokens for job in jobs)
+        for job in jobs:
+            if job.future.set_running_or_notify_cancel():
+                job.future.set_exception(error)

@@ -1,0 +1,170 @@
+"""Reward models as the batcher sees them: by the trie of what is asked, or by batches of equal length.
+
+Causal models read a trie: every distinct prefix is computed once. Bidirectional ones, and causal ones whose attention
+cannot take a mask of any shape, get distinct sequences sorted by length, as many at a time as the budget of tokens has
+room for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import PreTrainedModel
+
+from creditd.engines.model_spec import HeadChoice
+from creditd.engines.reward_head import RewardHead
+from creditd.engines.trie import Trie, build_trie, joined
+from creditd.engines.trie_forward import leaf_states
+
+Floats: TypeAlias = NDArray[np.float64]
+Integers: TypeAlias = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Variants:
+    """Token sequences to score, as they are asked.
+
+    Attributes:
+        sequences: V ≥ 1 arrays of token ids, int64, none of them empty.
+    """
+
+    sequences: tuple[Integers, ...]
+
+    @cached_property
+    def trie(self) -> Trie:
+        """Their distinct prefixes."""
+        return build_trie(self.sequences)
+
+    @cached_property
+    def distinct(self) -> tuple[list[Integers], Integers]:
+        """Different sequences, and which of them each one is."""
+        numbers: dict[bytes, int] = {}
+        kept: list[Integers] = []
+        places = np.empty(len(self.sequences), dtype=np.int64)
+        for place, sequence in enumerate(self.sequences):
+            number = numbers.setdefault(sequence.tobytes(), len(kept))
+            if number == len(kept):
+                kept.append(sequence)
+            places[place] = number
+        return kept, places
+
+    @property
+    def n_naive(self) -> int:
+        """Tokens of all sequences, repetitions included."""
+        return sum(map(len, self.sequences))
+
+
+class TrieScorer:
+    """A causal reward model that reads tries."""
+
+    def __init__(self, model: PreTrainedModel, choice: HeadChoice, *, most_nodes: int) -> None:
+        """Take a loaded model.
+
+        Args:
+            model: For sequence classification, causal, in evaluation mode.
+            choice: Which number of its head is the reward.
+            most_nodes: Most tokens of one forward pass.
+        """
+        self._backbone = model.base_model
+        self._head = RewardHead(model, choice)
+        self._most_nodes = most_nodes
+
+    def n_tokens(self, work: Variants) -> int:
+        """Distinct prefixes."""
+        return len(work.trie)
+
+    def score(self, works: Sequence[Variants], beat: Callable[[], None]) -> list[Floats]:
+        """Rewards of the sequences of each work, in their order."""
+        found = leaf_states(
+            self._backbone, joined([work.trie for work in works]), most_nodes=self._most_nodes, beat=beat
+        )
+        splits = np.cumsum([len(work.sequences) for work in works])[:-1]
+        return np.split(self._head(found.states), splits)
+
+
+class LengthScorer:
+    """A reward model of any kind, by padded batches of sequences of nearly equal length."""
+
+    def __init__(self, model: PreTrainedModel, choice: HeadChoice, *, most_tokens: int, pad_id: int) -> None:
+        """Take a loaded model.
+
+        Args:
+            model: For sequence classification, in evaluation mode.
+            choice: Which number of its head is the reward.
+            most_tokens: Most tokens of one forward pass, padding included.
+            pad_id: Fills up what is shorter; masked, so any token does.
+        """
+        self._model = model
+        self._head = RewardHead(model, choice)
+        self._most_tokens = most_tokens
+        self._pad_id = pad_id
+        self._causal = is_causal(model)
+
+    def n_tokens(self, work: Variants) -> int:
+        """Tokens of the distinct sequences."""
+        return sum(map(len, work.distinct[0]))
+
+    def score(self, works: Sequence[Variants], beat: Callable[[], None]) -> list[Floats]:
+        """Rewards of the sequences of each work, in their order."""
+        sequences = [sequence for work in works for sequence in work.distinct[0]]
+        order = sorted(range(len(sequences)), key=lambda place: len(sequences[place]))
+        rewards = np.empty(len(sequences))
+        start = 0
+        while start < len(order):
+            stop = start + 1
+            while stop < len(order) and len(sequences[order[stop]]) * (stop + 1 - start) <= self._most_tokens:
+                stop += 1
+            beat()
+            rewards[order[start:stop]] = self._forward([sequences[place] for place in order[start:stop]])
+            start = stop
+        splits = np.cumsum([len(work.distinct[0]) for work in works])[:-1]
+        parts = np.split(rewards, splits)
+        return [part[work.distinct[1]] for part, work in zip(parts, works, strict=True)]
+
+    def _forward(self, sequences: list[Integers]) -> Floats:
+        longest = max(map(len, sequences))
+        ids = np.full((len(sequences), longest), self._pad_id, dtype=np.int64)
+        mask = np.zeros(ids.shape, dtype=np.int64)
+        for row, sequence in enumerate(sequences):
+            ids[row, : len(sequence)], mask[row, : len(sequence)] = sequence, 1
+        tokens, present = (torch.from_numpy(values).to(self._model.device) for values in (ids, mask))
+        with torch.inference_mode():
+            if self._causal:
+                hidden = self._model.base_model(input_ids=tokens, attention_mask=present).last_hidden_state
+                last = present.sum(dim=1) - 1
+                return self._head(hidden[torch.arange(len(sequences), device=hidden.device), last])
+            return self._head(self._seen_by_the_head(tokens, present))
+
+    def _seen_by_the_head(self, tokens: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
+        """What the model gives to its own head, after whatever pooling it has."""
+        seen: list[torch.Tensor] = []
+        handle = self._head.original.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+        try:
+            self._model(input_ids=tokens, attention_mask=present)
+        finally:
+            handle.remove()
+        return seen[0]
+
+
+def is_causal(model: PreTrainedModel) -> bool:
+    """Whether each token sees those before it alone: the heads of such models read the last one.
+
+    Args:
+        model: For sequence classification.
+
+    Returns:
+        Whether changing the last token leaves the state of the first one as it is.
+
+    Cost:
+        Two forward passes of two tokens.
+    """
+    with torch.inference_mode():
+        rows = torch.tensor([[1, 1], [1, 2]], device=model.device)
+        first = model.base_model(input_ids=rows, attention_mask=torch.ones_like(rows)).last_hidden_state[:, 0]
+    return bool(torch.equal(first[0], first[1]))

@@ -1,0 +1,132 @@
+import itertools
+
+import numpy as np
+import pytest
+
+pytest.importorskip("tokenizers", reason="the lane `models` installs tokenizers")
+pytestmark = pytest.mark.models
+
+from hypothesis import given, settings  # noqa: E402
+from hypothesis import strategies as st  # noqa: E402
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers  # noqa: E402
+
+from creditd.engines.coalition_tokens import coalition_tokens  # noqa: E402
+
+UNKNOWN = "[UNK]"
+CORPUS = [
+    "the quick brown fox jumps over the lazy dog and the dog does not mind",
+    "x = 12345; print(x + 1)  # two  spaces and\nnew\n\nlines",
+    "naïve café 你好，世界 مرحبا بالعالم 🙂🙃 👩‍👩‍👧",
+]
+
+
+def byte_level():
+    """Byte-level BPE, as GPT-2 and Llama 3 have it."""
+    made = Tokenizer(models.BPE())
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    made.train_from_iterator(
+        CORPUS * 4, trainers.BpeTrainer(vocab_size=420, initial_alphabet=alphabet, show_progress=False)
+    )
+    return made
+
+
+def sentence_piece():
+    """Unigram over text whose spaces are marks, the first one added."""
+    made = Tokenizer(models.Unigram())
+    made.pre_tokenizer = pre_tokenizers.Metaspace()
+    made.train_from_iterator(
+        CORPUS * 4,
+        trainers.UnigramTrainer(vocab_size=150, unk_token=UNKNOWN, special_tokens=[UNKNOWN], show_progress=False),
+    )
+    return made
+
+
+def word_piece():
+    """WordPiece over words and punctuation."""
+    made = Tokenizer(models.WordPiece(unk_token=UNKNOWN))
+    made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    made.train_from_iterator(
+        CORPUS * 4, trainers.WordPieceTrainer(vocab_size=200, special_tokens=[UNKNOWN], show_progress=False)
+    )
+    return made
+
+
+TOKENIZERS = {make.__name__: make() for make in (byte_level, sentence_piece, word_piece)}
+pieces = st.text(st.sampled_from(list("ab 1.\n你🙂é")) | st.characters(codec="utf-8"), max_size=5) | st.sampled_from(
+    [" the quick", " brown fox", "jumps over", " 你好", "，世界", " 12", "345", "\n\n", "  ", "🙂", "🙃 "]
+)
+
+
+def all_coalitions(n):
+    """Every coalition of n units."""
+    return np.array(list(itertools.product([False, True], repeat=n)), dtype=np.bool_).reshape(1 << n, n)
+
+
+def texts_of(prefix, units, suffix, coalitions):
+    """The text of each variant."""
+    return [prefix + "".join(itertools.compress(units, row)) + suffix for row in coalitions.tolist()]
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+@settings(max_examples=150)
+@given(prefix=pieces, units=st.lists(pieces, max_size=4), suffix=pieces)
+def test_variants_have_the_tokens_of_their_whole_text(name, prefix, units, suffix):
+    """Whatever the units and the tokeniser are, spliced or not: a variant has the tokens that its text has."""
+    made = TOKENIZERS[name]
+
+    def tokenize(text):
+        return made.encode(text, add_special_tokens=False).ids
+
+    coalitions = all_coalitions(len(units))
+    found = coalition_tokens(tokenize, prefix, units, suffix, coalitions, head=[7])
+    expected = [[7, *tokenize(text)] for text in texts_of(prefix, units, suffix, coalitions)]
+    assert [sequence.tolist() for sequence in found.sequences] == expected
+
+
+def test_sentences_are_tokenised_once_each():
+    """Units that begin with a space are spliced in every variant, and few texts are tokenised."""
+    made, asked = TOKENIZERS["byte_level"], []
+
+    def tokenize(text):
+        asked.append(text)
+        return made.encode(text, add_special_tokens=False).ids
+
+    units = [" the quick", " brown fox", " jumps over", " the lazy", " dog", " and", " the dog", " does"]
+    coalitions = all_coalitions(8)
+    found = coalition_tokens(tokenize, "x = 1;", units, "\n", coalitions)
+    assert found.n_spliced == 256
+    assert len(asked) <= 10 + 9 * 10 // 2 + 4
+
+
+def test_a_seam_that_does_not_hold_is_not_spliced():
+    """Halves of a word are tokenised together where they meet, and apart where something stands between."""
+    made = TOKENIZERS["byte_level"]
+
+    def tokenize(text):
+        return made.encode(text, add_special_tokens=False).ids
+
+    units, coalitions = [" do", "g", " the"], all_coalitions(3)
+    assert tokenize(" dog") != [*tokenize(" do"), *tokenize("g")]
+    found = coalition_tokens(tokenize, "", units, "", coalitions)
+    assert found.n_spliced == 6
+    assert [sequence.tolist() for sequence in found.sequences] == [
+        tokenize(text) for text in texts_of("", units, "", coalitions)
+    ]
+
+
+def test_what_no_pair_shows_is_found_in_a_probe():
+    """A tokeniser that looks at the whole text undoes every splice."""
+
+    def tokenize(text):
+        return [ord(letter) for letter in text] if len(text) < 3 else [len(text)]
+
+    found = coalition_tokens(tokenize, "", ["a", "b", "c"], "", all_coalitions(3))
+    assert found.n_spliced == 0
+    assert [sequence.tolist() for sequence in found.sequences][-1] == [3]
+
+
+def test_coalitions_are_about_the_units():
+    """Rows of another length are refused."""
+    with pytest.raises(ValueError, match=r"shape \(V, 2\): got \(1, 3\)"):
+        coalition_tokens(lambda _: [], "", ["a", "b"], "", np.ones((1, 3), dtype=np.bool_))
