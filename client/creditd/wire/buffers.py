@@ -15,12 +15,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import GetCoreSchemaHandler
-from pydantic_core import CoreSchema, core_schema
+from pydantic import GetCoreSchemaHandler, ValidationError
+from pydantic_core import CoreSchema, InitErrorDetails, core_schema
 
 Booleans: TypeAlias = NDArray[np.bool_]
 Numeric: TypeAlias = NDArray[Any]
@@ -165,7 +165,7 @@ class BufferOr:
             return as_list([[] if self.axes > 1 else 0] * len(values))
         offence = self._offence(values, missing)
         if offence is not None:
-            return self._refused(values, offence, as_list)
+            self._refused(values, offence, as_list)
         plain = values.astype(np.int64 if self.integers else np.float64, copy=False)
         array = plain if missing is None or not missing.any() else NumbersAndNulls(values=plain, missing=missing)
         return array if self.kept else as_list(array.tolist())
@@ -198,10 +198,28 @@ class BufferOr:
             return False
         return self.bounds is None or bool(self.bounds[0] <= flat.min() and flat.max() <= self.bounds[1])
 
-    def _refused(self, values: Numeric, offence: tuple[int, object], as_list: Callable[[object], Any]) -> Any:  # noqa: ANN401 - it never returns
-        """Raise what the list says of the offence, which stands in the list where it stood in the buffer."""
+    def _refused(self, values: Numeric, offence: tuple[int, object], as_list: Callable[[object], Any]) -> NoReturn:
+        """Raise what the list says of the offence, at the place where it stands in the buffer.
+
+        The list that is shown holds the offence alone, so that a refusal costs the same wherever it stands.
+        """
         place, found = offence
-        if self.axes == 1:
-            return as_list([0] * place + [found])
-        row, column = divmod(place, values.shape[1])
-        return as_list([[]] * row + [[0] * column + [found]])
+        where = (place,) if self.axes == 1 else divmod(place, values.shape[1])
+        try:
+            as_list([found] if self.axes == 1 else [[found]])
+        except ValidationError as error:
+            raise _moved(error, where) from None
+        raise RuntimeError("a number that was refused in a buffer was taken in a list")
+
+
+def _moved(error: ValidationError, where: tuple[int, ...]) -> ValidationError:
+    """The same findings with other numbers of entries: the first ones of each location, as many as there are."""
+    findings: list[InitErrorDetails] = []
+    for entry in error.errors(include_url=False):
+        numbers = iter(where)
+        loc = tuple(next(numbers, part) if isinstance(part, int) else part for part in entry["loc"])
+        finding: InitErrorDetails = {"type": entry["type"], "loc": loc, "input": None}
+        if "ctx" in entry:
+            finding["ctx"] = entry["ctx"]
+        findings.append(finding)
+    return ValidationError.from_exception_data(error.title, findings)

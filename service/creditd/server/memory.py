@@ -22,7 +22,7 @@ def keep_freed_memory() -> bool:
         Whether the C library takes such advice: the GNU one does, others have their own ways.
 
     Cost:
-        At most 64 MiB of memory that is free and not given back.
+        Memory rests about where the largest answers left it: what is free in between is not given back.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
