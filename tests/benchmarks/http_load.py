@@ -6,6 +6,7 @@ One process and one event loop make the load. A connection has one request under
 from __future__ import annotations
 
 import asyncio
+import math
 import statistics
 import time
 from collections.abc import Sequence
@@ -141,23 +142,7 @@ async def one_answer(request: Ask) -> bytes:
 
 async def back_to_back(requests: Sequence[Ask], n_requests: int, connections: int) -> Load:
     """Requests one after another on each of some connections, in turn."""
-    load, asked = Load(), 0
-
-    async def keep_asking(connection: Connection) -> None:
-        nonlocal asked
-        while asked < n_requests:
-            request = requests[asked % len(requests)]
-            asked += 1
-            begun = time.perf_counter()
-            status, _ = await connection.ask(request)
-            load.latencies_s.append(time.perf_counter() - begun)
-            load.refused += status != 200
-
-    async with connected(requests[0].port, connections) as found:
-        begun = time.perf_counter()
-        await asyncio.gather(*map(keep_asking, found))
-        load.seconds = time.perf_counter() - begun
-    return load
+    return await _loaded(requests, n_requests, connections, math.inf)
 
 
 async def paced(requests: Sequence[Ask], per_second: float, seconds: float, connections: int) -> Load:
@@ -166,13 +151,18 @@ async def paced(requests: Sequence[Ask], per_second: float, seconds: float, conn
     A request that finds no free connection is late from the moment it was due: a stalled server is not spared the
     requests that it keeps from being sent.
     """
-    load, asked, n_requests = Load(), 0, round(per_second * seconds)
+    return await _loaded(requests, round(per_second * seconds), connections, per_second)
+
+
+async def _loaded(requests: Sequence[Ask], n_requests: int, connections: int, per_second: float) -> Load:
+    """Requests that are due so many per second, or, without an end, as soon as a connection is free."""
+    load, asked = Load(), 0
 
     async def keep_asking(connection: Connection) -> None:
         nonlocal asked
         while asked < n_requests:
             number, asked = asked, asked + 1
-            due = begun + number / per_second
+            due = time.perf_counter() if math.isinf(per_second) else begun + number / per_second
             wait = due - time.perf_counter()
             if wait > 0:
                 await asyncio.sleep(wait)
