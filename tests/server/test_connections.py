@@ -247,3 +247,41 @@ def test_work_of_a_caller_who_left_ends(tmp_path):
             time.sleep(0.5)
         wait_until(lambda: service.in_flight() == 0, "it is given up")
         assert answered(service)
+
+
+def test_a_caller_who_left_is_noticed_behind_another_request(tmp_path):
+    """A request that is pipelined behind a long one does not hide that the caller has gone."""
+    rewards = [[float(place) for place in range(256)]] * 2000
+    body = json.dumps(
+        {"columns": {"rewards": rewards}, "utility": {"type": "log_sum_exp", "temperature": 0.01, "empty": 0.0}}
+    ).encode()
+    with slow_service(tmp_path, compute_threads=1) as service:
+        service.let_pass()
+        with connect(service) as raw:
+            raw.sendall(head(len(body)) + body + b"GET /livez HTTP/1.1\r\nHost: service\r\n\r\n")
+            wait_until(lambda: service.in_flight() == 1, "the work has begun")
+            time.sleep(0.5)
+        wait_until(lambda: service.in_flight() == 0, "it is given up")
+        assert answered(service)
+        assert b"Traceback" not in service.log.read_bytes()
+
+
+def test_a_request_behind_a_long_one_is_not_cut(tmp_path):
+    """A caller that sends half a head behind a request that takes long is waited for."""
+    with slow_service(tmp_path, hold_s=2.0, body_timeout_s=0.5) as service, connect(service) as raw:
+        livez = b"GET /livez HTTP/1.1\r\nHost: service\r\n"
+        raw.sendall(head(len(BODY)) + BODY)
+        time.sleep(0.2)
+        raw.sendall(livez + b"\r\n" + livez[:10])
+        time.sleep(0.2)
+        raw.sendall(livez[10:] + b"Connection: close\r\n\r\n")
+        assert received(raw).count(b"HTTP/1.1 200") == 3
+
+
+def test_a_body_that_was_too_slow_ends_its_connection(service):
+    """After the refusal of a body that was not read to its end the connection is closed."""
+    with connect(service) as raw:
+        raw.sendall(head(len(BODY), "X-Request-Timeout-Ms: 200") + BODY[:10])
+        answer = received(raw)
+        assert answer.startswith(b"HTTP/1.1 504")
+        assert b"connection: close" in answer.lower()

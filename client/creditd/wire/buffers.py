@@ -29,6 +29,8 @@ DTYPES: dict[str, np.dtype[Any]] = {name: np.dtype(name) for name in ("<f8", "<f
 """What a buffer may hold; none is converted to more than twice its size."""
 MAX_EMPTY_ROWS = 1 << 16
 """Most rows of a buffer without numbers, whose length says nothing of its shape."""
+MANY_TIMES = 16
+"""An array that is so many times too long is refused without a list of its length."""
 _FIELDS = frozenset({"dtype", "shape", "data", "missing"})
 _REQUIRED = ("dtype", "shape", "data")
 
@@ -161,6 +163,8 @@ class BufferOr:
         values, missing = (found.values, found.missing) if isinstance(found, NumbersAndNulls) else (found, None)
         if values.ndim != self.axes:
             return as_list([[]] * min(len(values), 1) if values.ndim > self.axes else values[:1].tolist())
+        if self.longest is not None and len(values) > MANY_TIMES * self.longest:
+            raise _too_long(len(values), self.longest)
         if len(values) < self.fewest or (self.longest is not None and len(values) > self.longest):
             return as_list([[] if self.axes > 1 else 0] * len(values))
         offence = self._offence(values, missing)
@@ -210,6 +214,13 @@ class BufferOr:
         except ValidationError as error:
             raise _moved(error, where) from None
         raise RuntimeError("a number that was refused in a buffer was taken in a list")
+
+
+def _too_long(length: int, longest: int) -> ValidationError:
+    """What a list says that is too long, without the list."""
+    limits = {"field_type": "List", "max_length": longest, "actual_length": length}
+    finding: InitErrorDetails = {"type": "too_long", "loc": (), "input": None, "ctx": limits}
+    return ValidationError.from_exception_data("list", [finding])
 
 
 def _moved(error: ValidationError, where: tuple[int, ...]) -> ValidationError:

@@ -85,7 +85,7 @@ def _candidates_of(request: v1.ShapleyRequest) -> int:
         return sum(len(item.candidates) for item in request.sets or ())
     columns = request.columns
     rewards = [column for column in (columns.rewards, *(columns.named_rewards or {}).values()) if column is not None]
-    return sum(map(n_entries, rewards))
+    return sum(map(n_entries, rewards)) if rewards else max(_lengths_by_candidate(columns), default=0)
 
 
 def _from_columns(
@@ -186,13 +186,18 @@ def _rewards(
 
 def _most_candidates(columns: v1.SetColumns) -> int:
     """How many candidates the other columns can be about: row splits alone must not make anything large."""
+    by_set = [n_entries(column) for column in (columns.similarities, columns.utilities) if column is not None]
+    return max([*_lengths_by_candidate(columns), *by_set], default=0)
+
+
+def _lengths_by_candidate(columns: v1.SetColumns) -> list[int]:
+    """Lengths of the columns beside rewards that have an entry, or a row, for each candidate."""
     flat_columns = (columns.labels, columns.unions, columns.texts, columns.candidate_ids)
-    lengths = [len(column) for column in flat_columns if column is not None]
-    by_candidate = [column for column in (columns.topics, columns.scores) if column is not None]
-    lengths += [len(rows) if isinstance(rows, list | np.ndarray) else len(rows.row_splits) - 1 for rows in by_candidate]
-    by_set = [column for column in (columns.similarities, columns.utilities) if column is not None]
-    lengths += [sum(map(len, rows)) if isinstance(rows, list | np.ndarray) else len(rows.values) for rows in by_set]
-    return max(lengths, default=0)
+    rows = [column for column in (columns.topics, columns.scores) if column is not None]
+    return [
+        *(len(column) for column in flat_columns if column is not None),
+        *(len(one) if isinstance(one, list | np.ndarray) else len(one.row_splits) - 1 for one in rows),
+    ]
 
 
 def _check_needed(request: v1.ShapleyRequest, columns: v1.SetColumns, needed: frozenset[Need], *, unions: bool) -> None:

@@ -10,7 +10,7 @@ import anyio
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
 
-from creditd.scoring.deadline import Deadline, DeadlineExceededError
+from creditd.scoring.deadline import Deadline
 from creditd.server.errors import ServiceError
 from creditd.server.json_bodies import check_size
 from creditd.server.resources import HeldBytes, resources_of
@@ -23,6 +23,7 @@ M = TypeVar("M", bound=BaseModel)
 TIMEOUT_HEADER = "X-Request-Timeout-Ms"
 JSON = "application/json"
 _LONGEST_MS = 10**9
+_CLOSE = {"Connection": "close"}
 _QUALITY = re.compile(r"\s*q\s*=\s*([01](?:\.\d{0,3})?)\s*", re.IGNORECASE)
 
 
@@ -93,9 +94,8 @@ async def read_body(request: Request, deadline: Deadline, held: HeldBytes) -> Bo
         The body, as long as the limit of its format at most.
 
     Raises:
-        ServiceError: If the media type is neither of the two, the body is too large or too slow, or the bodies of all
-            requests together are too large.
-        DeadlineExceededError: If the body is not here when the caller stops waiting.
+        ServiceError: If the media type is neither of the two, the body is too large or too slow, or what is held of all
+            requests is too much. Where the body was not read to its end the connection is closed.
     """
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type not in {JSON, codec.MEDIA_TYPE}:
@@ -111,10 +111,10 @@ async def read_body(request: Request, deadline: Deadline, held: HeldBytes) -> Bo
         with anyio.fail_after(patience_s):
             return Body(await _read(request, limit, held), binary)
     except TimeoutError:
-        if deadline.remaining_s <= 0.0:
-            raise DeadlineExceededError from None
         detail = f"the body was not here within {settings.body_timeout_s:g} s of its head"
-        raise ServiceError(ErrorCode.DEADLINE_EXCEEDED, detail) from None
+        if deadline.remaining_s <= 0.0:
+            detail = "the deadline of the request passed before its body was here"
+        raise ServiceError(ErrorCode.DEADLINE_EXCEEDED, detail, headers=_CLOSE) from None
 
 
 def parse_body(body: Body, model: type[M], max_text_bytes: int) -> M:
@@ -153,7 +153,9 @@ def parse_body(body: Body, model: type[M], max_text_bytes: int) -> M:
 async def _read(request: Request, limit: int, held: HeldBytes) -> bytes:
     """The body's bytes, refused before they are read when Content-Length already tells."""
     declared = request.headers.get("content-length", "")
-    too_large = ServiceError(ErrorCode.BODY_TOO_LARGE, f"the body is larger than {limit} bytes, the limit")
+    too_large = ServiceError(
+        ErrorCode.BODY_TOO_LARGE, f"the body is larger than {limit} bytes, the limit", headers=_CLOSE
+    )
     if declared.isascii() and declared.isdigit() and (len(declared) > 18 or int(declared) > limit):
         raise too_large
     chunks: list[bytes] = []

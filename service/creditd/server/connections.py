@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 if TYPE_CHECKING:
     from creditd.server.resources import Resources
@@ -38,12 +38,13 @@ class BoundedConnection(HttpToolsProtocol):
     """uvicorn's protocol, which ends a connection that sends much while no head ends and no body goes on.
 
     It also ends one whose head takes as long as a body may take to arrive, or that lets an answer lie for as long, or
-    at all when too much is held; what is written and not read counts as held.
+    for a second when too much is held; what is written and not read counts as held.
     """
 
     resources: Resources
     _without_progress = 0
     _head_timer: asyncio.TimerHandle | None = None
+    _cycles: tuple[RequestResponseCycle, ...] = ()
     _unread = 0
     _unread_since_s = 0.0
     _look: asyncio.TimerHandle | None = None
@@ -56,7 +57,8 @@ class BoundedConnection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """A head has begun."""
         super().on_message_begin()
-        if self._head_timer is None:
+        # Behind a request that is being answered nothing is read any more: its caller cannot be too slow.
+        if self._head_timer is None and not self._cycles:
             self._expect_a_head()
 
     def on_headers_complete(self) -> None:
@@ -64,6 +66,7 @@ class BoundedConnection(HttpToolsProtocol):
         self._without_progress = 0
         self._stop_waiting_for_a_head()
         super().on_headers_complete()
+        self._cycles = (*self._cycles, self.cycle)
 
     def on_body(self, body: bytes) -> None:
         """A body goes on."""
@@ -85,12 +88,17 @@ class BoundedConnection(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """An answer is written, as far as the caller has read."""
+        self._cycles = tuple(cycle for cycle in self._cycles if not cycle.response_complete)
         super().on_response_complete()
         self._look_at_unread()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Nothing is kept for a caller who is gone."""
         self._stop_waiting_for_a_head()
+        # uvicorn tells the newest request alone; those before it are the ones that somebody works for.
+        for cycle in self._cycles:
+            cycle.disconnected = True
+            cycle.message_event.set()
         self._count_unread(0)
         super().connection_lost(exc)
 
@@ -111,7 +119,8 @@ class BoundedConnection(HttpToolsProtocol):
             return
         settings = self.resources.settings
         lies_s = self.loop.time() - self._unread_since_s
-        if lies_s >= settings.body_timeout_s or self.resources.held_bytes > settings.max_held_bytes:
+        too_much = self.resources.held_bytes > settings.max_held_bytes
+        if lies_s >= (min(LOOK_AGAIN_S, settings.body_timeout_s) if too_much else settings.body_timeout_s):
             self.transport.abort()
             return
         self._look = self.loop.call_later(min(LOOK_AGAIN_S, settings.body_timeout_s), self._look_at_unread)

@@ -79,6 +79,8 @@ def _work_of_columns(columns: SetColumns, most: int, *, tokens: bool) -> float:
             return math.inf
         work += n_candidates + _work_of_sizes(_sizes(one))
     if tokens and columns.n_tokens is not None:
+        if len(columns.n_tokens) > most:
+            return math.inf
         # As floats, because nobody has looked at the counts yet.
         work += float(np.abs(np.asarray(columns.n_tokens, dtype=np.float64)).sum()) / _TOKENS_PER_CANDIDATE
     return work

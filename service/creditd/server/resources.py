@@ -171,11 +171,12 @@ class Resources:
             await asyncio.wait(waited_for, timeout=max(deadline.remaining_s, 0.0), return_when=asyncio.FIRST_COMPLETED)
             if future.done():
                 return await future
-            deadline.abandoned.set()
             if leaving.done():
                 raise ClientDisconnect
             raise DeadlineExceededError
         finally:
+            if not future.done():
+                deadline.abandoned.set()
             leaving.cancel()
             future.cancel()
 
@@ -204,7 +205,7 @@ class HeldBytes:
             detail = (
                 f"bodies and unread answers of all requests are larger than {limit} bytes, the limit; try again later"
             )
-            raise ServiceError(ErrorCode.OVERLOADED, detail)
+            raise ServiceError(ErrorCode.OVERLOADED, detail, headers={"Connection": "close"})
         self.count += count
         self.resources.count_held(count)
 

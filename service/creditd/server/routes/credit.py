@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from fastapi import APIRouter, Request, Response
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
+from starlette.types import Receive, Scope, Send
 
 from creditd.server.answers import Answer, answer_groups, answer_sets, answer_solve
 from creditd.server.body import JSON, answer_type, deadline_of, parse_body, read_body
@@ -17,7 +18,7 @@ from creditd.server.convert import json_body
 from creditd.server.inline import is_small
 from creditd.server.json_bodies import check_keys, may_repeat_keys
 from creditd.server.openapi import described
-from creditd.server.resources import resources_of
+from creditd.server.resources import Resources, resources_of
 from creditd.wire import codec
 from creditd.wire.solve import SolveRequest, SolveResponse
 from creditd.wire.v1 import GroupRequest, GroupResponse, ShapleyRequest, ShapleyResponse
@@ -32,6 +33,22 @@ class _RawRoute(APIRoute):
         """The function as it is: it has no dependency to resolve, and its answer is bytes already."""
         handler: Callable[[Request], Coroutine[Any, Any, Response]] = self.endpoint
         return handler
+
+
+class _HeldResponse(Response):
+    """A response whose bytes count as held until they are written; the connection counts what is then not read."""
+
+    def __init__(self, body: bytes, media_type: str, resources: Resources) -> None:
+        super().__init__(body, media_type=media_type)
+        self._resources = resources
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Write it, which may have to wait for a caller who has not read an earlier one."""
+        self._resources.count_held(len(self.body))
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._resources.count_held(-len(self.body))
 
 
 router = APIRouter(prefix="/v1/credit", tags=["credit"], route_class=_RawRoute)
@@ -90,4 +107,4 @@ def _respond(request: Request, answer: Answer, media_type: str) -> Response:
         metrics.flags.labels(flag).inc(count)
     if answer.refusal is not None:
         raise answer.refusal
-    return Response(answer.body, media_type=media_type)
+    return _HeldResponse(answer.body, media_type, resources_of(request))
