@@ -106,7 +106,7 @@ def _others(result, _values, _groups, baseline):
 
 
 def _slots(result, *_args):
-    """Shift the candidates standardised at their positions."""
+    """Shift the first of two answers."""
     values = shifted(result[0])
     return None if values is None else (values, result[1])
 
@@ -207,7 +207,7 @@ SET_MUTANTS = {
         for column in ("advantages", "set_advantages")
     },
     "baselines of others": Mutant("set_advantages", "_baselines", _others, "test_set_advantages.py"),
-    "denominators": Mutant("set_advantages", "_denominators", _always, "test_set_advantages.py"),
+    "denominators": Mutant("set_advantages", "_denominators", _slots, "test_set_advantages.py"),
     "positions": Mutant("set_advantages", "_per_slot", _slots, "test_set_advantages.py"),
     **{
         f"tokens under {other}": Mutant(
