@@ -120,7 +120,8 @@ def measured(size: str, kind: str, prompt_length: int) -> dict[str, Any]:
     trie = repeated(lambda: scorer.score([Variants(tuple(rows))], lambda: None), repeats=REPEATS, warm_up=0)
     plain = repeated(lambda: padded(model, rows, by_length=False), repeats=REPEATS, warm_up=0)
     sorted_ = repeated(lambda: padded(model, rows, by_length=True), repeats=REPEATS, warm_up=0)
-    n_computed, n_naive = scorer.n_tokens(Variants(tuple(rows))), sum(map(len, rows))
+    work = Variants(tuple(rows))
+    n_computed, n_naive = scorer.n_tokens(work), work.n_naive
     found = {
         "model": size,
         "kind": kind,

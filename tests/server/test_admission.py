@@ -1,10 +1,16 @@
 import asyncio
 import contextlib
 import json
+import threading
+import time
 
 import anyio
+import anyio.to_thread
 import pytest
 
+from creditd.scoring.candidate_credit import score_candidate_sets
+from creditd.server.resources import Resources
+from creditd.server.settings import Settings
 from server.running import GROUP, PATIENCE_S, SHAPLEY, gated, nested, on_service
 from server.test_errors import problem_of
 
@@ -211,3 +217,67 @@ def test_all_bodies_together_are_bounded():
     assert "bodies and unread answers of all requests are larger than 2048 bytes" in document["detail"]
     assert refused.headers["retry-after"] == "1"
     assert (answered.status_code, kept) == (200, 0)
+
+
+def test_work_of_a_caller_who_left_ends(log):
+    """A computation ends where it next looks at its deadline once its caller has gone, and 499 is what the log says."""
+    begun, ended = threading.Event(), threading.Event()
+
+    def score(batch, options, rejected, deadline):
+        if batch.n_sets != 4:
+            return score_candidate_sets(batch, options, rejected, deadline)
+        begun.set()
+        try:
+            while True:
+                deadline.check()
+                time.sleep(0.001)
+        finally:
+            ended.set()
+
+    async def ask(service):
+        sent = False
+
+        async def receive():
+            nonlocal sent
+            if not sent:
+                sent = True
+                return {"type": "http.request", "body": json.dumps(nested()).encode(), "more_body": False}
+            await anyio.to_thread.run_sync(begun.wait, PATIENCE_S)
+            return {"type": "http.disconnect"}
+
+        async def send(_):
+            """Nobody reads it."""
+
+        await service.app(scope_of(), receive, send)
+        return await anyio.to_thread.run_sync(ended.wait, PATIENCE_S)
+
+    assert on_service(ask, Resources(Settings(max_inline_candidates=0), score_sets=score))
+    assert [line["status"] for line in log.requests] == [499]
+
+
+def test_an_answer_that_waits_to_be_written_is_held():
+    """The bytes of an answer count while its caller does not take them, and no longer."""
+
+    async def ask(service):
+        writing, read = asyncio.Event(), asyncio.Event()
+
+        async def receive():
+            return {"type": "http.request", "body": json.dumps(nested()).encode(), "more_body": False}
+
+        async def send(message):
+            if message["type"] == "http.response.body":
+                writing.set()
+                await read.wait()
+                sizes.append(len(message["body"]))
+
+        sizes = []
+        task = asyncio.ensure_future(service.app(scope_of(), receive, send))
+        await writing.wait()
+        held = service.resources.held_bytes
+        read.set()
+        await task
+        return held, sizes[0], service.resources.held_bytes
+
+    held, size, after = on_service(ask)
+    assert held == size > 0
+    assert after == 0

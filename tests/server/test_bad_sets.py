@@ -288,8 +288,9 @@ def test_codes_of_sets_are_codes_of_the_wire():
         nested([[0.5] * 3] * 3),
         {"columns": {"rewards": [[0.5] * 3] * 3}},
         {"columns": {"named_rewards": {"a": [[0.5] * 3] * 2, "b": [[0.5] * 3] * 2}}},
+        {"columns": {"row_splits": [0, 9], "topics": [[1]] * 9}, "utility": {"type": "coverage"}},
     ],
-    ids=["ragged", "set by set", "rows", "named"],
+    ids=["ragged", "set by set", "rows", "named", "without rewards"],
 )
 def test_candidates_of_all_sets_are_bounded(body):
     """More candidates than the setting, each counted for every reward, are refused before anything is made of them."""

@@ -6,7 +6,7 @@ from creditd.scoring.deadline import Deadline
 from creditd.server.app import create_app
 from creditd.server.resources import Resources
 from creditd.server.settings import Settings
-from creditd.wire.v1 import Info
+from creditd.wire.info import Info
 from server.running import GROUP, SHAPLEY, get, nested, on_service
 from server.test_errors import problem_of
 

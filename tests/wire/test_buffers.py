@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from creditd.wire import fields, v1
-from creditd.wire.buffers import DTYPES, MAX_EMPTY_ROWS, NumbersAndNulls, array_of, buffer_of
+from creditd.wire.buffers import DTYPES, MANY_TIMES, MAX_EMPTY_ROWS, NumbersAndNulls, array_of, buffer_of
 
 CODES = {"<f8": "d", "<f4": "f", "<i8": "q", "<i4": "i"}
 COLUMNS = {
@@ -82,6 +82,19 @@ def test_a_buffer_says_what_the_list_says(name, values):
 def _single(value):
     """The nearest number of four bytes that has one."""
     return None if value is None or abs(value) > 3e38 else float(np.float32(value))
+
+
+@pytest.mark.parametrize("length", [fields.MAX_SETS + 1, MANY_TIMES * fields.MAX_SETS + 1])
+def test_an_array_that_is_too_long_says_what_the_list_says(length):
+    """The sentence, and the number in it, are those of a list, also where none of that length is made."""
+    adapter = TypeAdapter(fields.NameColumn)
+    with pytest.raises(ValidationError) as of_list:
+        adapter.validate_python([0] * length)
+    with pytest.raises(ValidationError) as of_buffer:
+        adapter.validate_python(buffer_of(np.zeros(length, dtype=np.int64)) | {"data": bytes(8 * length)})
+    assert [(e["type"], e["loc"], e["msg"]) for e in of_buffer.value.errors()] == [
+        (e["type"], e["loc"], e["msg"]) for e in of_list.value.errors()
+    ]
 
 
 def test_a_column_is_a_view_of_the_bytes():

@@ -31,6 +31,7 @@ from creditd.client.steps import Reply
 from creditd.credit.flags import Flag
 from creditd.wire import codec, v1
 from creditd.wire.errors import ERROR_KINDS, MAX_ERRORS, ErrorCode
+from creditd.wire.info import Info
 from creditd.wire.versions import package_version
 
 Floats: TypeAlias = NDArray[np.float64]
@@ -107,13 +108,13 @@ def _solve_result(answer: dict[str, Any], body: Body) -> ShapleyResult:
     return evaluation.result_of(answer, body, FLAG_NAMES, errors, usage, service)
 
 
-def info(reply: Reply) -> v1.Info:
+def info(reply: Reply) -> Info:
     """The answer of `/v1/info`.
 
     Raises:
         ResponseError: If the answer is not in the schema.
     """
-    return _read(reply, lambda answer: _known(v1.Info, answer))
+    return _read(reply, lambda answer: _known(Info, answer))
 
 
 def failure(

@@ -30,7 +30,8 @@ from creditd.client.group_bodies import group_rewards, token_counts
 from creditd.client.mappings import Name
 from creditd.client.results import GroupResult, ShapleyResult
 from creditd.client.steps import Exchange, Keep, Pause, Reply, Steps, Timing
-from creditd.wire import codec, v1
+from creditd.wire import codec
+from creditd.wire.info import Info
 
 PROBE_TIMEOUT_S = 5.0
 PROBE_INTERVAL_S = 0.5
@@ -297,7 +298,7 @@ class Operations(Attempts):
             return (yield from self._shapley(body, deadline_s, request_id))
         return (yield from self._group(body, deadline_s, request_id))
 
-    def info(self, *, deadline_s: float | None = None) -> Steps[v1.Info]:
+    def info(self, *, deadline_s: float | None = None) -> Steps[Info]:
         """What the service is, does and allows.
 
         Args:

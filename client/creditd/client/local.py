@@ -21,6 +21,7 @@ from creditd.wire.choices import CREDIT_NAMES, UTILITY_NAMES, options_of
 from creditd.wire.columns import batch_of
 from creditd.wire.errors import ErrorCode
 from creditd.wire.group_rows import GroupRows, solve_group
+from creditd.wire.info import Info
 from creditd.wire.limits import RequestLimits, published
 from creditd.wire.set_batches import SetBatch, causes_first
 from creditd.wire.solve import SolveRequest
@@ -158,9 +159,9 @@ def group_result(body: Body, request_id: str) -> GroupResult:
     )
 
 
-def info() -> v1.Info:
+def info() -> Info:
     """The answer of `/v1/info`; bodies and requests in flight have no limit here."""
-    return v1.Info(
+    return Info(
         service=_service(),
         utilities=list(UTILITY_NAMES),
         credits=list(CREDIT_NAMES),

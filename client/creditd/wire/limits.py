@@ -12,8 +12,8 @@ from creditd.credit.set_work import MAX_WORK_PER_SET
 from creditd.wire.codec import BYTES_PER_ARRAY, BYTES_PER_OBJECT
 from creditd.wire.errors import ErrorCode
 from creditd.wire.fields import MAX_SETS
+from creditd.wire.info import Limits
 from creditd.wire.utilities import MAX_TARGETS, MAX_TERMS
-from creditd.wire.v1 import Limits
 from creditd.wire.validation import wire_error
 
 MAX_CELLS = 1 << 23

@@ -142,10 +142,6 @@ class RewardEngine:
         """
         return self._batcher.submit(work, expires_s)
 
-    def n_tokens(self, work: Variants) -> int:
-        """Tokens that a work costs."""
-        return self._loaded.scorer.n_tokens(work)
-
     @property
     def identity(self) -> str:
         """What decides a score beside the text: model, revision, type of weights, tokenizer, template, head."""

@@ -22,12 +22,13 @@ from creditd.server.settings import Settings
 from creditd.wire.choices import CREDIT_NAMES, UTILITY_NAMES
 from creditd.wire.errors import ERROR_KINDS, ErrorCode, ErrorItem
 from creditd.wire.group_rows import GroupRows
+from creditd.wire.info import Info
 from creditd.wire.limits import RequestLimits, published
 from creditd.wire.set_batches import SetBatch, causes_first
 from creditd.wire.solve import SolveRequest
 from creditd.wire.solve_items import SolvedItems, solve_item
 from creditd.wire.solve_items import pointer_to as solve_pointer
-from creditd.wire.v1 import FlagName, Info, Service
+from creditd.wire.v1 import FlagName, Service
 from creditd.wire.versions import METHODS_VERSION, package_version
 
 Floats: TypeAlias = NDArray[np.float64]

@@ -49,7 +49,7 @@ class Resources:
         in_flight: Requests that are not answered yet, those whose body is still arriving included.
         answering: Requests whose body is here, being worked on or waiting for a thread.
         held_bytes: What is kept of the bodies of all requests, and of answers that are not read yet.
-        idle: Set while there is none.
+        idle: Set while no request is in flight.
         abandoned: Whether requests were cut off, so that nobody waits for what the threads still compute.
     """
 

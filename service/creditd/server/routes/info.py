@@ -8,7 +8,7 @@ from creditd.server.convert import info_body
 from creditd.server.openapi import answered, failures
 from creditd.server.resources import resources_of
 from creditd.wire.catalogue import CATALOGUE, Catalogue
-from creditd.wire.v1 import Info
+from creditd.wire.info import Info
 
 router = APIRouter(prefix="/v1", tags=["service"])
 

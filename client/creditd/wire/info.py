@@ -1,0 +1,54 @@
+"""The answer to `GET /v1/info`: what a service is, does and allows."""
+
+from __future__ import annotations
+
+from creditd.wire.fields import WireModel
+from creditd.wire.v1 import Service
+
+
+class Limits(WireModel):
+    """What one request may ask for."""
+
+    sets: int
+    candidates: int
+    """Of one set."""
+    all_candidates: int
+    """Of all sets together, each counted once for every reward that it has."""
+    table_candidates: int
+    token_advantages: int
+    tokens_per_set: int
+    body_bytes: int
+    """Of a JSON body, and of what a binary one has beside buffers."""
+    binary_body_bytes: int
+    held_bytes: int
+    """Bodies and unread answers of all requests."""
+    body_timeout_s: float
+    """How long a head may take to arrive, and a body after it."""
+    arrays: int
+    """Of a body of either format, a buffer's shape included."""
+    objects: int
+    """Of a body of either format, buffers included."""
+    requests_in_flight: int
+    evaluations: int
+    """Utilities of one game that the caller evaluates."""
+    evaluated_cells: int
+    """Players times evaluations, over all games of a request."""
+    targets: int
+    """Scores, or topics, of one candidate."""
+    log_det_candidates: int
+    terms: int
+    """Of a sum of utilities."""
+    additions_per_set: int
+    """Arithmetic of one set, to an order of magnitude."""
+
+
+class Info(WireModel):
+    """What this service is and does."""
+
+    service: Service
+    utilities: list[str]
+    credits: list[str]
+    advantages: list[str]
+    group_advantages: list[str]
+    limits: Limits
+    models: list[str]
