@@ -1,6 +1,7 @@
 import json
 import math
 import struct
+import threading
 
 import msgpack
 import numpy as np
@@ -8,7 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from creditd.server.body import parse_body
 from creditd.server.openapi import _FORMATS
+from creditd.server.routes import credit
 from creditd.wire import codec
 from creditd.wire.catalogue import CATALOGUE
 from creditd.wire.solve import SolveRequest
@@ -402,3 +405,23 @@ def test_the_document_lists_both_formats():
             assert set(content) == {"application/json", codec.MEDIA_TYPE}
             assert content["application/json"]["schema"] == content[codec.MEDIA_TYPE]["schema"]
         assert operation["requestBody"]["description"] == _FORMATS
+
+
+@pytest.mark.parametrize(("n_sets", "on_the_loop"), [(4, True), (40_000, False)])
+def test_large_binary_bodies_are_read_on_a_thread(monkeypatch, n_sets, on_the_loop):
+    """Buffers of megabytes are copied and converted off the event loop, and answered as small ones are."""
+    threads = []
+
+    def parse(*arguments):
+        threads.append(threading.get_ident())
+        return parse_body(*arguments)
+
+    monkeypatch.setattr(credit, "parse_body", parse)
+    rewards = np.tile(np.array(WORKED_REWARDS), (n_sets // 4, 1)).astype("<f8")
+    body = codec.encode({"columns": {"rewards": rewards, "groups": np.arange(n_sets) // 4}})
+    assert (len(body) > credit.LARGE_BODY_BYTES) is not on_the_loop
+    response = post(body, headers=BINARY, max_body_bytes=1 << 20)
+    advantages = codec.decode(response.content, arrays=True)["columns"]["advantages"]["values"]
+    in_text = post(columnar()).json()["columns"]["advantages"]["values"]
+    assert advantages[: len(in_text)].tolist() == in_text
+    assert [thread == threading.get_ident() for thread in threads[:1]] == [on_the_loop]

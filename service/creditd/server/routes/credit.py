@@ -25,6 +25,9 @@ from creditd.wire.v1 import GroupRequest, GroupResponse, ShapleyRequest, Shapley
 
 _M = TypeVar("_M", bound=BaseModel)
 
+LARGE_BODY_BYTES = 1 << 20
+"""Larger binary bodies are read on a thread: who converts buffers lets others run, and a parser of JSON does not."""
+
 
 class _RawRoute(APIRoute):
     """A route whose function reads the request and writes the response itself; FastAPI documents it and no more."""
@@ -78,7 +81,9 @@ async def _answered(request: Request, model: type[_M], answer: Callable[..., Ans
     with resources.hold() as held:
         body = await read_body(request, deadline, held)
         with resources.answers():
-            asked = parse_body(body, model, resources.settings.max_body_bytes)
+            parse = partial(parse_body, body, model, resources.settings.max_body_bytes)
+            large = body.binary and len(body.data) > LARGE_BODY_BYTES
+            asked = await resources.compute(parse, deadline, request.receive) if large else parse()
             if not body.binary and may_repeat_keys(body.data, asked):
                 await resources.compute(partial(check_keys, body.data), deadline, request.receive)
             work = partial(
