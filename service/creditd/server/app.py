@@ -99,7 +99,8 @@ async def _http_error(request: Request, error: Exception) -> Response:
         raise error
     code = _STATUS_CODES[error.status_code]
     known = "GET /v1/info names what this service does, GET /openapi.json its routes"
-    detail = f"{request.method} is not answered at this path; {known}"
+    missing = code is ErrorCode.NOT_FOUND
+    detail = f"{'nothing is at this path' if missing else f'{request.method} is not answered at this path'}; {known}"
     return await _service_error(request, ServiceError(code, detail, headers=error.headers))
 
 
