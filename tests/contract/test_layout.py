@@ -137,7 +137,7 @@ def importable(folder):
 
 WITHOUT_TORCH = {
     "creditd.engines",
-    *(f"creditd.engines.{name}" for name in ("batching", "errors", "model_spec", "trie")),
+    *(f"creditd.engines.{name}" for name in ("batching", "errors", "model_spec", "protocol", "trie")),
 }
 """What of the engines has to be there to register a model, to queue work, and to lay it out."""
 ABOVE_ENGINES = ("pydantic", "pydantic_core", "fastapi", "starlette", "redis", "httpx", "orjson", "prometheus_client")

@@ -69,8 +69,8 @@ def test_work_of_many_callers_is_run_in_few_batches(scorer, batcher):
     first = held(scorer, batcher)
     futures = [batcher.submit([float(number)] * 4) for number in range(4)]
     scorer.gate.set()
-    assert first.result(PATIENCE_S).tolist() == [0.0]
-    assert [future.result(PATIENCE_S).tolist() for future in futures] == [[2.0 * n] * 4 for n in range(4)]
+    assert first.result(PATIENCE_S).scores.tolist() == [0.0]
+    assert [future.result(PATIENCE_S).scores.tolist() for future in futures] == [[2.0 * n] * 4 for n in range(4)]
     assert scorer.batches == [[[0.0]], [[0.0] * 4, [1.0] * 4], [[2.0] * 4, [3.0] * 4]]
     batcher.close(PATIENCE_S)
     assert (batcher.n_batches, batcher.queued_tokens) == (3, 0)
@@ -78,8 +78,8 @@ def test_work_of_many_callers_is_run_in_few_batches(scorer, batcher):
 
 def test_a_work_larger_than_a_batch_is_run_alone(batcher, scorer):
     """The budget closes a batch; it refuses nothing."""
-    assert batcher.submit([1.0] * 15).result(PATIENCE_S).tolist() == [2.0] * 15
-    assert batcher.submit([1.0] * 99).result(PATIENCE_S).tolist() == [2.0] * 99
+    assert batcher.submit([1.0] * 15).result(PATIENCE_S).scores.tolist() == [2.0] * 15
+    assert batcher.submit([1.0] * 99).result(PATIENCE_S).scores.tolist() == [2.0] * 99
     assert len(scorer.batches) == 2
 
 
@@ -100,7 +100,7 @@ def test_cancelled_and_expired_work_is_never_run(scorer, batcher):
     wanted = batcher.submit([3.0], expires_s=time.monotonic() + PATIENCE_S)
     assert cancelled.cancel()
     scorer.gate.set()
-    assert wanted.result(PATIENCE_S).tolist() == [6.0]
+    assert wanted.result(PATIENCE_S).scores.tolist() == [6.0]
     first.result(PATIENCE_S)
     with pytest.raises(EngineExpiredError):
         expired.result(PATIENCE_S)
@@ -114,11 +114,34 @@ def test_one_bad_work_does_not_fail_its_batch(scorer, batcher):
     held(scorer, batcher)
     good, bad, infinite = batcher.submit([1.0]), batcher.submit([-1]), batcher.submit([float("inf")])
     scorer.gate.set()
-    assert good.result(PATIENCE_S).tolist() == [2.0]
+    assert good.result(PATIENCE_S).scores.tolist() == [2.0]
     with pytest.raises(EngineFailedError, match=r"^the model failed: ValueError$"):
         bad.result(PATIENCE_S)
-    with pytest.raises(EngineFailedError, match="not finite"):
-        infinite.result(PATIENCE_S)
+    assert infinite.result(PATIENCE_S).scores.tolist() == [float("inf")]
+
+
+def test_the_time_of_a_batch_is_shared_by_tokens(scorer):
+    """Each work is told how long it waited, and its part of the seconds of the device."""
+    now = [0.0]
+    batcher = Batcher(scorer, batch_tokens=8, max_queued_tokens=20, name="test", clock=lambda: now[0])
+    first = held(scorer, batcher)
+    waiting = [batcher.submit([1.0] * n) for n in (1, 3)]
+    now[0] = 2.0
+    inner = scorer.score
+
+    def slow(works, beat):
+        found = inner(works, beat)
+        now[0] += 4.0
+        return found
+
+    scorer.score = slow
+    scorer.gate.set()
+    assert first.result(PATIENCE_S).engine_s == 2.0
+    done = [future.result(PATIENCE_S) for future in waiting]
+    assert [one.queue_s for one in done] == [2.0, 2.0]
+    assert [one.engine_s for one in done] == [1.0, 3.0]
+    batcher.close(PATIENCE_S)
+    assert not batcher.is_alive
 
 
 def test_nobody_waits_for_a_closed_engine(scorer, batcher):
@@ -129,7 +152,7 @@ def test_nobody_waits_for_a_closed_engine(scorer, batcher):
     closing.start()
     scorer.gate.set()
     closing.join(PATIENCE_S)
-    assert first.result(PATIENCE_S).tolist() == [0.0]
+    assert first.result(PATIENCE_S).scores.tolist() == [0.0]
     with pytest.raises(EngineStoppedError):
         waiting.result(PATIENCE_S)
     with pytest.raises(EngineStoppedError):
@@ -182,7 +205,7 @@ def test_many_small_requests_are_nearly_as_fast_as_one_large():
     for caller in callers:
         caller.join(PATIENCE_S)
     for future in futures:
-        assert future.result(PATIENCE_S).shape == (n_tokens,)
+        assert future.result(PATIENCE_S).scores.shape == (n_tokens,)
     batcher.close(PATIENCE_S)
     tokens_s = 1e-6 * n_callers * n_tokens
     assert sum(map(len, scorer.batches)) == n_callers

@@ -79,8 +79,12 @@ def test_variants_have_the_tokens_of_their_whole_text(name, prefix, units, suffi
         return made.encode(text, add_special_tokens=False).ids
 
     coalitions = all_coalitions(len(units))
-    found = coalition_tokens(tokenize, prefix, units, suffix, coalitions, head=[7])
-    expected = [[7, *tokenize(text)] for text in texts_of(prefix, units, suffix, coalitions)]
+
+    def whole(text):
+        return [7, *tokenize(prefix + text + suffix), 8]
+
+    found = coalition_tokens(tokenize, prefix, units, suffix, coalitions, whole=whole, head=[7], tail=[8])
+    expected = [[7, *tokenize(text), 8] for text in texts_of(prefix, units, suffix, coalitions)]
     assert [sequence.tolist() for sequence in found.sequences] == expected
 
 
@@ -94,8 +98,10 @@ def test_sentences_are_tokenised_once_each():
 
     units = [" the quick", " brown fox", " jumps over", " the lazy", " dog", " and", " the dog", " does"]
     coalitions = all_coalitions(8)
-    found = coalition_tokens(tokenize, "x = 1;", units, "\n", coalitions)
-    assert found.n_spliced == 256
+    found = coalition_tokens(
+        tokenize, "x = 1;", units, "\n", coalitions, whole=lambda text: tokenize(f"x = 1;{text}\n")
+    )
+    assert found.spliced.tolist() == [False] + [True] * 255
     assert len(asked) <= 10 + 9 * 10 // 2 + 4
 
 
@@ -108,8 +114,8 @@ def test_a_seam_that_does_not_hold_is_not_spliced():
 
     units, coalitions = [" do", "g", " the"], all_coalitions(3)
     assert tokenize(" dog") != [*tokenize(" do"), *tokenize("g")]
-    found = coalition_tokens(tokenize, "", units, "", coalitions)
-    assert found.n_spliced == 6
+    found = coalition_tokens(tokenize, "", units, "", coalitions, whole=tokenize)
+    assert found.spliced.sum() == 6
     assert [sequence.tolist() for sequence in found.sequences] == [
         tokenize(text) for text in texts_of("", units, "", coalitions)
     ]
@@ -121,12 +127,28 @@ def test_what_no_pair_shows_is_found_in_a_probe():
     def tokenize(text):
         return [ord(letter) for letter in text] if len(text) < 3 else [len(text)]
 
-    found = coalition_tokens(tokenize, "", ["a", "b", "c"], "", all_coalitions(3))
-    assert found.n_spliced == 0
+    found = coalition_tokens(tokenize, "", ["a", "b", "c"], "", all_coalitions(3), whole=tokenize)
+    assert found.spliced.sum() == 0
     assert [sequence.tolist() for sequence in found.sequences][-1] == [3]
+
+
+def test_what_is_stripped_is_not_spliced():
+    """A variant that ends with a space is tokenised as a whole where templates strip it; the others are spliced."""
+    made = TOKENIZERS["byte_level"]
+
+    def tokenize(text):
+        return made.encode(text, add_special_tokens=False).ids
+
+    def whole(text):
+        return tokenize(f"<{text.strip()}>")
+
+    coalitions = all_coalitions(2)
+    found = coalition_tokens(tokenize, "<", ["x =", " 1 "], ">", coalitions, whole=whole, stripped=True)
+    assert found.spliced.tolist() == [False, False, True, False]
+    assert [row.tolist() for row in found.sequences] == [whole(text) for text in ("", " 1 ", "x =", "x = 1 ")]
 
 
 def test_coalitions_are_about_the_units():
     """Rows of another length are refused."""
     with pytest.raises(ValueError, match=r"shape \(V, 2\): got \(1, 3\)"):
-        coalition_tokens(lambda _: [], "", ["a", "b"], "", np.ones((1, 3), dtype=np.bool_))
+        coalition_tokens(lambda _: [], "", ["a", "b"], "", np.ones((1, 3), dtype=np.bool_), whole=lambda _: [])

@@ -1,3 +1,4 @@
+import itertools
 import threading
 from pathlib import Path
 
@@ -11,8 +12,9 @@ import torch  # noqa: E402
 
 from creditd.engines.errors import EngineStoppedError, ModelUnsuitableError  # noqa: E402
 from creditd.engines.model_spec import ModelSpec  # noqa: E402
+from creditd.engines.protocol import VariantTexts  # noqa: E402
 from creditd.engines.reward_engine import RewardEngine  # noqa: E402
-from engines.saved import saved  # noqa: E402
+from engines.saved import TEMPLATE, saved  # noqa: E402
 
 PATIENCE_S = 60.0
 AGREEMENT = 1e-5
@@ -34,32 +36,82 @@ def passes_of(engine):
     return found
 
 
+def rewards_of(engine, *texts):
+    """What an engine answers."""
+    return engine.submit(engine.prepared(texts)).result(PATIENCE_S)
+
+
+def one_by_one(engine, prompt, completions):
+    """The model's own scores of whole texts."""
+    with torch.inference_mode():
+        rows = [torch.from_numpy(engine._loaded.text.tokens(prompt, text))[None] for text in completions]
+        return [engine._loaded.model(row).logits.item() for row in rows]
+
+
+MESSAGES = [{"role": "user", "content": "why?"}]
+
+
 def test_texts_become_rewards(engine):
     """Prompts of both kinds with completions have the model's own scores."""
-    prompts = ["why?", [{"role": "user", "content": "why?"}]]
-    asked = engine.tokens_of(prompts, [" because", "because"])
-    assert asked.fitting.tolist() == [0, 1]
-    rewards = engine.submit(asked.work).result(PATIENCE_S)
-    with torch.inference_mode():
-        for reward, tokens in zip(rewards, asked.work.sequences, strict=True):
-            logits = engine._loaded.model(torch.from_numpy(tokens)[None]).logits
-            assert reward == pytest.approx(logits.item(), abs=AGREEMENT)
+    found = rewards_of(engine, VariantTexts.of_one("why?", " because"), VariantTexts.of_one(MESSAGES, "because"))
+    expected = one_by_one(engine, "why?", [" because"]) + one_by_one(engine, MESSAGES, ["because"])
+    assert found.rewards == pytest.approx(expected, abs=AGREEMENT)
+    assert (found.failures, found.usage.evaluations) == ({}, 2)
+    assert found.usage.engine_s > 0
+
+
+@pytest.mark.parametrize("prompt", ["why?", MESSAGES])
+@pytest.mark.parametrize("template", [TEMPLATE, TEMPLATE.replace("message['content']", "message['content'] | trim")])
+def test_coalitions_have_the_scores_of_their_whole_texts(tmp_path, prompt, template):
+    """Every coalition of units is scored as its text, spliced or not, and computed by its distinct prefixes."""
+    saved(tmp_path / "rm", template=template)
+    engine = RewardEngine.load(ModelSpec("rm", Path("rm")), tmp_path)
+    units = ("the quick", " brown fox", "\njumps ", " over")
+    coalitions = np.array(list(itertools.product([False, True], repeat=4)))
+    prepared = engine.prepared([VariantTexts(prompt, units, coalitions)])
+    found = engine.submit(prepared).result(PATIENCE_S)
+    texts = ["".join(itertools.compress(units, row)) for row in coalitions]
+    assert found.rewards == pytest.approx(one_by_one(engine, prompt, texts), abs=AGREEMENT)
+    assert found.usage.tokens_naive == sum(len(engine._loaded.text.tokens(prompt, text)) for text in texts)
+    assert 0 < found.usage.tokens_spliced <= found.usage.tokens_naive
+    assert found.usage.tokens_computed < found.usage.tokens_naive / 2
+    engine.close(PATIENCE_S)
 
 
 def test_what_is_too_long_is_said_and_never_cut(engine):
-    """A text beyond the context is left out of the work, with its length; the others are scored."""
-    asked = engine.tokens_of(["a"] * 3, ["b", "b" * 199, "c"])
-    assert asked.fitting.tolist() == [0, 2]
-    assert set(asked.too_long) == {1}
-    assert asked.too_long[1] > 80
-    assert len(engine.submit(asked.work).result(PATIENCE_S)) == 2
-    assert engine.tokens_of(["a"], ["b" * 199]).work is None
+    """A text beyond the context has no reward and a reason; the others are scored."""
+    found = rewards_of(engine, *(VariantTexts.of_one("a", text) for text in ("b", "b" * 199, "c")))
+    assert np.isfinite(found.rewards).tolist() == [True, False, True]
+    assert set(found.failures) == {1}
+    assert found.failures[1].code == "context_exceeded"
+    assert "the model reads 1 to 80" in found.failures[1].detail
+    alone = rewards_of(engine, VariantTexts.of_one("a", "b" * 199))
+    assert (np.isnan(alone.rewards).all(), alone.usage.evaluations) == (True, 0)
+
+
+def test_a_text_of_no_token_is_no_zero(engine):
+    """Where a tokenizer adds nothing, an empty prompt with an empty completion has nothing that can be scored."""
+    found = rewards_of(engine, VariantTexts.of_one("", ""))
+    assert np.isnan(found.rewards).all()
+    assert found.failures[0].code == "context_exceeded"
+
+
+def test_a_score_that_is_no_number_fails_its_text_alone(engine):
+    """NaN is an error of its text, never a reward."""
+    scorer = engine._loaded.scorer
+    original = scorer.score
+    scorer.score = lambda works, beat: [
+        np.where(np.arange(len(one)) == 1, np.nan, one) for one in original(works, beat)
+    ]
+    found = rewards_of(engine, *(VariantTexts.of_one("a", text) for text in ("b", "c", "d")))
+    assert np.isfinite(found.rewards).tolist() == [True, False, True]
+    assert found.failures[1].code == "non_finite_utility"
 
 
 def test_concurrent_requests_share_forward_passes(engine):
     """Eight requests of four short variants that come at a time take fewer than four passes."""
     passes = passes_of(engine)
-    works = [engine.tokens_of(["why?"] * 4, [f" {n}{m}" for m in range(4)]).work for n in range(8)]
+    works = [engine.prepared([VariantTexts.of_one("why?", f" {n}{m}") for m in range(4)]) for n in range(8)]
     held = threading.Event()
     scorer = engine._loaded.scorer
     original = scorer.score
@@ -71,22 +123,46 @@ def test_concurrent_requests_share_forward_passes(engine):
     scorer.score = first_waits
     futures = [engine.submit(work) for work in works]
     held.set()
-    together = [future.result(PATIENCE_S) for future in futures]
+    together = [future.result(PATIENCE_S).rewards for future in futures]
     n_passes = len(passes)
     assert n_passes < 4
-    alone = [engine.submit(work).result(PATIENCE_S) for work in works]
+    alone = [engine.submit(work).result(PATIENCE_S).rewards for work in works]
     assert np.abs(np.concatenate(together) - np.concatenate(alone)).max() <= AGREEMENT
     assert len(passes) - n_passes == 8
 
 
+def test_cancelled_work_is_dropped(engine):
+    """Who stops waiting before the model begins costs nothing."""
+    scorer, begun, held = engine._loaded.scorer, threading.Event(), threading.Event()
+    original, asked = scorer.score, []
+
+    def slow(works, beat):
+        asked.append(len(works))
+        begun.set()
+        assert held.wait(PATIENCE_S)
+        return original(works, beat)
+
+    scorer.score = slow
+    first, second = (engine.submit(engine.prepared([VariantTexts.of_one("a", text)])) for text in ("b", "c"))
+    assert begun.wait(PATIENCE_S)
+    third = engine.submit(engine.prepared([VariantTexts.of_one("a", "d")]))
+    assert second.cancel() or second.done()
+    assert third.cancel()
+    held.set()
+    first.result(PATIENCE_S)
+    engine.close(PATIENCE_S)
+    assert sum(asked) <= 2
+
+
 def test_an_engine_says_what_it_is(engine):
     """Status and identity name what an operator asks for, and what decides a score."""
-    engine.submit(engine.tokens_of(["a"], ["b"]).work).result(PATIENCE_S)
+    rewards_of(engine, VariantTexts.of_one("a", "b"))
     status = engine.status()
-    assert (status.id, status.kind, status.dtype, status.max_tokens) == ("rm", "reward", "float32", 80)
-    assert (status.reads_tries, status.queued_tokens) == (True, 0)
+    assert (status.spec.id, status.spec.kind, status.spec.dtype, status.max_tokens) == ("rm", "reward", "float32", 80)
+    assert (status.backend, status.reads_tries, status.queued_tokens, status.alive) == ("local", True, 0, True)
     assert status.n_bytes > 0
-    assert status.silent_s >= 0
+    assert status.silent_s == 0
+    assert status.attention == "sdpa"
     assert "rm" in engine.identity
 
 
@@ -101,7 +177,7 @@ def test_a_template_changes_the_identity(tmp_path):
     for engine in (own, other):
         engine.close(PATIENCE_S)
         with pytest.raises(EngineStoppedError):
-            engine.submit(engine.tokens_of(["a"], ["b"]).work)
+            rewards_of(engine, VariantTexts.of_one("a", "b"))
 
 
 def test_messages_need_a_template(tmp_path):
@@ -109,5 +185,5 @@ def test_messages_need_a_template(tmp_path):
     saved(tmp_path / "rm", template=None)
     engine = RewardEngine.load(ModelSpec("rm", Path("rm")), tmp_path)
     with pytest.raises(ModelUnsuitableError, match="expected a prompt that is a string"):
-        engine.tokens_of([[{"role": "user", "content": "q"}]], ["a"])
+        engine.prepared([VariantTexts.of_one(MESSAGES, "a")])
     engine.close(PATIENCE_S)

@@ -46,12 +46,28 @@ class Scorer(Protocol[_W_contra]):
         """One array of scores per work; `beat` is called between forward passes."""
 
 
+@dataclass(frozen=True)
+class Answered:
+    """What came of a work.
+
+    Attributes:
+        scores: The scorer's array for it.
+        queue_s: Seconds that it waited.
+        engine_s: Seconds of the device: of its batches, shared by tokens.
+    """
+
+    scores: Floats
+    queue_s: float
+    engine_s: float
+
+
 @dataclass
 class _Job(Generic[W]):
     work: W
     n_tokens: int
     expires_s: float
-    future: Future[Floats] = field(default_factory=Future)
+    queued_s: float
+    future: Future[Answered] = field(default_factory=Future)
 
 
 class Batcher(Generic[W]):
@@ -95,7 +111,7 @@ class Batcher(Generic[W]):
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
-    def submit(self, work: W, expires_s: float = float("inf")) -> Future[Floats]:
+    def submit(self, work: W, expires_s: float = float("inf")) -> Future[Answered]:
         """Queue a work.
 
         Args:
@@ -110,7 +126,7 @@ class Batcher(Generic[W]):
                 whatever its size.
             EngineStoppedError: If the engine is closed or its thread has ended.
         """
-        job = _Job(work, self._scorer.n_tokens(work), expires_s)
+        job = _Job(work, self._scorer.n_tokens(work), expires_s, self._clock())
         with self._changed:
             if self._closed or not self._thread.is_alive():
                 raise EngineStoppedError("the engine is stopped")
@@ -137,6 +153,11 @@ class Batcher(Generic[W]):
             self._changed.notify()
         self._thread.join(timeout_s)
         self._fail_all(EngineStoppedError("the engine was stopped before this was run"))
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the thread can still answer."""
+        return self._thread.is_alive() and not self._closed
 
     def beat(self) -> None:
         """Say that the thread is alive."""
@@ -198,6 +219,7 @@ class Batcher(Generic[W]):
 
     def _score(self, jobs: list[_Job[W]]) -> None:
         """Deliver the scores of a batch; if it fails, of each work by itself, so that one does not fail the others."""
+        begun = self._clock()
         try:
             scores = self._scorer.score([job.work for job in jobs], self.beat)
         except Exception as error:  # noqa: BLE001 - whatever a model raises belongs to whoever asked it
@@ -209,11 +231,10 @@ class Batcher(Generic[W]):
             failure.__cause__ = error
             jobs[0].future.set_exception(failure)
             return
+        seconds, tokens = self._clock() - begun, sum(job.n_tokens for job in jobs)
         for job, found in zip(jobs, scores, strict=True):
-            if np.isfinite(found).all():
-                job.future.set_result(found)
-            else:
-                job.future.set_exception(EngineFailedError("the model gave a score that is not finite"))
+            share = seconds * job.n_tokens / max(tokens, 1)
+            job.future.set_result(Answered(found, queue_s=begun - job.queued_s, engine_s=share))
 
     def _fail_all(self, error: EngineStoppedError) -> None:
         with self._changed:

@@ -7,19 +7,42 @@ chat template, with the completion as the assistant's last message.
 from __future__ import annotations
 
 import hashlib
+import itertools
+import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
+from creditd.engines.coalition_tokens import CoalitionTokens, coalition_tokens
 from creditd.engines.errors import ModelUnsuitableError
+from creditd.engines.protocol import Prompt, VariantTexts
 
 Integers: TypeAlias = NDArray[np.int64]
-Prompt: TypeAlias = str | Sequence[Mapping[str, str]]
 
+_MARK = "\u2060creditd\u2060"
+"""Stands for the completion where the text around it is looked for."""
 _PROBE = ({"role": "user", "content": "a question"}, {"role": "assistant", "content": "an answer"})
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """What a model reads around every completion of a prompt.
+
+    Attributes:
+        head: Special tokens before everything.
+        before: Text before the completion.
+        after: Text behind it.
+        tail: Special tokens behind everything.
+    """
+
+    head: Integers
+    before: str
+    after: str
+    tail: Integers
 
 
 class ChatText:
@@ -41,10 +64,15 @@ class ChatText:
             ModelUnsuitableError: If the template cannot render a user's and an assistant's message, or leaves one out.
         """
         self._tokenizer = tokenizer
+        # A tokenizer is changed by being used: one thread at a time.
+        self._alone = threading.Lock()
         self._template = template if template is not None else getattr(tokenizer, "chat_template", None)
         self.has_template = self._template is not None
+        self._strips = False
         if self.has_template:
             self._try()
+            self._strips = " an answer " not in self._rendered([_PROBE[0], {**_PROBE[1], "content": " an answer "}])
+        self._special = self._special_tokens()
         self.identity = _hash_of(tokenizer, self._template)
 
     def tokens(self, prompt: Prompt, completion: str) -> Integers:
@@ -58,16 +86,78 @@ class ChatText:
             Token ids, int64.
 
         Raises:
-            ModelUnsuitableError: If the prompt has messages and the model no template.
+            ModelUnsuitableError: If the prompt has messages and the model no template, or one that refuses them.
         """
         if isinstance(prompt, str):
-            ids = self._tokenizer(prompt + completion)["input_ids"]
-            return np.asarray(ids, dtype=np.int64)
+            return self._ids(prompt + completion, special=True)
+        # The template writes special tokens itself.
+        return self._ids(self._with_completion(prompt, completion), special=False)
+
+    def variants(self, texts: VariantTexts) -> CoalitionTokens:
+        """The tokens of a prompt with each of its completions.
+
+        Args:
+            texts: The prompt, and units with their coalitions.
+
+        Returns:
+            What `tokens` gives for each completion, with each unit tokenised once wherever that is the same.
+
+        Raises:
+            ModelUnsuitableError: As `tokens`.
+
+        Cost:
+            Tokenises each unit and each pair of units that meet; one text by itself is tokenised once.
+        """
+        prompt, units = texts.prompt, texts.units
+
+        def whole(completion: str) -> Integers:
+            return self.tokens(prompt, completion)
+
+        frame = self._frame(prompt) if texts.n_variants > 1 else None
+        if frame is None:
+            rows = ["".join(itertools.compress(units, row)) for row in texts.coalitions.tolist()]
+            return CoalitionTokens(tuple(map(whole, rows)), np.zeros(len(rows), dtype=np.bool_))
+        return coalition_tokens(
+            lambda text: self._ids(text, special=False),
+            frame.before,
+            units,
+            frame.after,
+            texts.coalitions,
+            whole=whole,
+            head=frame.head,
+            tail=frame.tail,
+            stripped=not isinstance(prompt, str) and self._strips,
+        )
+
+    def _frame(self, prompt: Prompt) -> _Frame | None:
+        """What stands around every completion of a prompt; None where that cannot be told."""
+        if isinstance(prompt, str):
+            return None if self._special is None else _Frame(self._special[0], prompt, "", self._special[1])
+        around = self._with_completion(prompt, _MARK).split(_MARK)
+        nothing = np.empty(0, dtype=np.int64)
+        return _Frame(nothing, around[0], around[1], nothing) if len(around) == 2 else None
+
+    def _ids(self, text: str, *, special: bool) -> Integers:
+        with self._alone:
+            return np.asarray(self._tokenizer(text, add_special_tokens=special)["input_ids"], dtype=np.int64)
+
+    def _special_tokens(self) -> tuple[Integers, Integers] | None:
+        """Special tokens before and behind every text; None if they are not told apart from its own."""
+        plain, full = self._ids("a", special=False), self._ids("a", special=True)
+        n_more = len(full) - len(plain)
+        fits = [at for at in range(n_more + 1) if np.array_equal(full[at : at + len(plain)], plain)]
+        return (full[: fits[0]], full[fits[0] + len(plain) :]) if len(fits) == 1 and len(plain) else None
+
+    def _with_completion(self, prompt: Sequence[Mapping[str, str]], completion: str) -> str:
         if not self.has_template:
             raise ModelUnsuitableError("this model has no chat template; expected a prompt that is a string")
-        text = self._rendered([*prompt, {"role": "assistant", "content": completion}])
-        # The template writes special tokens itself.
-        return np.asarray(self._tokenizer(text, add_special_tokens=False)["input_ids"], dtype=np.int64)
+        try:
+            return self._rendered([*prompt, {"role": "assistant", "content": completion}])
+        except Exception as error:
+            # Templates refuse messages with exceptions of their own; their words may be the caller's.
+            raise ModelUnsuitableError(
+                "the model's chat template refuses these messages; expected roles, and an order of them, that it takes"
+            ) from error
 
     def _rendered(self, messages: Sequence[Mapping[str, str]]) -> str:
         options: dict[str, Any] = {"chat_template": self._template, "tokenize": False, "add_generation_prompt": False}

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 Integers: TypeAlias = NDArray[np.int64]
 Booleans: TypeAlias = NDArray[np.bool_]
-Tokenize: TypeAlias = Callable[[str], Sequence[int]]
+Tokenize: TypeAlias = Callable[[str], Sequence[int] | Integers]
 
 N_PROBES = 4
 """Spliced variants that are tokenised as a whole after all, the longest among them: one that differs undoes all."""
@@ -29,11 +29,11 @@ class CoalitionTokens:
 
     Attributes:
         sequences: One array of token ids per coalition, int64.
-        n_spliced: How many were put together from the tokens of their units.
+        spliced: Shape (V,), bool: which were put together from the tokens of their units.
     """
 
     sequences: tuple[Integers, ...]
-    n_spliced: int
+    spliced: Booleans
 
 
 @dataclass
@@ -55,7 +55,16 @@ class _Seams:
 
 
 def coalition_tokens(
-    tokenize: Tokenize, prefix: str, units: Sequence[str], suffix: str, coalitions: Booleans, head: Sequence[int] = ()
+    tokenize: Tokenize,
+    prefix: str,
+    units: Sequence[str],
+    suffix: str,
+    coalitions: Booleans,
+    *,
+    whole: Callable[[str], Integers],
+    head: Sequence[int] | Integers = (),
+    tail: Sequence[int] | Integers = (),
+    stripped: bool = False,
 ) -> CoalitionTokens:
     """The tokens of a text with some of its units left out.
 
@@ -65,44 +74,52 @@ def coalition_tokens(
         units: n texts.
         suffix: Text behind the last unit, in every variant.
         coalitions: Shape (V, n), bool: which units are there.
+        whole: Token ids of a variant from the text of its units, special tokens included: what splicing has to equal.
         head: Special tokens before everything.
+        tail: Special tokens behind everything.
+        stripped: Whether `whole` drops spaces around the text of the units, as some chat templates do.
 
     Returns:
-        For each coalition the tokens that the whole text of its variant has.
+        For each coalition the tokens that `whole` has.
 
     Raises:
         ValueError: If the coalitions are not about n units.
 
     Cost:
         Each unit and each pair of units that meet is tokenised once, and a variant as a whole where a seam does not
-        hold. Seams are judged by the two texts that meet; what depends on more is looked for in a few variants.
+        hold, or where spaces at its ends are stripped. Seams are judged by the two texts that meet; what depends on
+        more is looked for in a few variants.
     """
     if coalitions.ndim != 2 or coalitions.shape[1] != len(units):
         raise ValueError(f"coalitions must have shape (V, {len(units)}): got {coalitions.shape}")
     texts = [prefix, *units, suffix]
-    start = np.asarray(head, dtype=np.int64)
+    first, last = (np.asarray(ids, dtype=np.int64) for ids in (head, tail))
     tokens = [np.asarray(tokenize(text), dtype=np.int64) for text in texts]
     seams = _Seams(tokenize, texts, tokens)
-    present = [[place for place in _present(row) if texts[place]] for row in coalitions.tolist()]
-    spliced = [all(seams.holds(*pair) for pair in pairwise(places)) for places in present]
+    n_units = len(units)
+    members = [[unit for unit in np.flatnonzero(row).tolist() if units[unit]] for row in coalitions]
+    present = [[place for place in (0, *(unit + 1 for unit in row), n_units + 1) if texts[place]] for row in members]
+    spliced = [
+        (bool(row) or not suffix)
+        and (not stripped or _is_bare(units, row))
+        and all(seams.holds(*pair) for pair in pairwise(places))
+        for row, places in zip(members, present, strict=True)
+    ]
 
-    def whole(places: list[int]) -> Integers:
-        text = "".join(texts[place] for place in places)
-        return np.concatenate([start, np.asarray(tokenize(text), dtype=np.int64)])
+    def side_by_side(row: int) -> Integers:
+        return np.concatenate([first, *(tokens[place] for place in present[row]), last])
 
-    def side_by_side(places: list[int]) -> Integers:
-        return np.concatenate([start, *(tokens[place] for place in places)])
+    def together(row: int) -> Integers:
+        return np.asarray(whole("".join(units[unit] for unit in members[row])), dtype=np.int64)
 
     candidates = sorted((row for row, holds in enumerate(spliced) if holds), key=lambda row: -len(present[row]))
     probes = candidates[:1] + candidates[1 :: max(1, len(candidates) // N_PROBES)][: N_PROBES - 1]
-    if any(not np.array_equal(whole(present[row]), side_by_side(present[row])) for row in probes):
+    if any(not np.array_equal(together(row), side_by_side(row)) for row in probes):
         spliced = [False] * len(present)
-    sequences = [
-        side_by_side(places) if holds else whole(places) for places, holds in zip(present, spliced, strict=True)
-    ]
-    return CoalitionTokens(tuple(sequences), sum(spliced))
+    sequences = [side_by_side(row) if holds else together(row) for row, holds in enumerate(spliced)]
+    return CoalitionTokens(tuple(sequences), np.array(spliced, dtype=np.bool_))
 
 
-def _present(row: list[bool]) -> list[int]:
-    """Places of the texts of a variant: the prefix, its units, the suffix."""
-    return [0, *(unit + 1 for unit, there in enumerate(row) if there), len(row) + 1]
+def _is_bare(units: Sequence[str], row: list[int]) -> bool:
+    """Whether a text begins and ends with something that is not stripped."""
+    return bool(row) and not units[row[0]][0].isspace() and not units[row[-1]][-1].isspace()

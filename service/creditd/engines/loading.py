@@ -65,6 +65,8 @@ def checked_path(spec: ModelSpec, root: Path) -> Path:
         ModelUnsuitableError: If it is outside the root, no directory, has no configuration or no safetensors, or asks
             for code of its own.
     """
+    if spec.path is None:
+        raise ModelUnsuitableError(f"model {spec.id}: it is remote; expected a path")
     path, inside = (root / spec.path).resolve(), root.resolve()
     if not path.is_relative_to(inside):
         raise ModelUnsuitableError(f"model {spec.id}: its path is outside the directory for models")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeAlias
 
 ModelKind: TypeAlias = Literal["reward", "policy", "embedding"]
 Dtype: TypeAlias = Literal["float32", "bfloat16", "float16"]
+Pooling: TypeAlias = Literal["mean", "first", "last"]
 Activation: TypeAlias = Literal["none", "sigmoid", "log_sigmoid"]
 
 
@@ -32,12 +33,36 @@ class HeadChoice:
 
 
 @dataclass(frozen=True)
+class RemoteChoice:
+    """A model that another server runs, as vLLM serves them.
+
+    Attributes:
+        url: Where it listens, without a path: `http://host:port`.
+        route: Which of its routes is asked.
+        model: What it calls the model.
+        key: Bearer token, or None.
+        timeout_s: Longest wait for one answer.
+        max_connections: Requests to it at a time.
+        texts_per_request: Texts of one request at most.
+    """
+
+    url: str
+    route: Literal["classify", "pooling"] = "classify"
+    model: str = ""
+    key: str | None = field(default=None, repr=False)
+    timeout_s: float = 60.0
+    max_connections: int = 8
+    texts_per_request: int = 64
+
+
+@dataclass(frozen=True)
 class ModelSpec:
     """One registered model.
 
     Attributes:
         id: What requests call it.
-        path: Directory that `save_pretrained` wrote, inside the registry's root.
+        path: Directory that `save_pretrained` wrote, inside the registry's root; None for a remote model.
+        remote: Where a remote model is; None for one that is run here.
         kind: What it is for.
         revision: What its operator calls this state of it; part of its identity.
         dtype: Type of its weights in memory; the head of a reward model computes in float32.
@@ -48,10 +73,11 @@ class ModelSpec:
         batch_tokens: Tokens of one forward pass at most; one longer sequence goes by itself.
         max_queued_tokens: Tokens that wait at most.
         max_tokens: Longest sequence. None: as many as the model has positions.
+        pooling: How an embedding model makes one vector of its tokens' states. None: as its directory says.
     """
 
     id: str
-    path: Path
+    path: Path | None = None
     kind: ModelKind = "reward"
     revision: str = ""
     dtype: Dtype = "float32"
@@ -62,3 +88,9 @@ class ModelSpec:
     batch_tokens: int = 4096
     max_queued_tokens: int = 1 << 20
     max_tokens: int | None = None
+    pooling: Pooling | None = None
+    remote: RemoteChoice | None = None
+
+    def __post_init__(self) -> None:
+        if (self.path is None) == (self.remote is None):
+            raise ValueError("a model has a path, or is remote: expected exactly one of path and remote")

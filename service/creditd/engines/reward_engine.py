@@ -1,75 +1,32 @@
-"""A reward model that takes texts: tokens, limits, the queue, and what can be said of it from outside."""
+"""A reward model of this process that takes texts: tokens, limits, the queue, and what can be said of it."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
-from creditd.engines.batching import Batcher
-from creditd.engines.chat import Prompt
+from creditd.engines.batching import Answered, Batcher
+from creditd.engines.errors import EngineStoppedError
 from creditd.engines.loading import LoadedReward, load_reward
 from creditd.engines.model_spec import ModelSpec
+from creditd.engines.protocol import (
+    EngineStatus,
+    EngineUsage,
+    PreparedTexts,
+    ScoredTexts,
+    TextFailure,
+    VariantTexts,
+)
 from creditd.engines.reward_scorers import Variants
-
-Floats: TypeAlias = NDArray[np.float64]
-Integers: TypeAlias = NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Completions:
-    """Completions of prompts as tokens, those that fit the model.
-
-    Attributes:
-        work: What the engine is asked; None if nothing fits.
-        fitting: Shape (F,), int64: which completions the work is about.
-        too_long: Tokens of each completion that is longer than the model's context, by its place.
-    """
-
-    work: Variants | None
-    fitting: Integers
-    too_long: dict[int, int]
-
-
-@dataclass(frozen=True)
-class EngineStatus:
-    """What an engine says of itself.
-
-    Attributes:
-        id: What requests call the model.
-        kind: What it is for.
-        revision: What its operator calls this state of it.
-        dtype: Type of its weights.
-        device: Where it runs.
-        n_bytes: Memory of its weights.
-        max_tokens: Longest sequence.
-        reads_tries: Whether distinct prefixes are computed once.
-        queued_tokens: Tokens that wait or are being run.
-        n_batches: Batches that were run.
-        silent_s: Seconds since the last sign of life.
-    """
-
-    id: str
-    kind: str
-    revision: str
-    dtype: str
-    device: str
-    n_bytes: int
-    max_tokens: int
-    reads_tries: bool
-    queued_tokens: int
-    n_batches: int
-    silent_s: float
 
 
 class RewardEngine:
-    """A loaded reward model and the thread that runs it."""
+    """A loaded reward model and the thread that runs it: a `TextScorer`."""
 
     def __init__(self, loaded: LoadedReward, clock: Callable[[], float] = time.monotonic) -> None:
         """Start the thread.
@@ -104,43 +61,10 @@ class RewardEngine:
         """
         return cls(load_reward(spec, root))
 
-    def tokens_of(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> Completions:
-        """Completions as the model reads them.
-
-        Args:
-            prompts: One for each completion.
-            completions: What the policy wrote.
-
-        Returns:
-            The work, and what does not fit: nothing is ever cut.
-
-        Raises:
-            ModelUnsuitableError: If a prompt has messages and the model no template.
-
-        Cost:
-            Tokenises each text once.
-        """
-        rows = [self._loaded.text.tokens(prompt, text) for prompt, text in zip(prompts, completions, strict=True)]
-        too_long = {place: len(row) for place, row in enumerate(rows) if len(row) > self._loaded.max_tokens}
-        fitting = np.array([place for place in range(len(rows)) if place not in too_long], dtype=np.int64)
-        work = Variants(tuple(rows[place] for place in fitting)) if len(fitting) else None
-        return Completions(work, fitting, too_long)
-
-    def submit(self, work: Variants, expires_s: float = float("inf")) -> Future[Floats]:
-        """Ask for the rewards of a work.
-
-        Args:
-            work: From `tokens_of`.
-            expires_s: When nobody waits any more, on the clock.
-
-        Returns:
-            One reward per sequence to come, reward units, or an `EngineError`.
-
-        Raises:
-            EngineOverloadedError: If more tokens wait than the limit.
-            EngineStoppedError: If the engine is closed.
-        """
-        return self._batcher.submit(work, expires_s)
+    @property
+    def spec(self) -> ModelSpec:
+        """The model, as it was registered."""
+        return self._loaded.spec
 
     @property
     def identity(self) -> str:
@@ -148,23 +72,111 @@ class RewardEngine:
         spec = self._loaded.spec
         return repr((spec.id, spec.revision, spec.dtype, self._loaded.text.identity, spec.head))
 
+    def prepared(self, texts: Sequence[VariantTexts]) -> PreparedTexts:
+        """Texts as the model reads them; nothing is ever cut.
+
+        Args:
+            texts: Prompts with their completions.
+
+        Returns:
+            The work of all variants that fit, and why the others do not.
+
+        Raises:
+            ModelUnsuitableError: If a prompt has messages that the model cannot take.
+
+        Cost:
+            Tokenises each unit once wherever that is the same as tokenising each variant.
+        """
+        tokens = [self._loaded.text.variants(one) for one in texts]
+        sequences = list(chain.from_iterable(one.sequences for one in tokens))
+        spliced = np.concatenate([one.spliced for one in tokens]) if tokens else np.empty(0, dtype=np.bool_)
+        failures = {
+            place: failure for place, row in enumerate(sequences) if (failure := self._failure(len(row))) is not None
+        }
+        fitting = [place for place in range(len(sequences)) if place not in failures]
+        work = Variants(tuple(sequences[place] for place in fitting)) if fitting else None
+        usage = EngineUsage()
+        if work is not None:
+            usage = EngineUsage(
+                evaluations=len(work.distinct[0]),
+                tokens_computed=self._loaded.scorer.n_tokens(work),
+                tokens_naive=work.n_naive,
+                tokens_spliced=sum(len(sequences[place]) for place in fitting if spliced[place]),
+            )
+        return PreparedTexts(len(sequences), failures, usage, work)
+
+    def submit(self, prepared: PreparedTexts, expires_s: float = float("inf")) -> Future[ScoredTexts]:
+        """Ask for the rewards of prepared texts.
+
+        Args:
+            prepared: From `prepared`.
+            expires_s: When nobody waits any more, on the clock.
+
+        Returns:
+            Rewards to come, or an `EngineError`. Cancelling it drops the work if it has not begun.
+
+        Raises:
+            EngineOverloadedError: If more tokens wait than the limit.
+            EngineStoppedError: If the engine is closed, or its thread has ended.
+        """
+        answer: Future[ScoredTexts] = Future()
+        if prepared.work is None:
+            if not self._batcher.is_alive:
+                raise EngineStoppedError("the engine is stopped")
+            answer.set_result(_scored(prepared, None))
+            return answer
+        asked = self._batcher.submit(prepared.work, expires_s)
+        asked.add_done_callback(lambda done: _deliver(prepared, done, answer))
+        answer.add_done_callback(lambda done: asked.cancel() if done.cancelled() else None)
+        return answer
+
     def status(self) -> EngineStatus:
         """What can be said of the engine now."""
-        spec, batcher = self._loaded.spec, self._batcher
+        loaded, batcher = self._loaded, self._batcher
         return EngineStatus(
-            id=spec.id,
-            kind=spec.kind,
-            revision=spec.revision,
-            dtype=spec.dtype,
-            device=spec.device,
-            n_bytes=self._loaded.n_bytes,
-            max_tokens=self._loaded.max_tokens,
-            reads_tries=self._loaded.reads_tries,
+            spec=loaded.spec,
+            backend="local",
+            n_bytes=loaded.n_bytes,
+            max_tokens=loaded.max_tokens,
+            reads_tries=loaded.reads_tries,
+            attention=str(loaded.model.config._attn_implementation),  # noqa: SLF001 - transformers has no other name
+            working_bytes=None,
             queued_tokens=batcher.queued_tokens,
             n_batches=batcher.n_batches,
-            silent_s=self._clock() - batcher.last_beat_s,
+            silent_s=self._clock() - batcher.last_beat_s if batcher.queued_tokens else 0.0,
+            alive=batcher.is_alive,
         )
 
     def close(self, timeout_s: float | None = None) -> None:
         """Finish the batch that is being run, fail what waits, and end the thread."""
         self._batcher.close(timeout_s)
+
+    def _failure(self, n_tokens: int) -> TextFailure | None:
+        longest = self._loaded.max_tokens
+        if 0 < n_tokens <= longest:
+            return None
+        detail = f"got {n_tokens} tokens with the prompt; the model reads 1 to {longest}, and nothing is cut"
+        return TextFailure("context_exceeded", detail)
+
+
+def _deliver(prepared: PreparedTexts, asked: Future[Answered], answer: Future[ScoredTexts]) -> None:
+    """Hand on what came of a work, unless nobody waits any more."""
+    if asked.cancelled() or not answer.set_running_or_notify_cancel():
+        return
+    try:
+        answer.set_result(_scored(prepared, asked.result()))
+    except BaseException as error:  # noqa: BLE001 - whatever it is, nobody is left waiting for it
+        answer.set_exception(error)
+
+
+def _scored(prepared: PreparedTexts, answered: Answered | None) -> ScoredTexts:
+    """The rewards of all variants, those without one named."""
+    rewards, failures, usage = np.full(prepared.n_variants, np.nan), dict(prepared.failures), prepared.usage
+    if answered is not None:
+        fitting = [place for place in range(prepared.n_variants) if place not in failures]
+        rewards[fitting] = answered.scores
+        usage += EngineUsage(engine_s=answered.engine_s, queue_s=answered.queue_s)
+        for place in np.flatnonzero(~np.isfinite(rewards)).tolist():
+            rewards[place] = np.nan
+            failures.setdefault(place, TextFailure("non_finite_utility", "the model's score is not a finite number"))
+    return ScoredTexts(rewards, failures, usage)
