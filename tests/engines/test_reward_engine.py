@@ -10,7 +10,7 @@ pytestmark = pytest.mark.models
 
 import torch  # noqa: E402
 
-from creditd.engines.errors import EngineStoppedError, ModelUnsuitableError  # noqa: E402
+from creditd.engines.errors import EngineStoppedError  # noqa: E402
 from creditd.engines.model_spec import ModelSpec  # noqa: E402
 from creditd.engines.protocol import VariantTexts  # noqa: E402
 from creditd.engines.reward_engine import RewardEngine  # noqa: E402
@@ -131,6 +131,17 @@ def test_concurrent_requests_share_forward_passes(engine):
     assert len(passes) - n_passes == 8
 
 
+def test_prompts_that_are_run_alone_have_equal_bits_in_any_request(engine):
+    """Who asks to be alone gets the same bits with others and without, batch or no batch."""
+    texts = [VariantTexts(f"question {n}", (" yes", " no", f" {n}"), np.eye(3, dtype=np.bool_)) for n in range(4)]
+    together = engine.submit(engine.prepared(texts, alone=True)).result(PATIENCE_S).rewards.reshape(4, 3)
+    for row, one in zip(together, texts, strict=True):
+        alone = engine.submit(engine.prepared([one], alone=True)).result(PATIENCE_S).rewards
+        assert alone.tolist() == row.tolist()
+    shared = engine.submit(engine.prepared(texts)).result(PATIENCE_S).rewards.reshape(4, 3)
+    assert np.abs(shared - together).max() <= AGREEMENT
+
+
 def test_cancelled_work_is_dropped(engine):
     """Who stops waiting before the model begins costs nothing."""
     scorer, begun, held = engine._loaded.scorer, threading.Event(), threading.Event()
@@ -181,9 +192,11 @@ def test_a_template_changes_the_identity(tmp_path):
 
 
 def test_messages_need_a_template(tmp_path):
-    """A model without a template refuses messages with a sentence, before anything is queued."""
+    """A model without a template refuses messages with a sentence, and scores what it can."""
     saved(tmp_path / "rm", template=None)
     engine = RewardEngine.load(ModelSpec("rm", Path("rm")), tmp_path)
-    with pytest.raises(ModelUnsuitableError, match="expected a prompt that is a string"):
-        engine.prepared([VariantTexts.of_one(MESSAGES, "a")])
+    found = rewards_of(engine, VariantTexts.of_one(MESSAGES, "a"), VariantTexts.of_one("q", "a"))
+    assert found.failures[0].code == "invalid_request"
+    assert "expected a prompt that is a string" in found.failures[0].detail
+    assert np.isfinite(found.rewards).tolist() == [False, True]
     engine.close(PATIENCE_S)

@@ -98,7 +98,8 @@ def options_of(request: v1.ShapleyRequest, limits: RequestLimits) -> SetCreditOp
         WireError: If two choices contradict each other.
     """
     try:
-        utility = utility_of(request.utility)
+        # Credits under a utility that a model evaluates are found elsewhere, and no formula is asked.
+        utility = Max() if isinstance(request.utility, utilities.ModelUtility) else utility_of(request.utility)
     except ValueError as error:
         raise wire_error(ErrorCode.INVALID_REQUEST, "/utility", str(error)) from None
     return SetCreditOptions(
@@ -127,6 +128,8 @@ def utility_of(choice: utilities.UtilityChoice) -> Utility:
     Raises:
         ValueError: If its parameters contradict each other.
     """
+    if isinstance(choice, utilities.ModelUtility):
+        raise ValueError("a utility that a model evaluates has no formula")  # noqa: TRY004 - as the others of this function
     if not isinstance(choice, utilities.SumUtility):
         return _one(choice)
     if choice.terms is None:

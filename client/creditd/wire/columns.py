@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from creditd.credit.candidate_features import CandidateFeatures
 from creditd.credit.candidate_sets import CandidateSets
 from creditd.credit.credit_rules import needs_unions
-from creditd.credit.set_utilities import Need, needs
+from creditd.credit.set_utilities import Need
 from creditd.wire import v1
 from creditd.wire.arrays import (
     checked_splits,
@@ -26,12 +26,13 @@ from creditd.wire.arrays import (
     splits_of,
 )
 from creditd.wire.buffers import NumbersAndNulls
-from creditd.wire.choices import rule_of, utility_of
+from creditd.wire.choices import rule_of
 from creditd.wire.errors import ErrorCode
 from creditd.wire.features import score_columns, topic_columns
 from creditd.wire.fields import MAX_SETS
 from creditd.wire.limits import RequestLimits, check_candidates, check_rows, check_tokens
-from creditd.wire.nested import from_sets
+from creditd.wire.model_texts import ModelNeeds, model_needs, needed_of
+from creditd.wire.nested import PROMPT_WITHOUT_USE, REWARD_BESIDE_A_MODEL, from_sets, missing_texts
 from creditd.wire.rewards import RewardColumns, combined, single
 from creditd.wire.set_batches import SetBatch
 from creditd.wire.validation import segment_of, wire_error
@@ -63,12 +64,13 @@ def batch_of(request: v1.ShapleyRequest, limits: RequestLimits) -> SetBatch:
         WireError: If columns disagree in length, row splits are not, a needed column is absent, or only some sets name
             their group.
     """
-    needed, unions = needs(utility_of(request.utility)), needs_unions(rule_of(request.credit))
+    models = model_needs(request)
+    needed, unions = needed_of(request), needs_unions(rule_of(request.credit))
     check_candidates(_candidates_of(request), limits)
     if request.columns is not None:
-        batch = _from_columns(request, request.columns, needed, unions=unions)
+        batch = _from_columns(request, request.columns, needed, models, unions=unions)
     else:
-        batch = from_sets(request, needed, unions=unions)
+        batch = from_sets(request, needed, models, unions=unions)
     check_rows(batch.sets.n_sets, limits)
     collapse = request.malformed.duplicates == "collapse"
     if collapse and batch.sets.text_codes is None and len(batch.sets.rewards):
@@ -89,15 +91,18 @@ def _candidates_of(request: v1.ShapleyRequest) -> int:
 
 
 def _from_columns(
-    request: v1.ShapleyRequest, columns: v1.SetColumns, needed: frozenset[Need], *, unions: bool
+    request: v1.ShapleyRequest, columns: v1.SetColumns, needed: frozenset[Need], models: ModelNeeds, *, unions: bool
 ) -> SetBatch:
     table = "utilities" in needed
     _check_needed(request, columns, needed, unions=unions)
+    _check_for_models(columns, models)
     tables, table_splits = None, None
     if table and columns.utilities is not None:
         values, table_splits = flat(columns.utilities, "/columns/utilities")
         tables = np.asarray(values, dtype=np.float64)
     rewards, splits, sizes_from = _rewards(request, columns, table_splits)
+    if models.texts and columns.texts is not None and len(columns.texts) == len(rewards.rewards):
+        rewards = RewardColumns(rewards.rewards, missing_texts(columns.texts))
     n_sets, n_candidates = len(splits) - 1, len(rewards.rewards)
     if n_sets < 1 or n_sets > MAX_SETS:
         raise wire_error(ErrorCode.INVALID_REQUEST, sizes_from, f"got {n_sets} sets; expected 1 to {MAX_SETS}")
@@ -216,12 +221,25 @@ def _check_needed(request: v1.ShapleyRequest, columns: v1.SetColumns, needed: fr
             raise wire_error(ErrorCode.INVALID_REQUEST, f"/columns/{name}", "token advantages need this column")
 
 
+def _check_for_models(columns: v1.SetColumns, models: ModelNeeds) -> None:
+    """What a model reads is there where one is asked, and rewards are not given beside those of a model."""
+    for name, wanted in (("texts", models.texts), ("prompts", models.prompts)):
+        if wanted and getattr(columns, name) is None:
+            raise wire_error(ErrorCode.INVALID_REQUEST, f"/columns/{name}", "the model needs this column")
+    if columns.prompts is not None and not models.prompts:
+        raise wire_error(ErrorCode.INVALID_REQUEST, "/columns/prompts", PROMPT_WITHOUT_USE)
+    for name in ("rewards", "named_rewards"):
+        if models.texts and getattr(columns, name) is not None:
+            raise wire_error(ErrorCode.INVALID_REQUEST, f"/columns/{name}", REWARD_BESIDE_A_MODEL)
+
+
 def _check_lengths(columns: v1.SetColumns, n_sets: int, n_candidates: int) -> None:
     """Every column has one entry per set or per candidate."""
     for name, column, expected in (
         ("groups", columns.groups, n_sets),
         ("ids", columns.ids, n_sets),
         ("n_tokens", columns.n_tokens, n_sets),
+        ("prompts", columns.prompts, n_sets),
         ("set_rewards", columns.set_rewards, n_sets),
         ("texts", columns.texts, n_candidates),
         ("candidate_ids", columns.candidate_ids, n_candidates),

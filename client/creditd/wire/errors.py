@@ -34,6 +34,9 @@ class ErrorCode(str, Enum):
     DRAINING = "draining"
     DEADLINE_EXCEEDED = "deadline_exceeded"
     NON_FINITE_UTILITY = "non_finite_utility"
+    UNKNOWN_MODEL = "unknown_model"
+    CONTEXT_EXCEEDED = "context_exceeded"
+    ENGINE_FAILED = "engine_failed"
     INTERNAL = "internal"
 
 
@@ -70,6 +73,9 @@ ERROR_KINDS: dict[ErrorCode, ErrorKind] = {
     ErrorCode.DRAINING: ErrorKind(503, retryable=True, title="The service is shutting down."),
     ErrorCode.DEADLINE_EXCEEDED: ErrorKind(504, retryable=True, title="The request's deadline passed."),
     ErrorCode.NON_FINITE_UTILITY: ErrorKind(422, retryable=False, title="A utility is not a finite number."),
+    ErrorCode.UNKNOWN_MODEL: ErrorKind(404, retryable=False, title="The service has no such model for this."),
+    ErrorCode.CONTEXT_EXCEEDED: ErrorKind(422, retryable=False, title="A text is longer than the model reads."),
+    ErrorCode.ENGINE_FAILED: ErrorKind(502, retryable=True, title="The model failed, or cannot be reached."),
     ErrorCode.INTERNAL: ErrorKind(500, retryable=True, title="The service failed."),
 }
 

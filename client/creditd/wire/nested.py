@@ -16,12 +16,14 @@ from creditd.wire import v1
 from creditd.wire.arrays import group_numbers, numbers_or_missing, optional_numbers, ranks_of, splits_of
 from creditd.wire.errors import ErrorCode
 from creditd.wire.features import score_columns, topic_columns
+from creditd.wire.model_texts import ModelNeeds
 from creditd.wire.rewards import RewardColumns, combined, single
 from creditd.wire.set_batches import SetBatch
 from creditd.wire.validation import wire_error
 
 Floats: TypeAlias = NDArray[np.float64]
 Integers: TypeAlias = NDArray[np.int64]
+Booleans: TypeAlias = NDArray[np.bool_]
 
 _WANTED: dict[str, str] = {
     "reward": "expected a number, or null for a candidate that was not scored",
@@ -29,17 +31,21 @@ _WANTED: dict[str, str] = {
     "topics": "expected a list of what the candidate covers",
     "scores": "expected one number per target",
     "union": "expected the name of its union",
+    "text": "expected what the model reads, or null for a candidate that is not scored",
     "span": "expected [start, stop], or null for a candidate without tokens",
 }
-_NULLABLE = {"reward", "label", "union", "span"}
+_NULLABLE = {"reward", "label", "union", "span", "text"}
+PROMPT_WITHOUT_USE = "no model is asked; expected null, or rewards or a utility of type model"
+REWARD_BESIDE_A_MODEL = "rewards come from the model, or its utility uses none; expected none here"
 
 
-def from_sets(request: v1.ShapleyRequest, needed: frozenset[Need], *, unions: bool) -> SetBatch:
+def from_sets(request: v1.ShapleyRequest, needed: frozenset[Need], models: ModelNeeds, *, unions: bool) -> SetBatch:
     """The sets of a nested request as columns.
 
     Args:
         request: A valid request with `sets`.
         needed: What the utility needs.
+        models: What models have to be told.
         unions: Whether the rule needs unions.
 
     Returns:
@@ -51,9 +57,12 @@ def from_sets(request: v1.ShapleyRequest, needed: frozenset[Need], *, unions: bo
     sets = request.sets or []
     tokens = request.tokens is not None
     candidates = [candidate for item in sets for candidate in item.candidates]
-    of_sets, fields = fields_needed(needed, unions=unions, tokens=tokens)
+    of_sets, fields = fields_needed(needed, models, unions=unions, tokens=tokens)
     rejected = [error for row, item in enumerate(sets) if (error := lacking(row, item, of_sets, fields))]
     rewards = _rewards(candidates, request.aggregation, needed)
+    if models.texts:
+        _check_no_rewards(candidates)
+        rewards = RewardColumns(rewards.rewards, missing_texts([candidate.text for candidate in candidates]))
     groups, n_groups = group_numbers([item.group for item in sets], "/sets")
     set_rewards, set_missing = None, None
     if any(item.set_reward is not None for item in sets):
@@ -100,6 +109,8 @@ def lacking(
     for name in of_set:
         if getattr(item, name) is None:
             return SetError(row, "invalid_request", name, None, f"{name} is missing; this request needs it")
+    if item.prompt is not None and "prompt" not in of_set:
+        return SetError(row, "invalid_request", "prompt", None, PROMPT_WITHOUT_USE)
     if item.utilities is not None and "utilities" not in of_set:
         return SetError(row, "invalid_request", "utilities", None, "only the table utility takes utilities")
     for place, candidate in enumerate(item.candidates):
@@ -112,11 +123,24 @@ def lacking(
     return None
 
 
-def fields_needed(needed: frozenset[Need], *, unions: bool, tokens: bool) -> tuple[list[ErrorField], list[ErrorField]]:
+def missing_texts(texts: Sequence[str | None]) -> Booleans | None:
+    """Candidates without a text, which are not scored; None if all have one.
+
+    Args:
+        texts: One per candidate.
+    """
+    missing = np.array([text is None for text in texts], dtype=np.bool_)
+    return missing if missing.any() else None
+
+
+def fields_needed(
+    needed: frozenset[Need], models: ModelNeeds, *, unions: bool, tokens: bool
+) -> tuple[list[ErrorField], list[ErrorField]]:
     """Fields that a request needs of every set, and of every candidate.
 
     Args:
         needed: What the utility needs.
+        models: What models have to be told.
         unions: Whether the rule needs unions.
         tokens: Whether token advantages are asked for.
 
@@ -127,6 +151,8 @@ def fields_needed(needed: frozenset[Need], *, unions: bool, tokens: bool) -> tup
     of_candidates: list[ErrorField] = []
     for need in sorted(needed):
         (of_sets if need in {"utilities", "similarities"} else of_candidates).append(need)
+    of_sets += ["prompt"] * models.prompts
+    of_candidates += ["text"] * models.texts
     if tokens:
         of_sets.append("n_tokens")
         of_candidates.append("span")
@@ -148,6 +174,12 @@ def _rewards(
     return single(
         [candidate.reward if "reward" in candidate.model_fields_set else 0.0 for candidate in candidates], aggregation
     )
+
+
+def _check_no_rewards(candidates: Sequence[v1.Candidate]) -> None:
+    """Nobody gives a reward where the model does."""
+    if any(candidate.reward is not None or candidate.named_rewards is not None for candidate in candidates):
+        raise wire_error(ErrorCode.INVALID_REQUEST, "/sets", REWARD_BESIDE_A_MODEL)
 
 
 def _named(candidates: Sequence[v1.Candidate], aggregation: v1.AggregationChoice) -> RewardColumns:

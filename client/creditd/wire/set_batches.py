@@ -16,8 +16,8 @@ from creditd.wire.validation import segment_of
 Floats: TypeAlias = NDArray[np.float64]
 Integers: TypeAlias = NDArray[np.int64]
 
-_OF_SETS = {"set_reward": "set_rewards", "group": "groups"}
-_OF_CANDIDATES = {"span": "spans/starts", "id": "candidate_ids", "label": "labels", "union": "unions"}
+_OF_SETS = {"set_reward": "set_rewards", "group": "groups", "prompt": "prompts"}
+_OF_CANDIDATES = {"text": "texts", "span": "spans/starts", "id": "candidate_ids", "label": "labels", "union": "unions"}
 _ROWS_OF_SETS = ("utilities", "similarities")
 _ROWS_OF_CANDIDATES = ("topics", "scores")
 

@@ -11,11 +11,12 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import ConfigDict, Field
 from pydantic.config import JsonDict
 
-from creditd.wire.fields import MAX_MAGNITUDE, MAX_SETS, Count, Index, Name, NumberColumn, RewardNumber, WireModel
+from creditd.wire.fields import MAX_SETS, Index, Name, NumberColumn, RewardNumber, WireModel
 from creditd.wire.forms import ALL_IN_GROUPS_OR_NONE
 from creditd.wire.v1 import (
     AdvantageChoice,
     CreditChoice,
+    EstimatorChoice,
     ExpectChoice,
     FlagName,
     ItemError,
@@ -31,18 +32,6 @@ MAX_BATCH_SIZE = 65_536
 Player: TypeAlias = Annotated[int, Field(ge=0, lt=MAX_PLAYERS)]
 Coalition: TypeAlias = Annotated[list[Player], Field(fail_fast=True, max_length=MAX_PLAYERS)]
 Span: TypeAlias = Annotated[list[Index], Field(min_length=2, max_length=2)]
-
-
-class SolveEstimatorChoice(WireModel):
-    """How many coalitions are evaluated, and which."""
-
-    type: Literal["auto", "exact", "stratified", "permutations"] = "auto"
-    """`auto`: all 2^n where the budget allows, else `stratified`. `permutations` is the audit mode: no modelling."""
-    budget: Annotated[int, Field(ge=1, le=2**31)] = 1024
-    """Distinct coalitions that may be evaluated per item, those already known included."""
-    seed: Count = 0
-    target_standard_error: Annotated[float, Field(gt=0, le=MAX_MAGNITUDE, allow_inf_nan=False)] | None = None
-    """Stop early when every player's standard error, times 1.3, is at most this, reward units."""
 
 
 class SolveItem(WireModel):
@@ -84,7 +73,8 @@ class SolveRequest(WireModel):
         Field(fail_fast=True, min_length=1, max_length=MAX_SETS, json_schema_extra=ALL_IN_GROUPS_OR_NONE),
     ]
     credit: CreditChoice = PlainCredit()
-    estimator: SolveEstimatorChoice = SolveEstimatorChoice()
+    estimator: EstimatorChoice = EstimatorChoice()
+    """Coalitions that are known already count in the budget."""
     advantage: AdvantageChoice = AdvantageChoice()
     tokens: TokensChoice | None = None
     expect: ExpectChoice = ExpectChoice()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from creditd.credit.candidate_sets import USABLE, CandidateSets, ErrorField, SetError, number_name, unusable_numbers
 from creditd.credit.candidate_sets import ErrorCode as ErrorCodeOfSets
-from creditd.credit.credit_rules import CreditRule, Mixture, PrefixGain, Shapley, ends_of, needs_unions
+from creditd.credit.credit_rules import CreditRule, PrefixGain, ends_of, needs_unions
 from creditd.credit.evaluated_games import EvaluatedCredits, EvaluatedGame
-from creditd.credit.evaluation_needs import EstimatorOptions, required_evaluations
+from creditd.credit.evaluation_limits import planned_evaluations
+from creditd.credit.evaluation_needs import EstimatorOptions
 from creditd.credit.flags import Flag
 from creditd.credit.set_credit import SetCreditOptions, SetCredits, set_credit
 from creditd.credit.set_expectations import Expectation
@@ -201,7 +202,8 @@ def _solved(
     tokens: bool,
 ) -> SolvedItem | SetError:
     """What is known of one game, or why it cannot be solved."""
-    planned = _planned(row, item.n_players, rule, options, limits)
+    most = min(limits.evaluations, MAX_CELLS // item.n_players)
+    planned = planned_evaluations(row, item.n_players, rule, options, most)
     if isinstance(planned, SetError):
         return planned
     known = _known(row, item, tokens=tokens, in_order=any(isinstance(end, PrefixGain) for end in ends_of(rule)))
@@ -218,40 +220,7 @@ def _solved(
     upcoming = game.ask(max(batch_size, 1))[:batch_size, back]
     if not game.done:
         return SolvedItem(next=upcoming, planned=planned, known=game.known, credits=None)
-    return SolvedItem(next=upcoming, planned=planned, known=game.known, credits=_at(game.credits(), back))
-
-
-def _planned(row: int, n: int, rule: CreditRule, options: EstimatorOptions, limits: RequestLimits) -> int | SetError:
-    """Most coalitions that a game of n players evaluates, or why that cannot be; before anything large is made."""
-    for end in ends_of(rule):
-        if isinstance(end, Mixture) and len(end.weights) != n:
-            detail = f"got {n} players; expected {len(end.weights)}, one per mixture weight"
-            return SetError(row, "shape_mismatch", "candidates", None, detail)
-    most = min(limits.evaluations, MAX_CELLS // n)
-    # A plan a little longer than allowed is refused like any longer one, so that no longer one is ever made.
-    longest = most + 2 + 2 * n * (options.type == "permutations")
-    planned = min(2 * n + 2, 1 << n) if any(isinstance(end, Shapley) for end in ends_of(rule)) else 0
-    if planned <= most:
-        try:
-            planned = required_evaluations(n, rule, replace(options, budget=min(options.budget, longest)))
-        except ValueError as error:
-            if options.budget <= longest:
-                return SetError(row, "budget_exceeded", "candidates", None, str(error))
-            planned = longest
-    if planned > most:
-        detail = f"more than {most} evaluations of {n} players are planned; expected a smaller budget, or another rule"
-        return SetError(row, "budget_exceeded", "candidates", None, detail)
-    return planned
-
-
-def _at(found: EvaluatedCredits, order: Integers) -> EvaluatedCredits:
-    """The same with the players in another order."""
-    return replace(
-        found,
-        credits=found.credits[order],
-        standard_errors=None if found.standard_errors is None else found.standard_errors[order],
-        intervals=None if found.intervals is None else found.intervals[order],
-    )
+    return SolvedItem(next=upcoming, planned=planned, known=game.known, credits=game.credits().reordered(back))
 
 
 def _known(

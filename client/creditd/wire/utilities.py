@@ -12,12 +12,15 @@ from pydantic import Field, model_validator
 from typing_extensions import Self
 
 from creditd.wire.buffers import BufferOr
-from creditd.wire.fields import Amount, Positive, Weight, WireModel
+from creditd.wire.fields import MAX_NAME_LENGTH, Amount, Positive, Weight, WireModel
 from creditd.wire.forms import Form
 
 MAX_TARGETS = 4096
 MAX_TERMS = 16
+MAX_AFFIX = 64
 
+ModelId: TypeAlias = Annotated[str, Field(min_length=1, max_length=MAX_NAME_LENGTH)]
+"""What a model of the service is called; `GET /v1/models` names them."""
 Fraction: TypeAlias = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 _Weights: TypeAlias = Annotated[list[Weight], Field(fail_fast=True, min_length=1, max_length=MAX_TARGETS)]
 Weights: TypeAlias = Annotated[list[float], BufferOr(_Weights, kept=False, longest=MAX_TARGETS)]
@@ -336,7 +339,32 @@ class TableUtility(WireModel):
     type: Literal["table"]
 
 
-UtilityChoice: TypeAlias = Annotated[_WithFormula | SumUtility | TableUtility, Field(discriminator="type")]
+class SortedTemplate(WireModel):
+    """The texts of the coalition in the order of their bytes, so that the order of the candidates changes nothing."""
+
+    type: Literal["sorted"] = "sorted"
+    before: Annotated[str, Field(max_length=MAX_AFFIX)] = ""
+    """Stands before each text."""
+    after: Annotated[str, Field(max_length=MAX_AFFIX)] = "\n"
+    """Stands behind each text."""
+
+
+class ModelUtility(WireModel):
+    """v(S) = the score that a reward model of the service gives to the texts of S, as one answer to the set's `prompt`.
+
+    Costs one evaluation per coalition: 2^K of them, or the estimator's budget.
+    """
+
+    type: Literal["model"]
+    model: ModelId
+    template: SortedTemplate = SortedTemplate()
+    empty: Amount | None = None
+    """v(∅); null asks the model, about an answer without a word."""
+
+
+UtilityChoice: TypeAlias = Annotated[
+    _WithFormula | SumUtility | TableUtility | ModelUtility, Field(discriminator="type")
+]
 
 OF_REWARDS = (
     "max", "min", "mean", "median", "quantile", "trimmed_mean", "cvar", "top_m", "top_m_mean", "rth_best", "max_at_k",

@@ -47,7 +47,7 @@ from creditd.wire.fields import (
 )
 from creditd.wire.forms import NULL
 from creditd.wire.request_forms import COLUMN_FORMS, GROUP_ADVANTAGE_FORMS, GROUP_REQUEST_FORMS, REQUEST_FORMS
-from creditd.wire.utilities import MAX_TARGETS, MaxUtility, UtilityChoice
+from creditd.wire.utilities import MAX_TARGETS, MaxUtility, ModelId, UtilityChoice
 
 MAX_REWARD_NAMES = 64
 
@@ -66,7 +66,19 @@ FlagName: TypeAlias = Literal[
     "interval_approximate",
 ]
 MethodName: TypeAlias = Literal[
-    "order_statistic", "coverage", "pairwise", "vote", "quadrature", "log_det", "table", "sum", "owen"
+    "order_statistic",
+    "coverage",
+    "pairwise",
+    "vote",
+    "quadrature",
+    "log_det",
+    "table",
+    "sum",
+    "owen",
+    "stratified",
+    "permutations",
+    "definition",
+    "several",
 ]
 
 PlainRule: TypeAlias = Literal["shapley", "leave_one_out", "own_reward", "set_reward", "prefix_gain", "owen"]
@@ -114,14 +126,33 @@ CreditChoice: TypeAlias = Annotated[
 
 
 class EstimatorChoice(WireModel):
-    """How a value that has no formula is found. Every utility of this version is exact, at no evaluation."""
+    """How many coalitions a model evaluates, and which. Utilities with a formula are exact, at no evaluation."""
 
-    type: Literal["auto", "exact"] = "auto"
+    type: Literal["auto", "exact", "stratified", "permutations"] = "auto"
+    """`auto`: all 2^K where the budget allows, else `stratified`. `permutations` is the audit mode: no modelling."""
     budget: Annotated[int, Field(ge=1, le=2**31)] = 1024
-    """Allowed utility evaluations per set."""
+    """Distinct coalitions that may be evaluated per set."""
     seed: Count = 0
     target_standard_error: Annotated[float, Field(gt=0, le=MAX_MAGNITUDE, allow_inf_nan=False)] | None = None
-    """Stop early at this standard error, reward units."""
+    """Stop early when every candidate's standard error, times 1.3, is at most this, reward units."""
+
+
+class ModelRewards(WireModel):
+    """A reward model of the service scores each candidate's `text`, as an answer to the set's `prompt`."""
+
+    type: Literal["model"]
+    model: ModelId
+
+
+class ChatMessage(WireModel):
+    """One message of a conversation."""
+
+    role: Annotated[str, Field(min_length=1, max_length=64)]
+    content: str
+
+
+Prompt: TypeAlias = str | Annotated[list[ChatMessage], Field(fail_fast=True, min_length=1, max_length=4096)]
+"""A text that is read as it is, or messages that go through the model's chat template."""
 
 
 class AdvantageChoice(WireModel):
@@ -196,7 +227,8 @@ class Candidate(WireModel):
     span: Annotated[list[Index], Field(min_length=2, max_length=2)] | None = None
     """Half-open token range in the completion; null for a candidate without tokens. Needed when `tokens` is asked."""
     text: str | None = None
-    """Recognises duplicates; used for nothing else and never logged."""
+    """What a model reads, null for a candidate that is not scored; needed where one is asked. Recognises duplicates
+    beside. Never logged."""
     id: Name | None = None
     """When all candidates of a set have one, arithmetic on tables runs in its order, so results have equal bits."""
 
@@ -207,6 +239,8 @@ class CandidateSet(WireModel):
     id: Name | None = None
     group: Name | None = None
     """Names the prompt. Give it to all sets or to none; without it each set stands alone."""
+    prompt: Prompt | None = None
+    """What the candidates answer. Needed where a reward model is asked, and of no use elsewhere."""
     n_tokens: Index | None = None
     """Tokens of the completion. Needed when `tokens` is asked."""
     set_reward: RewardNumber | None = None
@@ -250,8 +284,11 @@ class SetColumns(WireModel):
     n_tokens: IndexColumn | None = None
     set_rewards: NumberOrNullColumn | None = None
     utilities: RaggedNumbers | NumberRows | None = None
+    prompts: Annotated[list[Prompt], Field(fail_fast=True, max_length=MAX_SETS)] | None = None
+    """One per set. Needed where a reward model is asked, and of no use elsewhere."""
     texts: Annotated[list[str | None], Field(fail_fast=True)] | None = None
-    """One per candidate, aligned with the values of `rewards`; recognises duplicates."""
+    """One per candidate, aligned with the values of `rewards`: what a model reads, null for a candidate that is not
+    scored; recognises duplicates."""
     candidate_ids: CandidateNameColumn | None = None
     """One per candidate, aligned with the values of `rewards`."""
     labels: CandidateNameOrNullColumn | None = None
@@ -309,6 +346,8 @@ class ShapleyRequest(WireModel):
 
     sets: Annotated[list[CandidateSet], Field(fail_fast=True, min_length=1, max_length=MAX_SETS)] | None = None
     columns: SetColumns | None = None
+    rewards: ModelRewards | None = None
+    """Where the rewards come from when the sets have none; null: the sets have them."""
     utility: UtilityChoice = MaxUtility()
     aggregation: AggregationChoice = AggregationChoice()
     credit: CreditChoice = PlainCredit()
@@ -320,7 +359,8 @@ class ShapleyRequest(WireModel):
     incomplete_group: Literal["flag", "error"] = "flag"
     """What happens to the other sets of a group that lost one to an error."""
     deterministic: bool = False
-    """Fix the batch shape of models. Answers without a model are deterministic always."""
+    """Ask the model about this request by itself, so that others of its batch change no bit. Answers without a model
+    are deterministic always."""
     dry_run: bool = False
     """Check the structure, answer what it would cost, compute nothing."""
 
@@ -346,10 +386,15 @@ class Usage(WireModel):
     """Utilities evaluated by a model."""
     from_cache: int
     tokens_computed: int
+    """Tokens that went through the model: those of distinct prefixes, where it reads tries."""
     tokens_naive: int
+    """Tokens of all texts one by one."""
+    tokens_spliced: int = 0
+    """Those of `tokens_naive` in texts that were put together from the tokens of their units."""
     engine_s: float
+    """Seconds of the model, shared with others of a batch by tokens."""
     queue_s: float
-    """Seconds between the last byte of the request and the start of the arithmetic."""
+    """Seconds between the last byte of the request and the start of its work, and those before the model's."""
 
 
 class ItemError(WireModel):

@@ -31,6 +31,8 @@ ErrorCode: TypeAlias = Literal[
     "invalid_request",
     "non_finite_utility",
     "budget_exceeded",
+    "context_exceeded",
+    "engine_failed",
 ]
 ErrorField: TypeAlias = Literal[
     "reward",
@@ -39,6 +41,8 @@ ErrorField: TypeAlias = Literal[
     "scores",
     "union",
     "span",
+    "text",
+    "prompt",
     "id",
     "utilities",
     "coalitions",

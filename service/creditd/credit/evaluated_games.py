@@ -9,7 +9,7 @@ utilities known.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -57,6 +57,15 @@ class EvaluatedCredits:
     scale: float
     interval_approximate: bool
     efficient: bool
+
+    def reordered(self, order: NDArray[np.int64]) -> EvaluatedCredits:
+        """The same with the players in another order: player order[i] of this one comes at place i."""
+        return replace(
+            self,
+            credits=self.credits[order],
+            standard_errors=None if self.standard_errors is None else self.standard_errors[order],
+            intervals=None if self.intervals is None else self.intervals[order],
+        )
 
 
 class EvaluatedGame:

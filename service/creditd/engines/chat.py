@@ -113,7 +113,9 @@ class ChatText:
         def whole(completion: str) -> Integers:
             return self.tokens(prompt, completion)
 
-        frame = self._frame(prompt) if texts.n_variants > 1 else None
+        # Units that meet no other one are tokenised fewer times as wholes.
+        meets = len(texts.coalitions) > 1 and texts.coalitions.sum(axis=1).max(initial=0) > 1
+        frame = self._frame(prompt) if meets else None
         if frame is None:
             rows = ["".join(itertools.compress(units, row)) for row in texts.coalitions.tolist()]
             return CoalitionTokens(tuple(map(whole, rows)), np.zeros(len(rows), dtype=np.bool_))

@@ -85,12 +85,12 @@ class TextFailure:
     """Why one text has no number, while others have.
 
     Attributes:
-        code: `context_exceeded` for what does not fit the model, `non_finite_utility` for a score that is no finite
-            number, `engine_failed` for what a remote model refused.
+        code: `context_exceeded` for what does not fit the model, `invalid_request` for messages that it cannot take,
+            `non_finite_utility` for a score that is no finite number, `engine_failed` for what a remote model refused.
         detail: One sentence without any word of the text.
     """
 
-    code: Literal["context_exceeded", "non_finite_utility", "engine_failed"]
+    code: Literal["context_exceeded", "invalid_request", "non_finite_utility", "engine_failed"]
     detail: str
 
 
@@ -178,11 +178,12 @@ class Engine(Protocol):
 class TextScorer(Engine, Protocol):
     """A reward model that takes texts."""
 
-    def prepared(self, texts: Sequence[VariantTexts]) -> PreparedTexts:
+    def prepared(self, texts: Sequence[VariantTexts], *, alone: bool = False) -> PreparedTexts:
         """Texts as the model reads them; may take a while, and may be called from any thread.
 
-        Raises:
-            ModelUnsuitableError: If a prompt has messages that the model cannot take.
+        Args:
+            texts: Prompts with their completions.
+            alone: Whether each prompt is run by itself, so that no other changes a bit of its rewards.
         """
 
     def submit(self, prepared: PreparedTexts, expires_s: float = float("inf")) -> Future[ScoredTexts]:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from creditd.engines.batching import Answered, Batcher
-from creditd.engines.errors import EngineStoppedError
+from creditd.engines.coalition_tokens import CoalitionTokens
+from creditd.engines.errors import EngineStoppedError, ModelUnsuitableError
 from creditd.engines.loading import LoadedReward, load_reward
 from creditd.engines.model_spec import ModelSpec
 from creditd.engines.protocol import (
@@ -22,7 +26,43 @@ from creditd.engines.protocol import (
     TextFailure,
     VariantTexts,
 )
-from creditd.engines.reward_scorers import Variants
+from creditd.engines.reward_scorers import LengthScorer, TrieScorer, Variants
+
+Floats: TypeAlias = NDArray[np.float64]
+Integers: TypeAlias = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class RewardWork:
+    """What one request asks of a model.
+
+    Attributes:
+        parts: Token sequences; of one part all that can be shared is.
+        alone: Whether each part is run by itself.
+    """
+
+    parts: tuple[Variants, ...]
+    alone: bool
+
+
+class _WorkScorer:
+    """A model as the batcher sees it: works that may share a batch do."""
+
+    def __init__(self, scorer: TrieScorer | LengthScorer) -> None:
+        self._scorer = scorer
+
+    def n_tokens(self, work: RewardWork) -> int:
+        """Tokens that go through the model."""
+        return sum(self._scorer.n_tokens(part) for part in work.parts)
+
+    def score(self, works: Sequence[RewardWork], beat: Callable[[], None]) -> list[Floats]:
+        """One array of rewards per work, part after part."""
+        shared = [part for work in works if not work.alone for part in work.parts]
+        found = iter(self._scorer.score(shared, beat) if shared else ())
+        return [
+            np.concatenate([self._scorer.score([part], beat)[0] if work.alone else next(found) for part in work.parts])
+            for work in works
+        ]
 
 
 class RewardEngine:
@@ -37,8 +77,9 @@ class RewardEngine:
         """
         self._loaded = loaded
         self._clock = clock
-        self._batcher = Batcher[Variants](
-            loaded.scorer,
+        self._scorer = _WorkScorer(loaded.scorer)
+        self._batcher = Batcher[RewardWork](
+            self._scorer,
             batch_tokens=loaded.spec.batch_tokens,
             max_queued_tokens=loaded.spec.max_queued_tokens,
             name=f"creditd-engine-{loaded.spec.id}",
@@ -72,38 +113,44 @@ class RewardEngine:
         spec = self._loaded.spec
         return repr((spec.id, spec.revision, spec.dtype, self._loaded.text.identity, spec.head))
 
-    def prepared(self, texts: Sequence[VariantTexts]) -> PreparedTexts:
+    def prepared(self, texts: Sequence[VariantTexts], *, alone: bool = False) -> PreparedTexts:
         """Texts as the model reads them; nothing is ever cut.
 
         Args:
             texts: Prompts with their completions.
+            alone: Whether each prompt is run by itself, so that no other changes a bit of its rewards.
 
         Returns:
             The work of all variants that fit, and why the others do not.
 
-        Raises:
-            ModelUnsuitableError: If a prompt has messages that the model cannot take.
-
         Cost:
             Tokenises each unit once wherever that is the same as tokenising each variant.
         """
-        tokens = [self._loaded.text.variants(one) for one in texts]
-        sequences = list(chain.from_iterable(one.sequences for one in tokens))
-        spliced = np.concatenate([one.spliced for one in tokens]) if tokens else np.empty(0, dtype=np.bool_)
-        failures = {
-            place: failure for place, row in enumerate(sequences) if (failure := self._failure(len(row))) is not None
-        }
-        fitting = [place for place in range(len(sequences)) if place not in failures]
-        work = Variants(tuple(sequences[place] for place in fitting)) if fitting else None
-        usage = EngineUsage()
-        if work is not None:
-            usage = EngineUsage(
-                evaluations=len(work.distinct[0]),
-                tokens_computed=self._loaded.scorer.n_tokens(work),
-                tokens_naive=work.n_naive,
-                tokens_spliced=sum(len(sequences[place]) for place in fitting if spliced[place]),
-            )
-        return PreparedTexts(len(sequences), failures, usage, work)
+        found = [self._tokens_of(one) for one in texts]
+        failures: dict[int, TextFailure] = {}
+        parts: list[list[Integers]] = []
+        n_variants = n_spliced = 0
+        for one, tokens in zip(texts, found, strict=True):
+            kept: list[Integers] = []
+            for row in range(one.n_variants):
+                failure = tokens if isinstance(tokens, TextFailure) else self._failure(len(tokens.sequences[row]))
+                if failure is not None:
+                    failures[n_variants + row] = failure
+                elif not isinstance(tokens, TextFailure):
+                    kept.append(tokens.sequences[row])
+                    n_spliced += len(tokens.sequences[row]) * bool(tokens.spliced[row])
+            n_variants += one.n_variants
+            parts.append(kept)
+        if not alone:
+            parts = [list(chain.from_iterable(parts))]
+        work = RewardWork(tuple(Variants(tuple(part)) for part in parts if part), alone=alone)
+        usage = EngineUsage(
+            evaluations=sum(len(part.distinct[0]) for part in work.parts),
+            tokens_computed=self._scorer.n_tokens(work),
+            tokens_naive=sum(part.n_naive for part in work.parts),
+            tokens_spliced=n_spliced,
+        )
+        return PreparedTexts(n_variants, failures, usage, work if work.parts else None)
 
     def submit(self, prepared: PreparedTexts, expires_s: float = float("inf")) -> Future[ScoredTexts]:
         """Ask for the rewards of prepared texts.
@@ -150,6 +197,12 @@ class RewardEngine:
     def close(self, timeout_s: float | None = None) -> None:
         """Finish the batch that is being run, fail what waits, and end the thread."""
         self._batcher.close(timeout_s)
+
+    def _tokens_of(self, texts: VariantTexts) -> CoalitionTokens | TextFailure:
+        try:
+            return self._loaded.text.variants(texts)
+        except ModelUnsuitableError as error:
+            return TextFailure("invalid_request", str(error))
 
     def _failure(self, n_tokens: int) -> TextFailure | None:
         longest = self._loaded.max_tokens
