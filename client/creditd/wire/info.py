@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from creditd.wire.fields import WireModel
 from creditd.wire.v1 import Service
 
@@ -30,7 +32,9 @@ class Limits(WireModel):
     """Of a body of either format, buffers included."""
     requests_in_flight: int
     evaluations: int
-    """Utilities of one game that the caller evaluates."""
+    """Utilities of one game that the caller, or a model, evaluates."""
+    model_characters: int
+    """That a model reads for one request, prompts counted with each text."""
     evaluated_cells: int
     """Players times evaluations, over all games of a request."""
     targets: int
@@ -52,3 +56,43 @@ class Info(WireModel):
     group_advantages: list[str]
     limits: Limits
     models: list[str]
+
+
+class ModelInfo(WireModel):
+    """One model that requests may name."""
+
+    id: str
+    kind: Literal["reward", "policy", "embedding"]
+    backend: Literal["local", "remote", "fake"]
+    """Whether it runs in this process, or another server runs it."""
+    revision: str
+    """What its operator calls this state of it."""
+    weight_version: str | None
+    """Of a policy whose weights are replaced; null for a model whose weights stay."""
+    dtype: str
+    device: str
+    attention: str | None
+    """What runs its attention."""
+    reads_tries: bool | None
+    """Whether distinct prefixes are computed once; if not, distinct texts are."""
+    max_tokens: int | None
+    """Longest text with its prompt; longer ones are `context_exceeded`, never cut."""
+    weight_bytes: int | None
+    """Memory of its weights."""
+    working_bytes: int | None
+    """Memory beside them, at most."""
+    queued_tokens: int
+    """Tokens that wait or are being run."""
+    max_queued_tokens: int
+    batches: int
+    """Forward batches since the start."""
+    silent_s: float
+    """Seconds since its last sign of life, while it has work."""
+    alive: bool
+    """Whether it can still answer."""
+
+
+class Models(WireModel):
+    """The models of a service."""
+
+    models: list[ModelInfo]

@@ -31,7 +31,8 @@ class RequestLimits:
         table_candidates: Candidates of one set with a table, or with a rule that needs all its utilities.
         token_advantages: Token advantages of all sets together.
         tokens_per_set: Completion tokens of one set.
-        evaluations: Utilities of one set that the caller evaluates.
+        evaluations: Utilities of one set that the caller, or a model, evaluates.
+        model_characters: Characters that a model reads, prompts counted with each text.
     """
 
     sets: int = MAX_SETS
@@ -41,6 +42,7 @@ class RequestLimits:
     token_advantages: int = 1 << 22
     tokens_per_set: int = 131_072
     evaluations: int = 1 << 16
+    model_characters: int = 1 << 26
 
 
 def published(
@@ -80,6 +82,7 @@ def published(
         objects=body_bytes // BYTES_PER_OBJECT,
         requests_in_flight=requests_in_flight,
         evaluations=limits.evaluations,
+        model_characters=limits.model_characters,
         evaluated_cells=MAX_CELLS,
         targets=MAX_TARGETS,
         log_det_candidates=MAX_LOG_DET_PLAYERS,

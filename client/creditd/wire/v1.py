@@ -426,7 +426,10 @@ class SetResult(WireModel):
     """Σ credit − (v(N) − v(∅)): near 0 for efficient rules, a fact of the others."""
     exact: bool | None = None
     method: MethodName | None = None
-    standard_errors: list[float] | None = None
+    standard_errors: list[float | None] | None = None
+    """One per candidate, reward units; null for exact credits, and for a candidate that is not a player."""
+    intervals: list[tuple[float, float] | None] | None = None
+    """Marginal 95 % intervals; null likewise, and where there are too few coalitions for one."""
     flags: list[FlagName] = Field(default_factory=list)
     error: ItemError | None = None
 
@@ -456,8 +459,12 @@ class ColumnResult(WireModel):
     flags: list[int]
     """One bit mask per set; bit i is `flag_names[i]`."""
     flag_names: list[FlagName]
+    standard_errors: ResultRagged | None = None
+    """Reward units; null for exact credits. Absent where all are exact."""
     exact: bool
+    """Whether all credits are the rule's values."""
     method: MethodName
+    """How the credits were found; `several` where sets differ."""
 
 
 class RowError(ItemError):

@@ -6,9 +6,12 @@ import os
 import sys
 from pathlib import Path
 
+from creditd.engines.errors import ModelUnsuitableError
+from creditd.engines.registry import load_registry
 from creditd.server.app import create_app
 from creditd.server.logs import configure_logging
 from creditd.server.memory import keep_freed_memory
+from creditd.server.resources import Resources
 from creditd.server.serve import serve
 from creditd.server.settings import Settings, SettingsError, load_settings
 from creditd.wire.versions import package_version
@@ -29,7 +32,7 @@ def run_service(config: Path | None, *, host: str | None, port: int | None) -> i
         port: Port from the command line, or None.
 
     Returns:
-        Exit status; 2 when the settings cannot be used.
+        Exit status; 2 when the settings, or a model that they name, cannot be used.
     """
     try:
         settings = load_settings(config, host=host, port=port)
@@ -38,11 +41,20 @@ def run_service(config: Path | None, *, host: str | None, port: int | None) -> i
         return 2
     configure_logging()
     keep_freed_memory()
-    app = create_app(settings)
+    try:
+        engines = load_registry([model.spec() for model in settings.models], settings.models_root, _say)
+    except ModelUnsuitableError as error:
+        _say(str(error))
+        return 2
+    app = create_app(settings, Resources(settings, engines=engines))
     status = serve(app, lambda bound: print(greeting(settings, bound), flush=True))
     if app.state.resources.abandoned:
         os._exit(status)  # an orderly end would wait for computations that nobody waits for
     return status
+
+
+def _say(sentence: str) -> None:
+    print(f"creditd: {sentence}", file=sys.stderr, flush=True)
 
 
 def greeting(settings: Settings, port: int) -> str:

@@ -23,6 +23,7 @@ from creditd.credit.evaluation_needs import EstimatorOptions, defining_coalition
 from creditd.credit.group_sums import MAX_MAGNITUDE
 
 Floats: TypeAlias = NDArray[np.float64]
+EvaluatedMethod: TypeAlias = Literal["stratified", "permutations", "table", "definition"]
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class EvaluatedCredits:
     intervals: Floats | None
     degrees_of_freedom: int | None
     exact: bool
-    method: Literal["stratified", "permutations", "table", "definition"]
+    method: EvaluatedMethod
     evaluations: int
     empty: float
     grand: float

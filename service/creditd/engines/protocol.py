@@ -145,7 +145,7 @@ class EngineStatus:
     """
 
     spec: ModelSpec
-    backend: str
+    backend: Literal["local", "remote", "fake"]
     n_bytes: int | None
     max_tokens: int | None
     reads_tries: bool | None

@@ -13,9 +13,10 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from creditd.engines.batching import Answered, Batcher
+from creditd.engines.batching import Batcher
 from creditd.engines.coalition_tokens import CoalitionTokens
-from creditd.engines.errors import EngineStoppedError, ModelUnsuitableError
+from creditd.engines.delivery import submitted
+from creditd.engines.errors import ModelUnsuitableError
 from creditd.engines.loading import LoadedReward, load_reward
 from creditd.engines.model_spec import ModelSpec
 from creditd.engines.protocol import (
@@ -166,16 +167,7 @@ class RewardEngine:
             EngineOverloadedError: If more tokens wait than the limit.
             EngineStoppedError: If the engine is closed, or its thread has ended.
         """
-        answer: Future[ScoredTexts] = Future()
-        if prepared.work is None:
-            if not self._batcher.is_alive:
-                raise EngineStoppedError("the engine is stopped")
-            answer.set_result(_scored(prepared, None))
-            return answer
-        asked = self._batcher.submit(prepared.work, expires_s)
-        asked.add_done_callback(lambda done: _deliver(prepared, done, answer))
-        answer.add_done_callback(lambda done: asked.cancel() if done.cancelled() else None)
-        return answer
+        return submitted(prepared, self._batcher, expires_s)
 
     def status(self) -> EngineStatus:
         """What can be said of the engine now."""
@@ -210,26 +202,3 @@ class RewardEngine:
             return None
         detail = f"got {n_tokens} tokens with the prompt; the model reads 1 to {longest}, and nothing is cut"
         return TextFailure("context_exceeded", detail)
-
-
-def _deliver(prepared: PreparedTexts, asked: Future[Answered], answer: Future[ScoredTexts]) -> None:
-    """Hand on what came of a work, unless nobody waits any more."""
-    if asked.cancelled() or not answer.set_running_or_notify_cancel():
-        return
-    try:
-        answer.set_result(_scored(prepared, asked.result()))
-    except BaseException as error:  # noqa: BLE001 - whatever it is, nobody is left waiting for it
-        answer.set_exception(error)
-
-
-def _scored(prepared: PreparedTexts, answered: Answered | None) -> ScoredTexts:
-    """The rewards of all variants, those without one named."""
-    rewards, failures, usage = np.full(prepared.n_variants, np.nan), dict(prepared.failures), prepared.usage
-    if answered is not None:
-        fitting = [place for place in range(prepared.n_variants) if place not in failures]
-        rewards[fitting] = answered.scores
-        usage += EngineUsage(engine_s=answered.engine_s, queue_s=answered.queue_s)
-        for place in np.flatnonzero(~np.isfinite(rewards)).tolist():
-            rewards[place] = np.nan
-            failures.setdefault(place, TextFailure("non_finite_utility", "the model's score is not a finite number"))
-    return ScoredTexts(rewards, failures, usage)

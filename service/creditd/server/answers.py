@@ -6,11 +6,15 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
+from creditd.credit.flags import Flag
+from creditd.credit.set_credit import SetCredits
 from creditd.scoring.deadline import Deadline
+from creditd.scoring.model_questions import Estimates
 from creditd.server.convert import (
     Encode,
     envelope,
@@ -27,7 +31,7 @@ from creditd.wire.columns import batch_of
 from creditd.wire.errors import ErrorCode, ErrorItem
 from creditd.wire.group_rows import solve_group
 from creditd.wire.limits import RequestLimits
-from creditd.wire.set_batches import causes_first
+from creditd.wire.set_batches import SetBatch, causes_first
 from creditd.wire.solve import SolveRequest
 from creditd.wire.solve_items import item_flags, solve_items
 from creditd.wire.solve_items import pointer_to as solve_pointer
@@ -88,16 +92,41 @@ def answer_sets(
         DeadlineExceededError: If the caller has stopped waiting.
     """
     queue_s = time.perf_counter() - received_s
-    with _refused_as_a_whole():
+    with refused_as_a_whole():
         options, batch = options_of(asked, limits), batch_of(asked, limits)
     head = {**envelope(request_id, queue_s), "model": None, "weight_version": None}
     if asked.dry_run:
         return Answer(encode(head), batch.sets.n_sets, {}, {})
-    answer = score(batch.sets, options, batch.rejected, deadline)
-    codes = Counter(str(error.code) for error in answer.errors)
-    if len(answer.errors) == batch.sets.n_sets:
-        return _nothing_answered("set", batch.sets.n_sets, codes, error_items(answer, batch))
-    return Answer(encode(shapley_document(answer, batch, head)), batch.sets.n_sets, codes, flag_counts(answer.flags))
+    return answer_batch(batch, head, encode, score(batch.sets, options, batch.rejected, deadline))
+
+
+def answer_batch(
+    batch: SetBatch,
+    head: Mapping[str, Any],
+    encode: Encode,
+    answer: SetCredits,
+    estimates: Estimates | None = None,
+) -> Answer:
+    """The answer about a batch whose credits are known.
+
+    Args:
+        batch: The sets that were asked about.
+        head: The envelope.
+        encode: Writes the answer.
+        answer: What the arithmetic returned.
+        estimates: How credits under a utility that a model evaluated were found, or None.
+
+    Returns:
+        The body, or a refusal when no set could be answered.
+    """
+    codes, n_sets = Counter(str(error.code) for error in answer.errors), batch.sets.n_sets
+    if len(answer.errors) == n_sets:
+        return _nothing_answered("set", n_sets, codes, error_items(answer, batch))
+    flags = answer.flags
+    if estimates is not None:
+        flags = flags | np.where(estimates.approximate & answer.ok, int(Flag.INTERVAL_APPROXIMATE), 0)
+        answer = replace(answer, flags=flags)
+    return Answer(encode(shapley_document(answer, batch, head, estimates)), n_sets, codes, flag_counts(flags))
 
 
 def answer_solve(
@@ -127,7 +156,7 @@ def answer_solve(
         DeadlineExceededError: If the caller has stopped waiting.
     """
     queue_s = time.perf_counter() - received_s
-    with _refused_as_a_whole():
+    with refused_as_a_whole():
         answer = solve_items(asked, limits, deadline.check)
     codes = Counter(str(error.code) for error in answer.errors)
     if len(answer.errors) == len(asked.items):
@@ -170,7 +199,7 @@ def answer_groups(
     """
     queue_s = time.perf_counter() - received_s
     deadline.check()
-    with _refused_as_a_whole():
+    with refused_as_a_whole():
         answer = solve_group(asked, limits)
     n_rows = len(answer.flags)
     codes = Counter(error.code.value for error in answer.errors)
@@ -184,7 +213,7 @@ def answer_groups(
 
 
 @contextmanager
-def _refused_as_a_whole() -> Iterator[None]:
+def refused_as_a_whole() -> Iterator[None]:
     """What the wire refuses, raised as the error of the service that says the same."""
     try:
         yield

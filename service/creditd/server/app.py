@@ -32,12 +32,19 @@ def create_app(settings: Settings, resources: Resources | None = None) -> FastAP
 
     Args:
         settings: Checked settings.
-        resources: What the application holds; made from the settings when absent. Tests pass their own.
+        resources: What the application holds; made from the settings when absent, but for models, which are loaded
+            before (`creditd serve` does). Tests pass their own.
 
     Returns:
         An application that opens its resources at start-up and closes them at shutdown.
+
+    Raises:
+        ValueError: If the settings name a model that the resources do not hold.
     """
     held = Resources(settings) if resources is None else resources
+    missing = {model.id for model in settings.models} - set(held.engines.ids)
+    if missing:
+        raise ValueError(f"the settings name models that are not loaded: {', '.join(sorted(missing))}")
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

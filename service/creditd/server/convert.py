@@ -5,7 +5,7 @@ One document for both formats: JSON writes its arrays as lists, with null for Na
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, TypeAlias, get_args
 
@@ -18,11 +18,13 @@ from creditd.credit.flags import Flag
 from creditd.credit.group_advantages import GroupRule
 from creditd.credit.set_advantages import NormalizationType
 from creditd.credit.set_credit import SetCredits
+from creditd.engines.protocol import EngineStatus, EngineUsage
+from creditd.scoring.model_questions import Estimates
 from creditd.server.settings import Settings
 from creditd.wire.choices import CREDIT_NAMES, UTILITY_NAMES
 from creditd.wire.errors import ERROR_KINDS, ErrorCode, ErrorItem
 from creditd.wire.group_rows import GroupRows
-from creditd.wire.info import Info
+from creditd.wire.info import Info, ModelInfo, Models
 from creditd.wire.limits import RequestLimits, published
 from creditd.wire.set_batches import SetBatch, causes_first
 from creditd.wire.solve import SolveRequest
@@ -44,23 +46,25 @@ def service() -> Service:
 
 
 _SERVICE = service().model_dump()
+NO_MODEL = EngineUsage()
 
 
-def usage(queue_s: float) -> dict[str, float]:
-    """Cost of an answer that needed no model."""
+def usage(queue_s: float, engine: EngineUsage = NO_MODEL) -> dict[str, float]:
+    """Cost of an answer: what a model did for it, and how long it waited."""
     return {
-        "evaluations": 0,
+        "evaluations": engine.evaluations,
         "from_cache": 0,
-        "tokens_computed": 0,
-        "tokens_naive": 0,
-        "engine_s": 0.0,
-        "queue_s": round(queue_s, 6),
+        "tokens_computed": engine.tokens_computed,
+        "tokens_naive": engine.tokens_naive,
+        "tokens_spliced": engine.tokens_spliced,
+        "engine_s": round(engine.engine_s, 6),
+        "queue_s": round(queue_s + engine.queue_s, 6),
     }
 
 
-def envelope(request_id: str, queue_s: float) -> dict[str, Any]:
+def envelope(request_id: str, queue_s: float, engine: EngineUsage = NO_MODEL) -> dict[str, Any]:
     """What every answer begins with."""
-    return {"request_id": request_id, "service": _SERVICE, "usage": usage(queue_s)}
+    return {"request_id": request_id, "service": _SERVICE, "usage": usage(queue_s, engine)}
 
 
 def json_body(document: Mapping[str, Any]) -> bytes:
@@ -68,13 +72,16 @@ def json_body(document: Mapping[str, Any]) -> bytes:
     return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-def shapley_document(answer: SetCredits, batch: SetBatch, head: Mapping[str, Any]) -> dict[str, Any]:
+def shapley_document(
+    answer: SetCredits, batch: SetBatch, head: Mapping[str, Any], estimates: Estimates | None = None
+) -> dict[str, Any]:
     """The answer to `/v1/credit/shapley`, in the form of the request.
 
     Args:
         answer: What the arithmetic returned.
         batch: The sets that were asked about.
         head: The envelope.
+        estimates: How credits under a utility that a model evaluated were found; None for a formula.
 
     Returns:
         A document that fits `ShapleyResponse` once it is written; arrays stay arrays.
@@ -84,9 +91,9 @@ def shapley_document(answer: SetCredits, batch: SetBatch, head: Mapping[str, Any
     """
     document = dict(head)
     if batch.nested:
-        document["sets"] = _nested(answer, batch)
+        document["sets"] = _nested(answer, batch, estimates)
     else:
-        document["columns"] = _columns(answer, batch)
+        document["columns"] = _columns(answer, batch, estimates)
         document["errors"] = [
             {"row": error.row, **_item_error(error.code, batch.pointer(error), error.detail)} for error in answer.errors
         ]
@@ -121,7 +128,7 @@ def group_document(answer: GroupRows, head: Mapping[str, Any]) -> dict[str, Any]
     }
 
 
-def info_body(settings: Settings, limits: RequestLimits) -> bytes:
+def info_body(settings: Settings, limits: RequestLimits, models: Sequence[str]) -> bytes:
     """The answer to `/v1/info` as JSON that fits `Info`."""
     document = Info(
         service=service(),
@@ -137,9 +144,37 @@ def info_body(settings: Settings, limits: RequestLimits) -> bytes:
             body_timeout_s=settings.body_timeout_s,
             requests_in_flight=settings.max_requests_in_flight,
         ),
-        models=[],
+        models=list(models),
     )
     return document.model_dump_json().encode()
+
+
+def models_document(statuses: Iterable[EngineStatus]) -> Models:
+    """The answer to `/v1/models`."""
+    return Models(
+        models=[
+            ModelInfo(
+                id=one.spec.id,
+                kind=one.spec.kind,
+                backend=one.backend,
+                revision=one.spec.revision,
+                weight_version=None,
+                dtype=one.spec.dtype,
+                device=one.spec.device,
+                attention=one.attention,
+                reads_tries=one.reads_tries,
+                max_tokens=one.max_tokens,
+                weight_bytes=one.n_bytes,
+                working_bytes=one.working_bytes,
+                queued_tokens=one.queued_tokens,
+                max_queued_tokens=one.spec.max_queued_tokens,
+                batches=one.n_batches,
+                silent_s=round(one.silent_s, 3),
+                alive=one.alive,
+            )
+            for one in statuses
+        ]
+    )
 
 
 def error_items(answer: SetCredits, batch: SetBatch) -> tuple[ErrorItem, ...]:
@@ -170,7 +205,7 @@ def _rows(values: Floats, splits: Integers) -> Floats | list[Floats]:
     return [values[start:stop] for start, stop in pairwise(splits.tolist())]
 
 
-def _columns(answer: SetCredits, batch: SetBatch) -> dict[str, Any]:
+def _columns(answer: SetCredits, batch: SetBatch, estimates: Estimates | None) -> dict[str, Any]:
     splits = answer.row_splits
     columns: dict[str, Any] = {
         "ids": batch.ids,
@@ -189,12 +224,18 @@ def _columns(answer: SetCredits, batch: SetBatch) -> dict[str, Any]:
         "exact": True,
         "method": answer.method,
     }
+    if estimates is not None:
+        methods = {method for method, ok in zip(estimates.methods, answer.ok.tolist(), strict=True) if ok}
+        columns["exact"] = bool(estimates.exact[answer.ok].all())
+        columns["method"] = methods.pop() if len(methods) == 1 else "several"
+        if not np.isnan(estimates.standard_errors).all():
+            columns["standard_errors"] = {"values": estimates.standard_errors, "row_splits": splits}
     if answer.token_splits is not None:
         columns["token_advantages"] = {"values": answer.token_advantages, "row_splits": answer.token_splits}
     return columns
 
 
-def _nested(answer: SetCredits, batch: SetBatch) -> list[dict[str, Any]]:
+def _nested(answer: SetCredits, batch: SetBatch, estimates: Estimates | None) -> list[dict[str, Any]]:
     errors: dict[int, SetError] = {error.row: error for error in answer.errors}
     ids = [None] * len(answer.flags) if batch.ids is None else batch.ids
     tokens, splits, whole = answer.token_advantages, answer.token_splits, answer.set_reward_advantages
@@ -225,4 +266,19 @@ def _nested(answer: SetCredits, batch: SetBatch) -> list[dict[str, Any]]:
                 "flags": Flag(int(answer.flags[row])).wire_names,
             }
         )
+        if estimates is not None:
+            results[-1] |= _estimate(estimates, row, part)
     return results
+
+
+def _estimate(estimates: Estimates, row: int, part: slice) -> dict[str, Any]:
+    """How the credits of one set were found."""
+    exact = bool(estimates.exact[row])
+    found: dict[str, Any] = {"exact": exact, "method": estimates.methods[row]}
+    if not exact:
+        intervals = estimates.intervals[part]
+        found["standard_errors"] = estimates.standard_errors[part]
+        found["intervals"] = (
+            None if np.isnan(intervals).all() else [None if np.isnan(pair).any() else pair for pair in intervals]
+        )
+    return found

@@ -48,7 +48,7 @@ def problem_response(error: ServiceError, request_id: str) -> Response:
     document = problem(error.code, error.detail, request_id=request_id, errors=error.items)
     headers = dict(error.headers)
     if document.status == 503:
-        headers["Retry-After"] = str(RETRY_AFTER_S)
+        headers.setdefault("Retry-After", str(RETRY_AFTER_S))
     if document.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     return Response(

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from creditd.engines.protocol import EngineStatus, EngineUsage
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
@@ -34,6 +38,41 @@ class Metrics:
         )
         self.flags = Counter("creditd_flags", "Flags raised on items.", ("flag",), registry=self.registry)
         self.draining = Gauge("creditd_draining", "1 while the process is shutting down.", registry=self.registry)
+
+        self.evaluations = Counter(
+            "creditd_evaluations", "Texts that a model scored.", ("model",), registry=self.registry
+        )
+        self.tokens = Counter(
+            "creditd_model_tokens",
+            "Tokens that went through a model (computed), and those of all texts one by one (naive).",
+            ("model", "kind"),
+            registry=self.registry,
+        )
+        self.engine_seconds = Counter(
+            "creditd_engine_seconds", "Seconds of a model's device.", ("model",), registry=self.registry
+        )
+        self.queued_tokens = Gauge(
+            "creditd_engine_queued_tokens", "Tokens that wait for a model.", ("model",), registry=self.registry
+        )
+        self.silent_seconds = Gauge(
+            "creditd_engine_silent_seconds",
+            "Seconds since the last sign of life of a model that has work.",
+            ("model",),
+            registry=self.registry,
+        )
+
+    def count_engine(self, model: str, usage: EngineUsage) -> None:
+        """Count what a model did for one request."""
+        self.evaluations.labels(model).inc(usage.evaluations)
+        self.tokens.labels(model, "computed").inc(usage.tokens_computed)
+        self.tokens.labels(model, "naive").inc(usage.tokens_naive)
+        self.engine_seconds.labels(model).inc(usage.engine_s)
+
+    def look_at(self, statuses: Iterable[EngineStatus]) -> None:
+        """Take what the models say of themselves."""
+        for status in statuses:
+            self.queued_tokens.labels(status.spec.id).set(status.queued_tokens)
+            self.silent_seconds.labels(status.spec.id).set(status.silent_s)
 
     def exposition(self) -> bytes:
         """All counters in Prometheus' text format."""

@@ -75,14 +75,15 @@ def _headers(*names: str) -> dict[str, Any]:
     return {name: {"$ref": f"#/components/headers/{name}"} for name in ("X-Request-Id", *names)}
 
 
-def described(request: type[BaseModel], response: type[BaseModel]) -> dict[str, Any]:
-    """Arguments of a POST route that takes and gives documents of two models, in both formats."""
+def described(request: type[BaseModel], response: type[BaseModel], *codes: ErrorCode) -> dict[str, Any]:
+    """Arguments of a POST route that takes and gives documents of two models, in both formats; codes of its own."""
     taken, given = ({"$ref": _REFERENCE.format(model=model.__name__)} for model in (request, response))
     return {
         "response_model": response,
         "responses": {
             **answered(content={codec.MEDIA_TYPE: {"schema": given}}),
             **failures(
+                *codes,
                 ErrorCode.INVALID_REQUEST,
                 ErrorCode.BODY_TOO_LARGE,
                 ErrorCode.UNSUPPORTED_MEDIA_TYPE,

@@ -15,6 +15,8 @@ from starlette.types import Receive
 
 from creditd.credit.candidate_sets import CandidateSets, SetError
 from creditd.credit.set_credit import SetCreditOptions, SetCredits
+from creditd.credit.set_games import SolvedSets
+from creditd.engines.registry import Registry
 from creditd.scoring.candidate_credit import score_candidate_sets
 from creditd.scoring.deadline import Deadline, DeadlineExceededError
 from creditd.server.errors import ServiceError
@@ -25,12 +27,20 @@ from creditd.wire.limits import RequestLimits
 
 T = TypeVar("T")
 
+CLOSING_S = 10.0
+"""How long a model may take to finish its last batch when the process ends."""
+
 
 class CandidateScorer(Protocol):
     """Answers a batch of candidate sets; `creditd.scoring.candidate_credit` is the one."""
 
     def __call__(
-        self, batch: CandidateSets, options: SetCreditOptions, rejected: tuple[SetError, ...], deadline: Deadline
+        self,
+        batch: CandidateSets,
+        options: SetCreditOptions,
+        rejected: tuple[SetError, ...],
+        deadline: Deadline,
+        given: SolvedSets | None = None,
     ) -> SetCredits:
         """One answer or one error per set."""
 
@@ -42,6 +52,7 @@ class Resources:
     Attributes:
         settings: Checked settings.
         score_sets: The use case behind `/v1/credit/shapley`.
+        engines: The models that requests may name, loaded.
         metrics: Counters of this process.
         draining: Whether new work is refused because the process is about to end.
         warm: Whether the first computation has been done, so that the first request does not pay for imports and
@@ -55,6 +66,7 @@ class Resources:
 
     settings: Settings
     score_sets: CandidateScorer = score_candidate_sets
+    engines: Registry = field(default_factory=Registry)
     metrics: Metrics = field(default_factory=Metrics)
     draining: bool = False
     warm: bool = False
@@ -76,6 +88,7 @@ class Resources:
             token_advantages=self.settings.max_token_advantages,
             tokens_per_set=self.settings.max_tokens_per_set,
             evaluations=self.settings.max_evaluations,
+            model_characters=self.settings.max_model_characters,
         )
 
     def enter(self) -> None:
@@ -141,10 +154,20 @@ class Resources:
         self._threads = ThreadPoolExecutor(self.settings.compute_threads, thread_name_prefix="creditd-compute")
 
     def close(self) -> None:
-        """Finish what the threads have begun, unless it is abandoned, drop what they have not, and stop them."""
+        """Finish what the threads and the models have begun, unless it is abandoned, drop what they have not, and stop.
+
+        A model that does not finish in time is left to the end of the process.
+        """
+        self.engines.close(timeout_s=0.0 if self.abandoned else CLOSING_S)
         if self._threads is not None:
             self._threads.shutdown(wait=not self.abandoned, cancel_futures=True)
             self._threads = None
+
+    @property
+    def stalled(self) -> tuple[str, ...]:
+        """Models that cannot answer any more: their thread has ended, or has shown no sign of life for too long."""
+        longest = self.settings.engine_stall_s
+        return tuple(one.spec.id for one in self.engines.statuses() if not one.alive or one.silent_s > longest)
 
     async def compute(self, work: Callable[[], T], deadline: Deadline, receive: Receive) -> T:
         """Run arithmetic off the event loop, for as long as somebody waits for it.
@@ -165,6 +188,23 @@ class Resources:
         if self._threads is None:
             raise RuntimeError("the resources are not open")
         future = asyncio.get_running_loop().run_in_executor(self._threads, work)
+        return await self.wait_for(future, deadline, receive)
+
+    async def wait_for(self, future: asyncio.Future[T], deadline: Deadline, receive: Receive) -> T:
+        """Wait for something for as long as somebody waits for it in turn.
+
+        Args:
+            future: What is to come; cancelled if nobody waits for it any more.
+            deadline: When the caller stops waiting; abandoned here if it comes first.
+            receive: Where the connection says that the caller has left.
+
+        Returns:
+            What has come.
+
+        Raises:
+            DeadlineExceededError: If the deadline passes first.
+            ClientDisconnect: If the caller leaves first.
+        """
         leaving = asyncio.ensure_future(_left(receive))
         try:
             waited_for: set[asyncio.Future[Any]] = {future, leaving}

@@ -18,6 +18,7 @@ from pydantic_settings import (
 )
 from typing_extensions import Self
 
+from creditd.server.model_settings import ModelSettings
 from creditd.wire.fields import MAX_SETS
 
 
@@ -73,7 +74,16 @@ class Settings(BaseSettings):
     """Completion tokens of one set."""
 
     max_evaluations: Annotated[int, Field(ge=2, le=1 << 20)] = 1 << 16
-    """Utilities of one game that a caller evaluates."""
+    """Utilities of one game that a caller, or a model, evaluates."""
+
+    models_root: Path | None = None
+    """Directory that all models of this process are in; nothing outside it is opened."""
+    models: tuple[ModelSettings, ...] = ()
+    """Models that requests may name; a variable holds a JSON list."""
+    max_model_characters: Annotated[int, Field(ge=1)] = 1 << 26
+    """Characters that a model reads for one request, prompts counted with each text."""
+    engine_stall_s: Annotated[float, Field(gt=0)] = 600.0
+    """A model with work that shows no sign of life for so long makes `/livez` fail."""
 
     _file_keys: tuple[SecretStr, ...] = PrivateAttr(default=())
 
@@ -91,6 +101,18 @@ class Settings(BaseSettings):
         if keys.lstrip().startswith("["):
             return tuple(json.loads(keys))
         return tuple(key.strip() for key in re.split(r"[,\n]", keys) if key.strip()) or ("",)
+
+    @model_validator(mode="after")
+    def _models_are_different(self) -> Self:
+        ids = [model.id for model in self.models]
+        repeated = sorted({name for name in ids if ids.count(name) > 1})
+        if repeated:
+            raise ValueError(f"two models are called {repeated[0]}")
+        if self.models_root is None and any(model.path is not None for model in self.models):
+            raise ValueError("models with a path need models_root, the directory that they are in")
+        if self.models_root is not None and not self.models_root.is_dir():
+            raise ValueError("models_root is no directory")
+        return self
 
     @model_validator(mode="after")
     def _keys_are_usable(self) -> Self:

@@ -17,9 +17,12 @@ from creditd.server.body import JSON, answer_type, deadline_of, parse_body, read
 from creditd.server.convert import json_body
 from creditd.server.inline import is_small
 from creditd.server.json_bodies import check_keys, may_repeat_keys
+from creditd.server.model_answers import answer_with_model
 from creditd.server.openapi import described
 from creditd.server.resources import Resources, resources_of
 from creditd.wire import codec
+from creditd.wire.errors import ErrorCode
+from creditd.wire.model_texts import asks_models
 from creditd.wire.solve import SolveRequest, SolveResponse
 from creditd.wire.v1 import GroupRequest, GroupResponse, ShapleyRequest, ShapleyResponse
 
@@ -57,7 +60,11 @@ class _HeldResponse(Response):
 router = APIRouter(prefix="/v1/credit", tags=["credit"], route_class=_RawRoute)
 
 
-@router.post("/shapley", operation_id="credit_shapley", **described(ShapleyRequest, ShapleyResponse))
+@router.post(
+    "/shapley",
+    operation_id="credit_shapley",
+    **described(ShapleyRequest, ShapleyResponse, ErrorCode.UNKNOWN_MODEL, ErrorCode.ENGINE_FAILED),
+)
 async def credit_shapley(request: Request) -> Response:
     """Credits and advantages of the candidates of each set, by the utility, rule and normalisation asked for."""
     return await _answered(request, ShapleyRequest, partial(answer_sets, score=resources_of(request).score_sets))
@@ -86,15 +93,15 @@ async def _answered(request: Request, model: type[_M], answer: Callable[..., Ans
             asked = await resources.compute(parse, deadline, request.receive) if large else parse()
             if not body.binary and may_repeat_keys(body.data, asked):
                 await resources.compute(partial(check_keys, body.data), deadline, request.receive)
-            work = partial(
-                answer,
-                asked,
-                request_id=request.state.request_id,
-                received_s=time.perf_counter(),
-                limits=resources.limits,
-                deadline=deadline,
-                encode=json_body if media_type == JSON else codec.encode,
-            )
+            common = {
+                "request_id": request.state.request_id,
+                "deadline": deadline,
+                "encode": json_body if media_type == JSON else codec.encode,
+            }
+            if isinstance(asked, ShapleyRequest) and asks_models(asked):
+                done = await answer_with_model(asked, resources=resources, receive=request.receive, **common)
+                return _respond(request, done, media_type)
+            work = partial(answer, asked, received_s=time.perf_counter(), limits=resources.limits, **common)
             small = is_small(asked, resources.settings.max_inline_candidates)
             done = work() if small else await resources.compute(work, deadline, request.receive)
             return _respond(request, done, media_type)

@@ -14,9 +14,12 @@ router = APIRouter(tags=["health"], default_response_class=PlainTextResponse)
 
 
 @router.head("/livez", include_in_schema=False)
-@router.get("/livez", operation_id="livez", responses=of_text(200))
-async def livez() -> Response:
-    """200 while the event loop turns. A process that fails this should be restarted."""
+@router.get("/livez", operation_id="livez", responses=of_text(200, 503))
+async def livez(request: Request) -> Response:
+    """200 while the event loop turns and every model can answer. A process that fails this should be restarted."""
+    stalled = resources_of(request).stalled
+    if stalled:
+        return Response(f"stalled: {', '.join(stalled)}\n", status_code=503, media_type="text/plain")
     return Response("alive\n", media_type="text/plain")
 
 
@@ -38,4 +41,6 @@ async def readyz(request: Request) -> Response:
 )
 async def metrics(request: Request) -> Response:
     """Counters in Prometheus' text format."""
-    return Response(resources_of(request).metrics.exposition(), media_type=CONTENT_TYPE_LATEST)
+    held = resources_of(request)
+    held.metrics.look_at(held.engines.statuses())
+    return Response(held.metrics.exposition(), media_type=CONTENT_TYPE_LATEST)
