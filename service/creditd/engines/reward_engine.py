@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from creditd.engines.batching import Answered, Batcher
+from creditd.engines.batching import Answered, Batcher, answer_of
 from creditd.engines.errors import EngineStoppedError
 from creditd.engines.loading import LoadedReward, load_reward
 from creditd.engines.model_spec import ModelSpec
@@ -119,16 +119,13 @@ class RewardEngine:
             EngineOverloadedError: If more tokens wait than the limit.
             EngineStoppedError: If the engine is closed, or its thread has ended.
         """
-        answer: Future[ScoredTexts] = Future()
         if prepared.work is None:
             if not self._batcher.is_alive:
                 raise EngineStoppedError("the engine is stopped")
+            answer: Future[ScoredTexts] = Future()
             answer.set_result(_scored(prepared, None))
             return answer
-        asked = self._batcher.submit(prepared.work, expires_s)
-        asked.add_done_callback(lambda done: _deliver(prepared, done, answer))
-        answer.add_done_callback(lambda done: asked.cancel() if done.cancelled() else None)
-        return answer
+        return answer_of(self._batcher.submit(prepared.work, expires_s), lambda answered: _scored(prepared, answered))
 
     def status(self) -> EngineStatus:
         """What can be said of the engine now."""
@@ -157,16 +154,6 @@ class RewardEngine:
             return None
         detail = f"got {n_tokens} tokens with the prompt; the model reads 1 to {longest}, and nothing is cut"
         return TextFailure("context_exceeded", detail)
-
-
-def _deliver(prepared: PreparedTexts, asked: Future[Answered], answer: Future[ScoredTexts]) -> None:
-    """Hand on what came of a work, unless nobody waits any more."""
-    if asked.cancelled() or not answer.set_running_or_notify_cancel():
-        return
-    try:
-        answer.set_result(_scored(prepared, asked.result()))
-    except BaseException as error:  # noqa: BLE001 - whatever it is, nobody is left waiting for it
-        answer.set_exception(error)
 
 
 def _scored(prepared: PreparedTexts, answered: Answered | None) -> ScoredTexts:
