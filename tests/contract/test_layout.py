@@ -137,7 +137,10 @@ def importable(folder):
 
 WITHOUT_TORCH = {
     "creditd.engines",
-    *(f"creditd.engines.{name}" for name in ("batching", "errors", "model_spec", "protocol", "trie")),
+    *(
+        f"creditd.engines.{name}"
+        for name in ("batching", "directories", "errors", "model_spec", "protocol", "sentence_files", "trie")
+    ),
 }
 """What of the engines has to be there to register a model, to queue work, and to lay it out."""
 ABOVE_ENGINES = ("pydantic", "pydantic_core", "fastapi", "starlette", "redis", "httpx", "orjson", "prometheus_client")

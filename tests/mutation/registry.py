@@ -1,6 +1,7 @@
 """Every mutant by its name."""
 
 from mutation.closed_mutants import CLOSED_MUTANTS
+from mutation.embedding_mutants import EMBEDDING_MUTANTS
 from mutation.estimator_mutants import ESTIMATOR_MUTANTS
 from mutation.group_mutants import GROUP_MUTANTS
 from mutation.mutants import SET_MUTANTS
@@ -16,6 +17,7 @@ FAMILIES = (
     GROUP_MUTANTS,
     ESTIMATOR_MUTANTS,
     WIRING_MUTANTS,
+    EMBEDDING_MUTANTS,
 )
 MUTANTS = {name: mutant for family in FAMILIES for name, mutant in family.items()}
 if len(MUTANTS) != sum(map(len, FAMILIES)):

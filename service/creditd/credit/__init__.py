@@ -33,6 +33,7 @@ Modules:
     token_advantages    from candidates to completion tokens
     candidate_sets      a batch as columns, the checks of its values, which candidates play
     candidate_features, feature_checks    what is known of candidates beside rewards, and its checks
+    embeddings          from vectors of texts to scores, topics and similarities
     set_utilities       every utility, what it needs, and the games that a batch becomes under it
     set_expectations    what the caller, the rule and the normalisation expect of the sets
     set_work            how much arithmetic a set costs, before any of it is done
@@ -61,6 +62,13 @@ from creditd.credit.credit_rules import (
     Shapley,
 )
 from creditd.credit.diversity import MaxMinusSimilarity, MeanPairwiseDiversity, QualityNovelty, Redundancy
+from creditd.credit.embeddings import (
+    covered_topics,
+    set_similarities,
+    sets_without_vectors,
+    similarity_floor,
+    target_scores,
+)
 from creditd.credit.estimators import Estimate, permutation_estimate, stratified_estimate
 from creditd.credit.evaluated_games import EvaluatedCredits, EvaluatedGame
 from creditd.credit.evaluation_needs import EstimatorOptions, required_evaluations
@@ -160,6 +168,7 @@ __all__ = [
     "TrimmedMean",
     "Utility",
     "Whitening",
+    "covered_topics",
     "gdpo_advantages",
     "group_advantages",
     "owen_values",
@@ -170,9 +179,13 @@ __all__ = [
     "required_evaluations",
     "semivalues",
     "set_credit",
+    "set_similarities",
+    "sets_without_vectors",
+    "similarity_floor",
     "stratified_estimate",
     "stratified_plan",
     "table_semivalues",
+    "target_scores",
     "token_spans",
     "weighted_rewards",
 ]

@@ -25,6 +25,7 @@ from creditd.engines.errors import (
 )
 
 Floats: TypeAlias = NDArray[np.float64]
+T = TypeVar("T")
 W = TypeVar("W")
 _W_contra = TypeVar("_W_contra", contravariant=True)
 
@@ -244,3 +245,28 @@ class Batcher(Generic[W]):
         for job in jobs:
             if job.future.set_running_or_notify_cancel():
                 job.future.set_exception(error)
+
+
+def answer_of(asked: Future[Answered], made: Callable[[Answered], T]) -> Future[T]:
+    """A future of what is made of a work's scores; cancelling it drops the work.
+
+    Args:
+        asked: From `Batcher.submit`.
+        made: Called by the thread of the engine, unless nobody waits any more.
+
+    Returns:
+        What `made` returns, or the error of either.
+    """
+    answer: Future[T] = Future()
+
+    def deliver(done: Future[Answered]) -> None:
+        if done.cancelled() or not answer.set_running_or_notify_cancel():
+            return
+        try:
+            answer.set_result(made(done.result()))
+        except BaseException as error:  # noqa: BLE001 - whatever it is, nobody is left waiting for it
+            answer.set_exception(error)
+
+    asked.add_done_callback(deliver)
+    answer.add_done_callback(lambda done: asked.cancel() if done.cancelled() else None)
+    return answer

@@ -73,7 +73,7 @@ class ChatText:
             self._try()
             self._strips = " an answer " not in self._rendered([_PROBE[0], {**_PROBE[1], "content": " an answer "}])
         self._special = self._special_tokens()
-        self.identity = _hash_of(tokenizer, self._template)
+        self.identity = hash_of_tokenizer(tokenizer, self._template)
 
     def tokens(self, prompt: Prompt, completion: str) -> Integers:
         """The tokens of a prompt with a completion.
@@ -177,7 +177,16 @@ class ChatText:
             raise ModelUnsuitableError(f"the chat template leaves out the messages of {' and '.join(missing)}")
 
 
-def _hash_of(tokenizer: PreTrainedTokenizerBase, template: str | None) -> str:
+def hash_of_tokenizer(tokenizer: PreTrainedTokenizerBase, template: str | None) -> str:
+    """Hash of what decides how texts become tokens.
+
+    Args:
+        tokenizer: As it is used.
+        template: What else decides it.
+
+    Returns:
+        The same for the same tokenizer, in hexadecimal digits.
+    """
     digest = hashlib.blake2b(digest_size=16)
     backend = getattr(tokenizer, "backend_tokenizer", None)
     vocabulary = backend.to_str() if backend is not None else repr(sorted(tokenizer.get_vocab().items()))

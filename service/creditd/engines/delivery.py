@@ -1,56 +1,54 @@
-"""From what a batcher answers to what a request asked: every text has its reward, or the reason why it has none."""
+"""From what a batcher answers to what a request asked: every text has its number, or the reason why it has none."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
-from creditd.engines.batching import Answered, Batcher
+from creditd.engines.batching import Answered, Batcher, answer_of
 from creditd.engines.errors import EngineStoppedError
 from creditd.engines.protocol import EngineUsage, PreparedTexts, ScoredTexts, TextFailure
 
+T = TypeVar("T")
 
-def submitted(prepared: PreparedTexts, batcher: Batcher[Any], expires_s: float) -> Future[ScoredTexts]:
+
+def submitted(
+    prepared: PreparedTexts, batcher: Batcher[Any], expires_s: float, made: Callable[[Answered | None], T]
+) -> Future[T]:
     """Queue prepared texts.
 
     Args:
         prepared: Their work has one score for each text that is not a failure, in their order.
         batcher: The queue of the model.
         expires_s: When nobody waits any more, on the batcher's clock.
+        made: The answer, from what the batcher answered; from None where nothing fits the model.
 
     Returns:
-        Rewards to come, or an `EngineError`. Cancelling it drops the work if it has not begun.
+        What `made` returns, to come, or an `EngineError`. Cancelling it drops the work if it has not begun.
 
     Raises:
         EngineOverloadedError: If more tokens wait than the limit.
         EngineStoppedError: If the engine is closed, or its thread has ended.
     """
-    answer: Future[ScoredTexts] = Future()
-    if prepared.work is None:
-        if not batcher.is_alive:
-            raise EngineStoppedError("the engine is stopped")
-        answer.set_result(_scored(prepared, None))
-        return answer
-    asked = batcher.submit(prepared.work, expires_s)
-    asked.add_done_callback(lambda done: _deliver(prepared, done, answer))
-    answer.add_done_callback(lambda done: asked.cancel() if done.cancelled() else None)
+    if prepared.work is not None:
+        return answer_of(batcher.submit(prepared.work, expires_s), made)
+    if not batcher.is_alive:
+        raise EngineStoppedError("the engine is stopped")
+    answer: Future[T] = Future()
+    answer.set_result(made(None))
     return answer
 
 
-def _deliver(prepared: PreparedTexts, asked: Future[Answered], answer: Future[ScoredTexts]) -> None:
-    """Hand on what came of a work, unless nobody waits any more."""
-    if asked.cancelled() or not answer.set_running_or_notify_cancel():
-        return
-    try:
-        answer.set_result(_scored(prepared, asked.result()))
-    except BaseException as error:  # noqa: BLE001 - whatever it is, nobody is left waiting for it
-        answer.set_exception(error)
+def scored(prepared: PreparedTexts, answered: Answered | None) -> ScoredTexts:
+    """The rewards of all variants, those without one named.
 
-
-def _scored(prepared: PreparedTexts, answered: Answered | None) -> ScoredTexts:
-    """The rewards of all variants, those without one named."""
+    Args:
+        prepared: What was asked.
+        answered: One score for each variant that is not a failure; None if there is none.
+    """
     rewards, failures, usage = np.full(prepared.n_variants, np.nan), dict(prepared.failures), prepared.usage
     if answered is not None:
         fitting = [place for place in range(prepared.n_variants) if place not in failures]

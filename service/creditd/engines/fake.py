@@ -9,12 +9,13 @@ import itertools
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from creditd.engines.batching import Batcher
-from creditd.engines.delivery import submitted
+from creditd.engines.delivery import scored, submitted
 from creditd.engines.model_spec import ModelSpec
 from creditd.engines.protocol import (
     EngineStatus,
@@ -103,7 +104,7 @@ class FakeEngine:
 
     def submit(self, prepared: PreparedTexts, expires_s: float = float("inf")) -> Future[ScoredTexts]:
         """Ask for the values; as `TextScorer.submit`."""
-        return submitted(prepared, self._batcher, expires_s)
+        return submitted(prepared, self._batcher, expires_s, partial(scored, prepared))
 
     def status(self) -> EngineStatus:
         """What can be said of it now."""

@@ -5,22 +5,19 @@ Weights are safetensors, code is transformers' own, files are local and inside o
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from creditd.engines.chat import ChatText
+from creditd.engines.directories import checked_path, read_json
 from creditd.engines.errors import ModelUnsuitableError
+from creditd.engines.model_files import bytes_of, load_files, longest_sequence
 from creditd.engines.model_spec import ModelSpec
 from creditd.engines.reward_scorers import LengthScorer, TrieScorer, is_causal
 from creditd.engines.self_check import SelfCheck, check_tries
-
-_WEIGHTS = "*.safetensors"
-_UNSAFE = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
 
 
 @dataclass(frozen=True)
@@ -51,46 +48,6 @@ class LoadedReward:
         return isinstance(self.scorer, TrieScorer)
 
 
-def checked_path(spec: ModelSpec, root: Path) -> Path:
-    """The directory of a model, looked at before anything in it is opened.
-
-    Args:
-        spec: The model.
-        root: Directory that all models are in.
-
-    Returns:
-        The resolved path.
-
-    Raises:
-        ModelUnsuitableError: If it is outside the root, no directory, has no configuration or no safetensors, or asks
-            for code of its own.
-    """
-    if spec.path is None:
-        raise ModelUnsuitableError(f"model {spec.id}: it is remote; expected a path")
-    path, inside = (root / spec.path).resolve(), root.resolve()
-    if not path.is_relative_to(inside):
-        raise ModelUnsuitableError(f"model {spec.id}: its path is outside the directory for models")
-    if not path.is_dir():
-        raise ModelUnsuitableError(f"model {spec.id}: there is no directory {spec.path} among the models")
-    for file in path.iterdir():
-        if not file.resolve().is_relative_to(inside):
-            raise ModelUnsuitableError(f"model {spec.id}: {file.name} leads outside the directory for models")
-    if not (path / "config.json").is_file():
-        raise ModelUnsuitableError(
-            f"model {spec.id}: {spec.path} has no config.json; expected what save_pretrained wrote"
-        )
-    if not any(path.glob(_WEIGHTS)):
-        unsafe = sorted(file.name for pattern in _UNSAFE for file in path.glob(pattern))
-        found = f"got {unsafe[0]}, which can run code; " if unsafe else ""
-        raise ModelUnsuitableError(
-            f"model {spec.id}: {found}expected weights as safetensors (save_pretrained writes them)"
-        )
-    config = _json_of(spec, path / "config.json")
-    if "auto_map" in config:
-        raise ModelUnsuitableError(f"model {spec.id}: its config asks for code of its own (auto_map), which is not run")
-    return path
-
-
 def load_reward(spec: ModelSpec, root: Path) -> LoadedReward:
     """Load a reward model, check it, and choose how it is asked.
 
@@ -108,26 +65,13 @@ def load_reward(spec: ModelSpec, root: Path) -> LoadedReward:
         Reading the weights, and some two thousand tokens.
     """
     path = checked_path(spec, root)
-    architectures = _json_of(spec, path / "config.json").get("architectures") or []
+    architectures = read_json(spec, path / "config.json", dict).get("architectures") or []
     if not any(str(name).endswith("ForSequenceClassification") for name in architectures):
         raise ModelUnsuitableError(
             f"model {spec.id}: got the architecture {', '.join(map(str, architectures)) or 'none'}; a reward model is "
             "one for sequence classification"
         )
-    try:
-        model = AutoModelForSequenceClassification.from_pretrained(
-            path,
-            dtype=getattr(torch, spec.dtype),
-            attn_implementation=spec.attention,
-            trust_remote_code=False,
-            local_files_only=True,
-            use_safetensors=True,
-        )
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False, local_files_only=True)
-        model = model.to(spec.device).eval()
-    except Exception as error:
-        # Files can be wrong in as many ways as their libraries have exceptions.
-        raise ModelUnsuitableError(f"model {spec.id} cannot be loaded: {type(error).__name__}: {error}") from error
+    model, tokenizer = load_files(spec, path, AutoModelForSequenceClassification, attention=spec.attention)
     return _served(spec, model, tokenizer)
 
 
@@ -144,17 +88,5 @@ def _served(spec: ModelSpec, model: PreTrainedModel, tokenizer: Any) -> LoadedRe
             scorer = LengthScorer(model, spec.head, most_tokens=spec.batch_tokens, pad_id=pad_id)
     except ModelUnsuitableError as error:
         raise ModelUnsuitableError(f"model {spec.id}: {error}") from error
-    positions = getattr(model.config, "max_position_embeddings", None)
-    limits = [limit for limit in (spec.max_tokens, positions) if limit]
-    if not limits:
-        raise ModelUnsuitableError(f"model {spec.id}: its config has no number of positions; expected max_tokens")
-    n_bytes = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
-    return LoadedReward(spec, model, text, scorer, check, min(limits), n_bytes)
-
-
-def _json_of(spec: ModelSpec, file: Path) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelUnsuitableError(f"model {spec.id}: {file.name} cannot be read: {error}") from error
-    return found
+    longest = longest_sequence(spec, model)
+    return LoadedReward(spec, model, text, scorer, check, longest, bytes_of(model))

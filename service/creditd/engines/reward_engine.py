@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import TypeAlias
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from creditd.engines.batching import Batcher
 from creditd.engines.coalition_tokens import CoalitionTokens
-from creditd.engines.delivery import submitted
+from creditd.engines.delivery import scored, submitted
 from creditd.engines.errors import ModelUnsuitableError
 from creditd.engines.loading import LoadedReward, load_reward
 from creditd.engines.model_spec import ModelSpec
@@ -167,7 +168,7 @@ class RewardEngine:
             EngineOverloadedError: If more tokens wait than the limit.
             EngineStoppedError: If the engine is closed, or its thread has ended.
         """
-        return submitted(prepared, self._batcher, expires_s)
+        return submitted(prepared, self._batcher, expires_s, partial(scored, prepared))
 
     def status(self) -> EngineStatus:
         """What can be said of the engine now."""

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
 from creditd.engines.model_spec import HeadChoice
+from creditd.engines.padded_batches import length_batches, padded
 from creditd.engines.reward_head import RewardHead
 from creditd.engines.trie import Trie, build_trie, joined
 from creditd.engines.trie_forward import leaf_states
@@ -113,27 +114,16 @@ class LengthScorer:
     def score(self, works: Sequence[Variants], beat: Callable[[], None]) -> list[Floats]:
         """Rewards of the sequences of each work, in their order."""
         sequences = [sequence for work in works for sequence in work.distinct[0]]
-        order = sorted(range(len(sequences)), key=lambda place: len(sequences[place]))
         rewards = np.empty(len(sequences))
-        start = 0
-        while start < len(order):
-            stop = start + 1
-            while stop < len(order) and len(sequences[order[stop]]) * (stop + 1 - start) <= self._most_tokens:
-                stop += 1
+        for batch in length_batches(sequences, self._most_tokens):
             beat()
-            rewards[order[start:stop]] = self._forward([sequences[place] for place in order[start:stop]])
-            start = stop
+            rewards[batch] = self._forward([sequences[place] for place in batch])
         splits = np.cumsum([len(work.distinct[0]) for work in works])[:-1]
         parts = np.split(rewards, splits)
         return [part[work.distinct[1]] for part, work in zip(parts, works, strict=True)]
 
     def _forward(self, sequences: list[Integers]) -> Floats:
-        longest = max(map(len, sequences))
-        ids = np.full((len(sequences), longest), self._pad_id, dtype=np.int64)
-        mask = np.zeros(ids.shape, dtype=np.int64)
-        for row, sequence in enumerate(sequences):
-            ids[row, : len(sequence)], mask[row, : len(sequence)] = sequence, 1
-        tokens, present = (torch.from_numpy(values).to(self._model.device) for values in (ids, mask))
+        tokens, present = padded(sequences, self._pad_id, self._model.device)
         with torch.inference_mode():
             if self._causal:
                 hidden = self._model.base_model(input_ids=tokens, attention_mask=present).last_hidden_state

@@ -1,0 +1,79 @@
+"""Directories that `save_pretrained` wrote, looked at before anything in them is loaded: paths, formats, settings."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TypeVar
+
+from creditd.engines.errors import ModelUnsuitableError
+from creditd.engines.model_spec import ModelSpec
+
+J = TypeVar("J")
+
+_WEIGHTS = "*.safetensors"
+_UNSAFE = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
+
+
+def checked_path(spec: ModelSpec, root: Path) -> Path:
+    """The directory of a model, looked at before anything in it is opened.
+
+    Args:
+        spec: The model.
+        root: Directory that all models are in.
+
+    Returns:
+        The resolved path.
+
+    Raises:
+        ModelUnsuitableError: If it is outside the root, no directory, has no configuration or no safetensors, or asks
+            for code of its own.
+    """
+    if spec.path is None:
+        raise ModelUnsuitableError(f"model {spec.id}: it is remote; expected a path")
+    path, inside = (root / spec.path).resolve(), root.resolve()
+    if not path.is_relative_to(inside):
+        raise ModelUnsuitableError(f"model {spec.id}: its path is outside the directory for models")
+    if not path.is_dir():
+        raise ModelUnsuitableError(f"model {spec.id}: there is no directory {spec.path} among the models")
+    for file in path.iterdir():
+        if not file.resolve().is_relative_to(inside):
+            raise ModelUnsuitableError(f"model {spec.id}: {file.name} leads outside the directory for models")
+    if not (path / "config.json").is_file():
+        raise ModelUnsuitableError(
+            f"model {spec.id}: {spec.path} has no config.json; expected what save_pretrained wrote"
+        )
+    if not any(path.glob(_WEIGHTS)):
+        unsafe = sorted(file.name for pattern in _UNSAFE for file in path.glob(pattern))
+        found = f"got {unsafe[0]}, which can run code; " if unsafe else ""
+        raise ModelUnsuitableError(
+            f"model {spec.id}: {found}expected weights as safetensors (save_pretrained writes them)"
+        )
+    if "auto_map" in read_json(spec, path / "config.json", dict):
+        raise ModelUnsuitableError(f"model {spec.id}: its config asks for code of its own (auto_map), which is not run")
+    return path
+
+
+def read_json(spec: ModelSpec, file: Path, expected: type[J]) -> J:
+    """What a file of a model holds.
+
+    Args:
+        spec: The model.
+        file: JSON.
+        expected: Type of the whole.
+
+    Returns:
+        A value of that type.
+
+    Raises:
+        ModelUnsuitableError: If it cannot be read, or holds something else.
+    """
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelUnsuitableError(f"model {spec.id}: {file.name} cannot be read: {error}") from error
+    if not isinstance(found, expected):
+        raise ModelUnsuitableError(
+            f"model {spec.id}: {file.name} holds a {type(found).__name__}; expected a {expected.__name__}"
+        )
+    return found
