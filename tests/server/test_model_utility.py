@@ -126,7 +126,7 @@ def test_prefix_gain_keeps_the_order_of_the_candidates():
 
 
 def test_candidates_without_a_text_do_not_play():
-    """A null text has no credit, and a set of such candidates fails to have any; the model is asked about v(∅) alone."""
+    """A null text has no credit; about a set of such candidates the model is asked v(∅) alone."""
     body = sets_of(("sun", None, "rain"), (None,), malformed={"failure_reward": -1.0}, **UTILITY)
     found = asked(body).json()
     first, second = found["sets"]

@@ -32,7 +32,7 @@ from creditd.wire.features import score_columns, topic_columns
 from creditd.wire.fields import MAX_SETS
 from creditd.wire.limits import RequestLimits, check_candidates, check_rows, check_tokens
 from creditd.wire.model_texts import ModelNeeds, model_needs, needed_of
-from creditd.wire.nested import PROMPT_WITHOUT_USE, REWARD_BESIDE_A_MODEL, from_sets, missing_texts
+from creditd.wire.nested import PROMPT_WITHOUT_USE, TOLD_BY_A_MODEL, from_sets, missing_texts
 from creditd.wire.rewards import RewardColumns, combined, single
 from creditd.wire.set_batches import SetBatch
 from creditd.wire.validation import segment_of, wire_error
@@ -101,7 +101,7 @@ def _from_columns(
         values, table_splits = flat(columns.utilities, "/columns/utilities")
         tables = np.asarray(values, dtype=np.float64)
     rewards, splits, sizes_from = _rewards(request, columns, table_splits)
-    if models.texts and columns.texts is not None and len(columns.texts) == len(rewards.rewards):
+    if models.reward and columns.texts is not None and len(columns.texts) == len(rewards.rewards):
         rewards = RewardColumns(rewards.rewards, missing_texts(columns.texts))
     n_sets, n_candidates = len(splits) - 1, len(rewards.rewards)
     if n_sets < 1 or n_sets > MAX_SETS:
@@ -228,9 +228,10 @@ def _check_for_models(columns: v1.SetColumns, models: ModelNeeds) -> None:
             raise wire_error(ErrorCode.INVALID_REQUEST, f"/columns/{name}", "the model needs this column")
     if columns.prompts is not None and not models.prompts:
         raise wire_error(ErrorCode.INVALID_REQUEST, "/columns/prompts", PROMPT_WITHOUT_USE)
-    for name in ("rewards", "named_rewards"):
-        if models.texts and getattr(columns, name) is not None:
-            raise wire_error(ErrorCode.INVALID_REQUEST, f"/columns/{name}", REWARD_BESIDE_A_MODEL)
+    told = ("rewards", "named_rewards") * models.reward + ("scores", "topics", "similarities") * models.features
+    for name in told:
+        if getattr(columns, name) is not None:
+            raise wire_error(ErrorCode.INVALID_REQUEST, f"/columns/{name}", TOLD_BY_A_MODEL)
 
 
 def _check_lengths(columns: v1.SetColumns, n_sets: int, n_candidates: int) -> None:

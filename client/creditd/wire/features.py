@@ -42,9 +42,9 @@ def topic_columns(
     numbers, ordered = ranks_of(names)
     n_topics, lengths = max(len(ordered), 1), np.diff(splits)
     different = np.unique(np.repeat(np.arange(len(lengths)), lengths) * n_topics + numbers)
-    coverage = _coverage_in(choice)
-    weights = coverage.weights or {}
-    of_topics = [weights.get(str(name), coverage.default_weight) for name in ordered]
+    coverage = coverage_in(choice)
+    weights, default = ({}, 1.0) if coverage is None else (coverage.weights or {}, coverage.default_weight)
+    of_topics = [weights.get(str(name), default) for name in ordered]
     return (
         different % n_topics,
         np.searchsorted(different, np.arange(len(lengths) + 1) * n_topics),
@@ -73,7 +73,7 @@ def score_columns(values: Sequence[float] | Floats, splits: Integers, pointer: s
     return np.asarray(values, dtype=np.float64), splits
 
 
-def _coverage_in(choice: utilities.UtilityChoice) -> utilities.CoverageUtility:
-    """The coverage that a utility is, or has among its terms."""
+def coverage_in(choice: utilities.UtilityChoice) -> utilities.CoverageUtility | None:
+    """The coverage that a utility is, or has among its terms, if any."""
     found = [term.utility for term in choice.terms or ()] if isinstance(choice, utilities.SumUtility) else [choice]
-    return next(one for one in found if isinstance(one, utilities.CoverageUtility))
+    return next((one for one in found if isinstance(one, utilities.CoverageUtility)), None)

@@ -13,6 +13,8 @@ from creditd.wire.errors import ErrorCode
 from creditd.wire.validation import wire_error
 
 PlainPrompt: TypeAlias = str | list[dict[str, str]]
+OF_EMBEDDINGS: frozenset[Need] = frozenset({"scores", "topics", "similarities"})
+"""What an embedding model can tell."""
 
 
 @dataclass(frozen=True)
@@ -22,12 +24,14 @@ class ModelNeeds:
     Attributes:
         texts: Whether each candidate needs its text.
         prompts: Whether each set needs its prompt.
-        reward: Whether rewards come from a model.
+        reward: Whether a model tells rewards, or what they would be needed for.
+        features: Whether a model tells scores, topics or similarities.
     """
 
     texts: bool = False
     prompts: bool = False
     reward: bool = False
+    features: bool = False
 
 
 def model_needs(request: v1.ShapleyRequest) -> ModelNeeds:
@@ -43,16 +47,34 @@ def model_needs(request: v1.ShapleyRequest) -> ModelNeeds:
         WireError: If the choices of models contradict the utility.
     """
     if isinstance(request.utility, utilities.ModelUtility):
-        if request.rewards is not None:
-            detail = "a utility from a model uses no rewards; expected null, or another utility"
-            raise wire_error(ErrorCode.INVALID_REQUEST, "/rewards", detail)
-        return ModelNeeds(texts=True, prompts=True)
-    if request.rewards is None:
-        return ModelNeeds()
-    if "reward" not in needs(utility_of(request.utility)):
+        for name in ("rewards", "features"):
+            if getattr(request, name) is not None:
+                detail = f"a utility from a model uses no {name}; expected null, or another utility"
+                raise wire_error(ErrorCode.INVALID_REQUEST, f"/{name}", detail)
+        return ModelNeeds(texts=True, prompts=True, reward=True)
+    needed = needs(utility_of(request.utility))
+    reward, features = request.rewards is not None, request.features is not None
+    if reward and "reward" not in needed:
         detail = f"{request.utility.type} uses no rewards; expected null, or another utility"
         raise wire_error(ErrorCode.INVALID_REQUEST, "/rewards", detail)
-    return ModelNeeds(texts=True, prompts=True, reward=True)
+    if features:
+        _check_features(request, needed)
+    return ModelNeeds(texts=reward or features, prompts=reward, reward=reward, features=features)
+
+
+def _check_features(request: v1.ShapleyRequest, needed: frozenset[Need]) -> None:
+    """The utility has a use for what an embedding model says."""
+    terms = request.utility.terms or () if isinstance(request.utility, utilities.SumUtility) else ()
+    types = [request.utility.type, *(term.utility.type for term in terms)]
+    if not needed & OF_EMBEDDINGS:
+        detail = f"{request.utility.type} uses none; expected null, or another utility"
+        raise wire_error(ErrorCode.INVALID_REQUEST, "/features", detail)
+    if "noisy_or" in types:
+        detail = "noisy_or takes probabilities, and a cosine is none; expected scores in the sets, or another utility"
+        raise wire_error(ErrorCode.INVALID_REQUEST, "/features", detail)
+    if "topics" in needed and request.features is not None and request.features.threshold is None:
+        detail = "threshold is missing; it says which cosine covers a target"
+        raise wire_error(ErrorCode.INVALID_REQUEST, "/features/threshold", detail)
 
 
 def needed_of(request: v1.ShapleyRequest) -> frozenset[Need]:
@@ -67,12 +89,15 @@ def needed_of(request: v1.ShapleyRequest) -> frozenset[Need]:
     if isinstance(request.utility, utilities.ModelUtility):
         return frozenset()
     found = needs(utility_of(request.utility))
-    return found - {"reward"} if request.rewards is not None else found
+    if request.rewards is not None:
+        found -= {"reward"}
+    return found if request.features is None else found - OF_EMBEDDINGS
 
 
 def asks_models(request: v1.ShapleyRequest) -> bool:
     """Whether a request needs a model to be answered."""
-    return request.rewards is not None or isinstance(request.utility, utilities.ModelUtility)
+    from_model = isinstance(request.utility, utilities.ModelUtility)
+    return from_model or request.rewards is not None or request.features is not None
 
 
 def prompts_of(request: v1.ShapleyRequest) -> list[PlainPrompt]:

@@ -36,7 +36,7 @@ _WANTED: dict[str, str] = {
 }
 _NULLABLE = {"reward", "label", "union", "span", "text"}
 PROMPT_WITHOUT_USE = "no model is asked; expected null, or rewards or a utility of type model"
-REWARD_BESIDE_A_MODEL = "rewards come from the model, or its utility uses none; expected none here"
+TOLD_BY_A_MODEL = "a model tells them, or its utility uses none; expected none here"
 
 
 def from_sets(request: v1.ShapleyRequest, needed: frozenset[Need], models: ModelNeeds, *, unions: bool) -> SetBatch:
@@ -60,8 +60,8 @@ def from_sets(request: v1.ShapleyRequest, needed: frozenset[Need], models: Model
     of_sets, fields = fields_needed(needed, models, unions=unions, tokens=tokens)
     rejected = [error for row, item in enumerate(sets) if (error := lacking(row, item, of_sets, fields))]
     rewards = _rewards(candidates, request.aggregation, needed)
-    if models.texts:
-        _check_no_rewards(candidates)
+    _check_untold(sets, candidates, models)
+    if models.reward:
         rewards = RewardColumns(rewards.rewards, missing_texts([candidate.text for candidate in candidates]))
     groups, n_groups = group_numbers([item.group for item in sets], "/sets")
     set_rewards, set_missing = None, None
@@ -176,10 +176,12 @@ def _rewards(
     )
 
 
-def _check_no_rewards(candidates: Sequence[v1.Candidate]) -> None:
-    """Nobody gives a reward where the model does."""
-    if any(candidate.reward is not None or candidate.named_rewards is not None for candidate in candidates):
-        raise wire_error(ErrorCode.INVALID_REQUEST, "/sets", REWARD_BESIDE_A_MODEL)
+def _check_untold(sets: Sequence[v1.CandidateSet], candidates: Sequence[v1.Candidate], models: ModelNeeds) -> None:
+    """Nobody gives what a model tells."""
+    told = ("reward", "named_rewards") * models.reward + ("scores", "topics") * models.features
+    given = any(getattr(candidate, name) is not None for name in told for candidate in candidates)
+    if given or (models.features and any(item.similarities is not None for item in sets)):
+        raise wire_error(ErrorCode.INVALID_REQUEST, "/sets", TOLD_BY_A_MODEL)
 
 
 def _named(candidates: Sequence[v1.Candidate], aggregation: v1.AggregationChoice) -> RewardColumns:

@@ -144,6 +144,22 @@ class ModelRewards(WireModel):
     model: ModelId
 
 
+class EmbeddingFeatures(WireModel):
+    """An embedding model of the service reads each candidate's `text`; cosines take the place of features.
+
+    `facility_location`: the score of a candidate for a target is their cosine, at least 0. `coverage`: a candidate
+    covers the targets whose cosine with it reaches the threshold. Utilities of pairs: similarity is the cosine, at
+    least 0, and as it is for `log_det`.
+    """
+
+    type: Literal["embedding"]
+    model: ModelId
+    targets: Annotated[list[str], Field(fail_fast=True, min_length=1, max_length=MAX_TARGETS)] | None = None
+    """Texts that candidates may serve or cover, and names of topics; null: the candidates of the set themselves."""
+    threshold: Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)] | None = None
+    """Smallest cosine that covers. Needed by `coverage`."""
+
+
 class ChatMessage(WireModel):
     """One message of a conversation."""
 
@@ -348,6 +364,8 @@ class ShapleyRequest(WireModel):
     columns: SetColumns | None = None
     rewards: ModelRewards | None = None
     """Where the rewards come from when the sets have none; null: the sets have them."""
+    features: EmbeddingFeatures | None = None
+    """Where scores, topics or similarities come from when the sets have none; null: the sets have them."""
     utility: UtilityChoice = MaxUtility()
     aggregation: AggregationChoice = AggregationChoice()
     credit: CreditChoice = PlainCredit()

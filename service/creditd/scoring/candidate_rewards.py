@@ -65,13 +65,13 @@ class CandidateRewards:
         """One question per set: each of its players by itself."""
         return self._questions
 
-    def tell(self, scored: ScoredTexts) -> None:
+    def tell(self, found: ScoredTexts) -> None:
         """Take the rewards of all players."""
-        self._rewards[self._asked] = scored.rewards
-        for place in sorted(scored.failures):
+        self._rewards[self._asked] = found.rewards
+        for place in sorted(found.failures):
             flat = int(self._asked[place])
             row, position = int(self._sets.owner[flat]), int(self._sets.position[flat])
-            self._failures.append(failed_text(row, position, scored.failures[place]))
+            self._failures.append(failed_text(row, position, found.failures[place]))
         self._questions = []
 
     def answer(self) -> EvaluatedSets:

@@ -1,4 +1,4 @@
-"""Credit under a utility that a reward model evaluates: the texts of each coalition, rendered and scored.
+"""Credit under a utility that a reward model evaluates: the texts of each coalition, rendered and found.
 
 Legend: `n` players of one set.
 
@@ -147,16 +147,16 @@ class CoalitionUtilities:
             if len(one.asked)
         ]
 
-    def tell(self, scored: ScoredTexts) -> None:
+    def tell(self, found: ScoredTexts) -> None:
         """Take the utilities of what was asked; a set with a text that has none fails."""
         start, left = 0, []
         for one in self._games:
             stop = start + len(one.asked)
-            failed = next((scored.failures[place] for place in range(start, stop) if place in scored.failures), None)
+            failed = next((found.failures[place] for place in range(start, stop) if place in found.failures), None)
             if failed is not None:
                 self._errors[one.row] = failed_text(one.row, None, failed)
             else:
-                self._told(one, scored.rewards[start:stop])
+                self._told(one, found.rewards[start:stop])
                 left.append(one)
             start = stop
         self._games = left

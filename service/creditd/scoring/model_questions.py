@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from creditd.credit.candidate_sets import CandidateSets, SetError
 from creditd.credit.evaluated_games import EvaluatedMethod
 from creditd.credit.set_games import SolvedSets
-from creditd.engines.protocol import Prompt, ScoredTexts, TextFailure, VariantTexts
+from creditd.engines.protocol import Prompt, TextFailure
 
 Booleans: TypeAlias = NDArray[np.bool_]
 Floats: TypeAlias = NDArray[np.float64]
@@ -61,11 +61,11 @@ class EvaluatedSets:
 class ModelQuestions(Protocol):
     """A use case that asks until it has no question left, then answers. Not for several threads at a time."""
 
-    def ask(self) -> Sequence[VariantTexts]:
-        """What to score next; nothing when it is done. Asking twice gives the same until it is told."""
+    def ask(self) -> Sequence[Any]:
+        """Texts for the model, as its engine takes them; nothing when it is done. The same until it is told."""
 
-    def tell(self, scored: ScoredTexts) -> None:
-        """Take the scores of what was asked last."""
+    def tell(self, found: Any) -> None:  # noqa: ANN401 - scores or vectors, as the engine gives them
+        """Take what the model says of what was asked last."""
 
     def answer(self) -> EvaluatedSets:
         """The sets, once there is no question left."""

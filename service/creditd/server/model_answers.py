@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from starlette.types import Receive
 
@@ -23,12 +23,14 @@ from creditd.engines.errors import (
     EngineOverloadedError,
     ModelUnsuitableError,
 )
-from creditd.engines.protocol import EngineUsage, PreparedTexts, ScoredTexts, TextScorer
-from creditd.engines.registry import UnknownModelError
+from creditd.engines.model_spec import ModelKind
+from creditd.engines.protocol import EngineUsage, PreparedTexts
+from creditd.engines.registry import AnyEngine, UnknownModelError
 from creditd.scoring.candidate_rewards import CandidateRewards
 from creditd.scoring.coalition_utilities import CoalitionText, CoalitionUtilities
 from creditd.scoring.deadline import Deadline, DeadlineExceededError
 from creditd.scoring.model_questions import CostExceededError, EvaluatedSets, ModelQuestions
+from creditd.scoring.text_features import Targets, TextFeatures, UnusableTargetError
 from creditd.server.answers import Answer, answer_batch, refused_as_a_whole
 from creditd.server.convert import Encode, envelope
 from creditd.server.errors import ServiceError
@@ -36,6 +38,7 @@ from creditd.server.resources import Resources
 from creditd.wire.choices import options_of
 from creditd.wire.columns import batch_of
 from creditd.wire.errors import ErrorCode, ErrorItem
+from creditd.wire.features import coverage_in
 from creditd.wire.limits import RequestLimits
 from creditd.wire.model_texts import prompts_of, texts_of
 from creditd.wire.set_batches import SetBatch
@@ -43,21 +46,6 @@ from creditd.wire.utilities import ModelUtility
 from creditd.wire.v1 import ShapleyRequest
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class _Asked:
-    """A request that needs a model.
-
-    Attributes:
-        options: Its choices.
-        batch: Its sets.
-        questions: What the model is asked.
-    """
-
-    options: SetCreditOptions
-    batch: SetBatch
-    questions: ModelQuestions
 
 
 @dataclass(frozen=True)
@@ -102,50 +90,50 @@ async def answer_with_model(
     """
     received_s = time.perf_counter()
     caller = _Caller(resources, deadline, receive)
-    name, pointer = _model_of(asked)
-    engine = _engine(resources, name, pointer)
-    prepared = await caller.run(partial(_prepared, asked, resources.limits))
+    engines = _engines_of(asked, resources)
+    options, batch = await caller.run(partial(_prepared, asked, resources.limits))
+    sets, usage = EvaluatedSets(batch.sets, batch.rejected), EngineUsage()
     queue_s = time.perf_counter() - received_s
+    for engine in engines:
+        questions = await caller.run(partial(_questions, asked, engine.spec.kind, options, sets, resources.limits))
+        alone = {"alone": asked.deterministic} if engine.spec.kind == "reward" else {}
+        if asked.dry_run:
+            texts = await caller.run(questions.ask)
+            usage += (await caller.run(partial(engine.prepared, texts, **alone))).usage
+            continue
+        cost = EngineUsage()
+        while texts := await caller.run(questions.ask):
+            found = await _answer_of(engine, partial(engine.prepared, texts, **alone), caller)
+            cost += found.usage
+            await caller.run(partial(_tell, questions, found))
+        resources.metrics.count_engine(engine.spec.id, cost)
+        usage += cost
+        sets = await caller.run(questions.answer)
+    head = {**envelope(request_id, queue_s, usage), "model": engines[-1].spec.id, "weight_version": None}
     if asked.dry_run:
-        usage = await caller.run(lambda: engine.prepared(prepared.questions.ask(), alone=asked.deterministic).usage)
-        head = {**envelope(request_id, 0.0, usage), "model": name, "weight_version": None}
-        return Answer(encode(head), prepared.batch.sets.n_sets, {}, {})
-    evaluated, usage = await _evaluated(prepared.questions, engine, caller, alone=asked.deterministic)
-    resources.metrics.count_engine(name, usage)
-    head = {**envelope(request_id, queue_s, usage), "model": name, "weight_version": None}
-    return await caller.run(partial(_answered, prepared, evaluated, head, resources, deadline, encode))
+        return Answer(encode(head), batch.sets.n_sets, {}, {})
+    return await caller.run(partial(_answered, batch, options, sets, head, resources, deadline, encode))
 
 
 def _answered(
-    prepared: _Asked,
-    evaluated: EvaluatedSets,
+    batch: SetBatch,
+    options: SetCreditOptions,
+    found: EvaluatedSets,
     head: dict[str, object],
     resources: Resources,
     deadline: Deadline,
     encode: Encode,
 ) -> Answer:
-    answer = resources.score_sets(evaluated.sets, prepared.options, evaluated.rejected, deadline, given=evaluated.given)
-    return answer_batch(prepared.batch, head, encode, answer, evaluated.estimates)
+    answer = resources.score_sets(found.sets, options, found.rejected, deadline, given=found.given)
+    return answer_batch(batch, head, encode, answer, found.estimates)
 
 
-async def _evaluated(
-    questions: ModelQuestions, engine: TextScorer, caller: _Caller, *, alone: bool
-) -> tuple[EvaluatedSets, EngineUsage]:
-    """Ask until there is no question left."""
-    usage = EngineUsage()
-    while texts := await caller.run(questions.ask):
-        scored = await _scored(engine, partial(engine.prepared, texts, alone=alone), caller)
-        usage += scored.usage
-        await caller.run(partial(questions.tell, scored))
-    return await caller.run(questions.answer), usage
-
-
-async def _scored(engine: TextScorer, prepare: Callable[[], PreparedTexts], caller: _Caller) -> ScoredTexts:
+async def _answer_of(engine: AnyEngine, prepare: Callable[[], PreparedTexts], caller: _Caller) -> Any:  # noqa: ANN401 - scores or vectors
     """One question and its answer; every way to have none is an error of the service."""
     name = engine.spec.id
     try:
         prepared = await caller.run(prepare)
-        future = asyncio.wrap_future(engine.submit(prepared, caller.deadline.at_s))
+        future: asyncio.Future[Any] = asyncio.wrap_future(engine.submit(prepared, caller.deadline.at_s))
         return await caller.resources.wait_for(future, caller.deadline, caller.receive)
     except EngineExpiredError:
         raise DeadlineExceededError from None
@@ -158,53 +146,94 @@ async def _scored(engine: TextScorer, prepare: Callable[[], PreparedTexts], call
         raise ServiceError(ErrorCode.ENGINE_FAILED, f"model {name}: {error}") from error
 
 
-def _model_of(asked: ShapleyRequest) -> tuple[str, str]:
-    """The model that a request names, and where."""
-    if isinstance(asked.utility, ModelUtility):
-        return asked.utility.model, "/utility/model"
-    if asked.rewards is None:
-        raise RuntimeError("the request asks no model")
-    return asked.rewards.model, "/rewards/model"
-
-
-def _engine(resources: Resources, name: str, pointer: str) -> TextScorer:
+def _tell(questions: ModelQuestions, found: Any) -> None:  # noqa: ANN401 - scores or vectors
     try:
-        return resources.engines.scorer(name)
+        questions.tell(found)
+    except UnusableTargetError as error:
+        pointer, code = f"/features/targets/{error.number}", ErrorCode(error.failure.code)
+        raise _refusal(code, pointer, error.failure.detail) from None
+
+
+def _engines_of(asked: ShapleyRequest, resources: Resources) -> list[AnyEngine]:
+    """The models that a request names, in the order in which they are asked."""
+    engines: list[AnyEngine] = []
+    pointer = "/features/model"
+    try:
+        if asked.features is not None:
+            engines.append(resources.engines.embedder(asked.features.model))
+        if isinstance(asked.utility, ModelUtility):
+            pointer = "/utility/model"
+            engines.append(resources.engines.scorer(asked.utility.model))
+        elif asked.rewards is not None:
+            pointer = "/rewards/model"
+            engines.append(resources.engines.scorer(asked.rewards.model))
     except UnknownModelError as error:
-        item = ErrorItem(pointer=pointer, code=ErrorCode.UNKNOWN_MODEL, detail=str(error))
-        raise ServiceError(ErrorCode.UNKNOWN_MODEL, f"{pointer}: {error}", (item,)) from None
+        raise _refusal(ErrorCode.UNKNOWN_MODEL, pointer, str(error)) from None
+    return engines
 
 
-def _prepared(asked: ShapleyRequest, limits: RequestLimits) -> _Asked:
-    """The sets of a request, and what the model is asked about them."""
+def _refusal(code: ErrorCode, pointer: str, detail: str) -> ServiceError:
+    """A request that is refused for one reason."""
+    item = ErrorItem(pointer=pointer, code=code, detail=detail)
+    return ServiceError(code, f"{pointer}: {detail}" if pointer else detail, (item,))
+
+
+def _prepared(asked: ShapleyRequest, limits: RequestLimits) -> tuple[SetCreditOptions, SetBatch]:
     with refused_as_a_whole():
-        options, batch = options_of(asked, limits), batch_of(asked, limits)
-    try:
-        return _Asked(options, batch, _questions(asked, options, batch, limits))
-    except CostExceededError as error:
-        item = ErrorItem(pointer="", code=ErrorCode.BUDGET_EXCEEDED, detail=str(error))
-        raise ServiceError(ErrorCode.BUDGET_EXCEEDED, str(error), (item,)) from None
-    except ValueError as error:
-        item = ErrorItem(pointer="/credit", code=ErrorCode.INVALID_REQUEST, detail=str(error))
-        raise ServiceError(ErrorCode.INVALID_REQUEST, f"/credit: {error}", (item,)) from None
+        return options_of(asked, limits), batch_of(asked, limits)
 
 
 def _questions(
-    asked: ShapleyRequest, options: SetCreditOptions, batch: SetBatch, limits: RequestLimits
+    asked: ShapleyRequest, kind: ModelKind, options: SetCreditOptions, found: EvaluatedSets, limits: RequestLimits
+) -> ModelQuestions:
+    """What a model is asked about the sets, or why that is too much."""
+    try:
+        if kind == "embedding":
+            return _features(asked, options, found, limits)
+        return _rewards_or_utilities(asked, options, found, limits)
+    except CostExceededError as error:
+        raise _refusal(ErrorCode.BUDGET_EXCEEDED, "", str(error)) from None
+    except ValueError as error:
+        raise _refusal(ErrorCode.INVALID_REQUEST, "/credit", str(error)) from None
+
+
+def _features(
+    asked: ShapleyRequest, options: SetCreditOptions, found: EvaluatedSets, limits: RequestLimits
+) -> ModelQuestions:
+    if asked.features is None:
+        raise RuntimeError("the request asks no embedding model")
+    chosen, coverage = asked.features, coverage_in(asked.utility)
+    return TextFeatures(
+        found.sets,
+        found.rejected,
+        texts_of(asked),
+        utility=options.utility,
+        targets=Targets(
+            texts=None if chosen.targets is None else tuple(chosen.targets),
+            threshold=chosen.threshold,
+            weights={} if coverage is None else coverage.weights or {},
+            default_weight=1.0 if coverage is None else coverage.default_weight,
+        ),
+        most_characters=limits.model_characters,
+    )
+
+
+def _rewards_or_utilities(
+    asked: ShapleyRequest, options: SetCreditOptions, found: EvaluatedSets, limits: RequestLimits
 ) -> ModelQuestions:
     prompts, texts, utility = prompts_of(asked), texts_of(asked), asked.utility
     if not isinstance(utility, ModelUtility):
         return CandidateRewards(
-            batch.sets,
-            batch.rejected,
+            found.sets,
+            found.rejected,
             options.malformed,
             prompts,
             texts,
             most_characters=limits.model_characters,
         )
     return CoalitionUtilities(
-        batch.sets,
-        batch.rejected,
+        found.sets,
+        found.rejected,
         options.malformed,
         prompts,
         texts,
