@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from concurrent.futures import Future
 from typing import Any
+
+import numpy as np
 
 from creditd.engines.fake import FakeEngine
 from creditd.engines.model_spec import ModelSpec
+from creditd.engines.protocol import EmbeddedTexts, EngineStatus, EngineUsage, PreparedTexts, TextFailure
 from creditd.engines.registry import Registry
 from creditd.server.resources import Resources
 from creditd.server.settings import Settings
@@ -59,3 +63,50 @@ def columns_of(*rows, prompt: Any = "weather?", **options: Any) -> dict[str, Any
 
 REWARDS = {"rewards": {"type": "model", "model": "rm"}}
 UTILITY = {"utility": {"type": "model", "model": "rm"}}
+
+
+class FakeEmbedder:
+    """An embedding model whose vectors are counts of words, of length 1; a text without a known word has none."""
+
+    def __init__(self, name="emb", longest=40):
+        self.spec = ModelSpec(name, "nowhere", kind="embedding", max_tokens=longest)
+        self.identity = name
+        self.asked = []
+
+    def prepared(self, texts):
+        """Texts that are too long are failures."""
+        failures = {
+            place: TextFailure("context_exceeded", f"got {len(text)} tokens; expected at most {self.spec.max_tokens}")
+            for place, text in enumerate(texts)
+            if len(text) > self.spec.max_tokens
+        }
+        return PreparedTexts(len(texts), failures, EngineUsage(evaluations=len(set(texts))), tuple(texts))
+
+    def submit(self, prepared, expires_s=float("inf")):
+        """The vectors, at once."""
+        del expires_s
+        self.asked.append(prepared.work)
+        counts = np.array([[text.split().count(word) for word in WORDS] for text in prepared.work], dtype=np.float64)
+        lengths = np.sqrt((counts**2).sum(axis=1, keepdims=True))
+        vectors = np.divide(counts, lengths, out=np.full(counts.shape, np.nan), where=lengths > 0)
+        failures = dict(prepared.failures)
+        vectors[list(failures)] = np.nan
+        for place in np.flatnonzero(np.isnan(vectors[:, 0])).tolist():
+            failures.setdefault(place, TextFailure("non_finite_utility", "it has no direction"))
+        answer = Future()
+        answer.set_result(EmbeddedTexts(vectors, failures, prepared.usage))
+        return answer
+
+    def status(self):
+        """Always well."""
+        return EngineStatus(self.spec, "fake", None, self.spec.max_tokens, None, None, None, 0, 0, 0.0, alive=True)
+
+    def close(self, timeout_s=None):
+        """Nothing to close."""
+
+
+def with_embedder(embedder=None, **settings: Any) -> Resources:
+    """Resources of a service that has an embedding model and a reward model."""
+    found = embedder or FakeEmbedder()
+    registry = Registry({"rm": fake()}, {found.spec.id: found})
+    return Resources(Settings(**settings), engines=registry)
