@@ -277,6 +277,7 @@ def test_a_dry_run_computes_nothing(body):
         "from_cache",
         "tokens_computed",
         "tokens_naive",
+        "tokens_spliced",
         "engine_s",
         "queue_s",
     }

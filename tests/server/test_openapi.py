@@ -21,7 +21,7 @@ POSTS = {
     SOLVE: SolveRequest,
 }
 COMMITTED = Path(__file__).parents[2] / "deploy" / "openapi.json"
-PATHS = {*POSTS, "/v1/info", "/v1/utilities", "/livez", "/readyz", "/metrics"}
+PATHS = {*POSTS, "/v1/info", "/v1/models", "/v1/utilities", "/livez", "/readyz", "/metrics"}
 
 
 @pytest.fixture(scope="module")

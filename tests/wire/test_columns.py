@@ -65,7 +65,7 @@ def test_choices_have_one_name():
 def test_every_utility_and_rule_of_the_wire_has_its_type():
     """The names that `/v1/info` lists are the tags of the schema's unions."""
     by_column = v1.ShapleyRequest.model_json_schema()["anyOf"][-1]["properties"]
-    assert set(by_column["utility"]["discriminator"]["mapping"]) == set(UTILITY_NAMES)
+    assert set(by_column["utility"]["discriminator"]["mapping"]) == {*UTILITY_NAMES, "model"}
     assert set(by_column["credit"]["discriminator"]["mapping"]) == set(CREDIT_NAMES)
 
 

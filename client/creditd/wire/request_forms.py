@@ -5,28 +5,39 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from creditd.wire.forms import ALL_IN_GROUPS_OR_NONE, NULL, Form, Schema
-from creditd.wire.utilities import ALL_BUT_TABLES, OF_FEATURES, OF_REWARDS, OF_SIMILARITIES
+from creditd.wire.utilities import ALL_BUT_TABLES, OF_EMBEDDINGS, OF_FEATURES, OF_REWARDS, OF_SIMILARITIES
+
+
+_TEXT: Schema = {"text": {"type": "string"}}
 
 
 def _set_by_set(
-    title: str, utilities: Collection[str], of_candidates: Schema, *needed: str, of_set: str | None = None
+    title: str,
+    utilities: Collection[str],
+    of_candidates: Schema,
+    *needed: str,
+    of_set: str | None = None,
+    models: Collection[str] = (),
 ) -> Form:
     """The form of requests set by set under some utilities, which need fields of each candidate or a field of each set.
 
-    Rewards have one kind throughout a request, and tables a use under one utility alone.
+    Rewards have one kind throughout a request, tables a use under one utility alone, and prompts where a reward model is
+    asked. `models` are the fields of the request that name one.
     """
     candidate = {"properties": of_candidates, "required": list(needed)}
     fields: Schema = {"candidates": {"items": candidate}}
     if of_set != "utilities":
         fields["utilities"] = NULL
+    if of_set != "prompt":
+        fields["prompt"] = NULL
     of_sets: Schema = {"properties": fields}
     if of_set is not None:
-        fields[of_set] = {"type": "array"}
+        fields[of_set] = {"not": NULL} if of_set == "prompt" else {"type": "array"}
         of_sets["required"] = [of_set]
     return Form(
         f"set by set: {title}",
-        present=("sets",),
-        absent=("columns",),
+        present=("sets", *models),
+        absent=("columns", *({"rewards", "features"} - set(models))),
         choices={"utility": utilities},
         of={"sets": {"items": of_sets, **ALL_IN_GROUPS_OR_NONE}},
     )
@@ -50,6 +61,29 @@ REQUEST_FORMS = (
     _set_by_set("similarities", OF_SIMILARITIES, {"named_rewards": NULL}, of_set="similarities"),
     _set_by_set("terms", ("sum",), {"named_rewards": NULL}),
     _set_by_set("tables", ("table",), {}, of_set="utilities"),
+    _set_by_set(
+        "rewards from a model",
+        OF_REWARDS,
+        {**_TEXT, "reward": NULL, "named_rewards": NULL},
+        "text",
+        of_set="prompt",
+        models=("rewards",),
+    ),
+    _set_by_set(
+        "a utility that a model evaluates",
+        ("model",),
+        {**_TEXT, "reward": NULL, "named_rewards": NULL},
+        "text",
+        of_set="prompt",
+    ),
+    _set_by_set(
+        "features from a model",
+        OF_EMBEDDINGS,
+        {**_TEXT, "named_rewards": NULL, "scores": NULL, "topics": NULL},
+        "text",
+        "reward",
+        models=("features",),
+    ),
     Form("column by column", present=("columns",), absent=("sets",)),
 )
 

@@ -375,4 +375,6 @@ OF_FEATURES = {"label": ("plurality",), "topics": ("coverage",), "scores": ("fac
 """Utilities that need another field of each candidate, by that field; `plurality` needs rewards as well."""
 OF_SIMILARITIES = ("redundancy", "max_minus_similarity", "quality_novelty", "mean_pairwise_diversity", "log_det")
 """Utilities that need the similarities of each set; the first three need rewards as well."""
+OF_EMBEDDINGS = ("facility_location", *OF_SIMILARITIES)
+"""Utilities whose features an embedding model can tell without a choice of its own; `coverage` needs a threshold."""
 ALL_BUT_TABLES = (*OF_REWARDS, *chain.from_iterable(OF_FEATURES.values()), *OF_SIMILARITIES, "sum")

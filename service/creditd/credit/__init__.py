@@ -24,6 +24,7 @@ Modules:
     estimators          Shapley values with standard errors from the coalitions of a plan
     pair_designs, proxies, cross_fitted_ridge, student_t    what the estimators stand on
     coalition_semivalues    semivalues from those coalitions alone whose sizes a rule weighs
+    evaluation_limits   how many utilities a game takes, or why that is too many
     evaluation_needs    the coalitions that a rule needs, within a budget
     evaluated_games     ask for coalitions, tell their utilities, read the credits
     group_advantages    GRPO and its relatives, for whole responses

@@ -202,40 +202,43 @@ class Batcher(Generic[W]):
         return False
 
     def _answer(self, jobs: list[_Job[W]]) -> None:
+        """Run a batch, and deliver what came of it once its tokens are no longer counted."""
         begun, tokens = self._clock(), sum(job.n_tokens for job in jobs)
+        outcomes: list[Answered | EngineFailedError] = []
         try:
-            self._score(jobs)
+            outcomes = self._outcomes(jobs)
         finally:
-            # Only what ends the thread leaves a work of the batch without an answer.
-            for job in jobs:
-                if not job.future.done():
-                    job.future.set_exception(EngineStoppedError("the thread of the engine has ended"))
             with self._changed:
                 self.queued_tokens -= tokens
             self.n_batches += 1
             self.beat()
+            # Only what ends the thread leaves a work of the batch without an outcome.
+            ended = [EngineStoppedError("the thread of the engine has ended")] * (len(jobs) - len(outcomes))
+            for job, outcome in zip(jobs, [*outcomes, *ended], strict=True):
+                if isinstance(outcome, Answered):
+                    job.future.set_result(outcome)
+                else:
+                    job.future.set_exception(outcome)
         seconds = self._clock() - begun
         if seconds > 0:
             self._tokens_per_s = _MEMORY * self._tokens_per_s + (1 - _MEMORY) * tokens / seconds
 
-    def _score(self, jobs: list[_Job[W]]) -> None:
-        """Deliver the scores of a batch; if it fails, of each work by itself, so that one does not fail the others."""
+    def _outcomes(self, jobs: list[_Job[W]]) -> list[Answered | EngineFailedError]:
+        """The scores of a batch; if it fails, of each work by itself, so that one does not fail the others."""
         begun = self._clock()
         try:
             scores = self._scorer.score([job.work for job in jobs], self.beat)
+            seconds, tokens = self._clock() - begun, sum(job.n_tokens for job in jobs)
+            return [
+                Answered(found, queue_s=begun - job.queued_s, engine_s=seconds * job.n_tokens / max(tokens, 1))
+                for job, found in zip(jobs, scores, strict=True)
+            ]
         except Exception as error:  # noqa: BLE001 - whatever a model raises belongs to whoever asked it
             if len(jobs) > 1:
-                for job in jobs:
-                    self._score([job])
-                return
+                return [self._outcomes([job])[0] for job in jobs]
             failure = EngineFailedError(f"the model failed: {type(error).__name__}")
             failure.__cause__ = error
-            jobs[0].future.set_exception(failure)
-            return
-        seconds, tokens = self._clock() - begun, sum(job.n_tokens for job in jobs)
-        for job, found in zip(jobs, scores, strict=True):
-            share = seconds * job.n_tokens / max(tokens, 1)
-            job.future.set_result(Answered(found, queue_s=begun - job.queued_s, engine_s=share))
+            return [failure]
 
     def _fail_all(self, error: EngineStoppedError) -> None:
         with self._changed:
