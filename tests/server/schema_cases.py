@@ -8,9 +8,12 @@ from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis import GenerationMode
 from schemathesis.checks import CHECKS, load_all_checks
 
+from creditd.engines.registry import Registry
 from creditd.server.app import create_app
+from creditd.server.resources import Resources
 from creditd.server.settings import Settings
 from creditd.wire import codec
+from server.model_services import FakeEmbedder, fake
 from server.test_binary import plain
 
 EXAMPLES = 200
@@ -45,10 +48,30 @@ def whole(value):
     return [whole(entry) for entry in value] if isinstance(value, list) else value
 
 
+class AnyModel(Registry):
+    """Models that answer to every name: which names there are is nothing that the schema could say."""
+
+    def __init__(self):
+        self._scorer, self._embedder = (
+            fake(score=lambda _, text: float(len(text))),
+            FakeEmbedder(longest=10**9, known=False),
+        )
+        super().__init__({"rm": self._scorer}, {"emb": self._embedder})
+
+    def scorer(self, _):
+        """The one reward model."""
+        return self._scorer
+
+    def embedder(self, _):
+        """The one embedding model."""
+        return self._embedder
+
+
 def open_schema():
     """The document as schemathesis reads it from the application, which it starts when the first request comes."""
     load_all_checks()
-    schema = schemathesis.openapi.from_asgi("/openapi.json", create_app(Settings()))
+    app = create_app(Settings(), Resources(Settings(), engines=AnyModel()))
+    schema = schemathesis.openapi.from_asgi("/openapi.json", app)
 
     @schema.hook
     def map_body(_, body):

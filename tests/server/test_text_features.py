@@ -124,6 +124,14 @@ def test_all_texts_are_asked_about_at_once():
     assert embedder.asked == [(*ROWS[0], *ROWS[1], *TARGETS)]
 
 
+def test_a_set_without_candidates_has_no_features_and_no_error():
+    """Nothing is asked where there is no text, and the response counts as one in which nothing was found."""
+    embedder = FakeEmbedder()
+    body = body_of(sets_of, (), utility={"type": "facility_location"}, **embedding())
+    assert asked(body, with_embedder(embedder)).json()["sets"][0]["flags"] == ["single_response", "no_candidates"]
+    assert embedder.asked == []
+
+
 def test_a_text_without_a_vector_fails_its_set_alone():
     """What is too long, and what has no direction, is an error of the set."""
     rows = [("sun", "x" * 41), ("nothing known", "sun"), ("sun", "rain")]

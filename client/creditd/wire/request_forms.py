@@ -7,7 +7,6 @@ from collections.abc import Collection
 from creditd.wire.forms import ALL_IN_GROUPS_OR_NONE, NULL, Form, Schema
 from creditd.wire.utilities import ALL_BUT_TABLES, OF_EMBEDDINGS, OF_FEATURES, OF_REWARDS, OF_SIMILARITIES
 
-
 _TEXT: Schema = {"text": {"type": "string"}}
 
 
@@ -21,8 +20,8 @@ def _set_by_set(
 ) -> Form:
     """The form of requests set by set under some utilities, which need fields of each candidate or a field of each set.
 
-    Rewards have one kind throughout a request, tables a use under one utility alone, and prompts where a reward model is
-    asked. `models` are the fields of the request that name one.
+    Rewards have one kind throughout a request, tables a use under one utility alone, and prompts where a reward model
+    is asked. `models` are the fields of the request that name one.
     """
     candidate = {"properties": of_candidates, "required": list(needed)}
     fields: Schema = {"candidates": {"items": candidate}}

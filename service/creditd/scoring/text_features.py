@@ -144,7 +144,9 @@ class TextFeatures:
         self._features = features
 
     def answer(self) -> EvaluatedSets:
-        """The sets with their features."""
+        """The sets with their features; those of no text at all need no model."""
+        if self._features is None:
+            self.tell(EmbeddedTexts(np.empty((0, 1))))
         sets = replace(self._sets, features=self._features)
         return EvaluatedSets(sets, tuple(self._errors[row] for row in sorted(self._errors)))
 
