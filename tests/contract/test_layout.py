@@ -138,6 +138,7 @@ def importable(folder):
 WITHOUT_TORCH = {
     "creditd.engines",
     *(f"creditd.engines.{name}" for name in ("batching", "errors", "model_spec", "protocol", "trie")),
+    *(f"creditd.engines.{name}" for name in ("remote_retry", "remote_texts", "remote_wire")),
 }
 """What of the engines has to be there to register a model, to queue work, and to lay it out."""
 ABOVE_ENGINES = ("pydantic", "pydantic_core", "fastapi", "starlette", "redis", "httpx", "orjson", "prometheus_client")
@@ -152,12 +153,22 @@ def test_engines_that_need_no_torch_need_numpy_alone():
     )
 
 
+def test_the_remote_engine_needs_an_http_client_and_no_torch():
+    """One module speaks HTTP, so that everything else of the engines imports where there is no httpx."""
+    folder = ROOT / "service/creditd/engines"
+    assert [path.stem for path in folder.glob("*.py") if "httpx" in path.read_text(encoding="utf-8")] == [
+        "remote_calls"
+    ]
+    above = [name for name in ABOVE_ENGINES if name != "httpx"]
+    in_a_bare_process(blocked(*above, "torch", "transformers") + "import creditd.engines.remote\n")
+
+
 @pytest.mark.models
 def test_engines_need_nothing_of_the_service():
     """All of them import inside a trainer, or on a bare machine with a GPU, beside torch and transformers."""
     pytest.importorskip("transformers", reason="the lane `models` installs torch and transformers")
     names = importable(ROOT / "service/creditd/engines")
-    # transformers itself uses an HTTP client where there is one.
+    # transformers itself uses an HTTP client where there is one, and so does the remote engine.
     above = [name for name in ABOVE_ENGINES if name != "httpx"]
     in_a_bare_process(blocked(*above) + "".join(f"import {name}\n" for name in names))
 

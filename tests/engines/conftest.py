@@ -1,7 +1,6 @@
 import pytest
 
 from creditd.engines.model_spec import HeadChoice, ModelSpec, RemoteChoice
-from creditd.engines.remote import RemoteEngine
 from engines.vllm_answers import MODEL
 from engines.vllm_server import PATIENCE_S, VllmServer
 
@@ -16,6 +15,9 @@ def server():
 @pytest.fixture
 def engine_of():
     """Makes engines that are closed when the test is over."""
+    # A bare machine with a GPU has no httpx, and runs the other tests of this folder.
+    from creditd.engines.remote import RemoteEngine
+
     engines = []
 
     def made(server, head=None, chat_template=None, max_queued_tokens=1 << 20, **remote):

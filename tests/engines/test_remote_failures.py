@@ -1,7 +1,12 @@
 import json
 import math
+import signal
 import socket
+import subprocess
+import sys
 import time
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -41,12 +46,6 @@ def nobody():
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         return f"http://127.0.0.1:{unused.getsockname()[1]}"
-
-
-class Nobody:
-    """A server that is not there."""
-
-    url = nobody()
 
 
 def failure_of(engine, *texts, within_s=math.inf):
@@ -118,6 +117,41 @@ def test_a_server_that_is_killed_fails_what_it_had_and_what_comes(server, engine
         waiting.result(PATIENCE_S)
     error = failure_of(engine, one("b"))
     assert "cannot be reached: ConnectError, in 4 attempts" in str(error)
+
+
+PROCESS = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from engines.vllm_server import VllmServer
+server = VllmServer(delay_s=float(sys.argv[2]))
+print(server.url, flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_process_that_is_killed_or_stopped_leaves_nobody_waiting(engine_of, sent):
+    """Requests that a server has, and those that come after, end by their deadline with an error."""
+    tests = str(Path(__file__).resolve().parents[1])
+    with subprocess.Popen(
+        [sys.executable, "-c", PROCESS, tests, str(PATIENCE_S)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        try:
+            engine = engine_of(SimpleNamespace(url=process.stdout.readline().strip()), max_connections=2)
+            began = time.monotonic()
+            waiting = [asked(engine, one(f" {number}"), within_s=2.0) for number in range(5)]
+            while engine.status().queued_tokens and time.monotonic() - began < 0.3:
+                time.sleep(0.01)
+            process.send_signal(sent)
+            waiting += [asked(engine, one(f" later {number}"), within_s=2.0) for number in range(5)]
+            for answer in waiting:
+                assert isinstance(answer.exception(PATIENCE_S), EngineExpiredError | UnreachableError)
+            assert time.monotonic() - began < 20
+            assert engine.status().queued_tokens == 0
+        finally:
+            process.kill()
 
 
 def test_a_server_that_comes_back_is_asked_again(server, engine_of):
@@ -386,7 +420,7 @@ def test_a_check_of_what_is_no_vllm_is_an_error(server, engine_of, answer, monke
 
 def test_a_check_of_a_server_that_is_not_there_is_a_sentence(server, engine_of):
     """Services start in any order: who does not answer yet is no reason not to start."""
-    assert "cannot be reached" in engine_of(Nobody).check()
+    assert "cannot be reached" in engine_of(SimpleNamespace(url=nobody())).check()
     server.always = server.hang
     assert "did not answer in 0.2 s" in engine_of(server).check(0.2)
     server.always = BUSY
