@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from creditd.engines.errors import (
+    EngineFailedError,
     EngineOverloadedError,
     EngineStoppedError,
     ModelUnsuitableError,
@@ -264,6 +265,31 @@ def test_closing_does_not_wait_for_a_server_that_hangs(server, engine_of):
     engine.close(0.05)
 
 
+def test_a_defect_here_is_an_error_of_the_request(server, engine_of, monkeypatch):
+    """Whatever goes wrong while a request is asked for, it is answered, and the next one too."""
+    engine = engine_of(server)
+
+    async def broken(*_):
+        raise KeyError("SECRET")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(engine._calls, "score", broken)
+        with pytest.raises(EngineFailedError, match=r"could not be asked: KeyError$"):
+            scored(engine, one("a"))
+    assert scored(engine, one("a")).rewards.tolist() == plain("why?a")
+
+
+def test_a_check_ends_when_the_engine_is_closed(server, engine_of):
+    """Who checks while the engine is closed is told so."""
+    server.always = server.hang
+    engine = engine_of(server)
+    closing = threading.Timer(0.1, engine.close, args=(0.0,))
+    closing.start()
+    with pytest.raises(EngineStoppedError):
+        engine.check(PATIENCE_S)
+    closing.join(PATIENCE_S)
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_thread_that_ends_leaves_nobody_waiting(server, engine_of):
     """Whatever stops the loop, whoever waits is told so."""
@@ -283,6 +309,17 @@ def test_what_is_no_remote_reward_model_is_refused():
     remote = RemoteChoice("http://127.0.0.1:1")
     with pytest.raises(ModelUnsuitableError, match="expected a remote reward model"):
         RemoteEngine(ModelSpec("judge", remote=remote, kind="policy"))
-    for wrong in ({"url": "judge:8000"}, {"timeout_s": 0.0}, {"max_connections": 0}, {"texts_per_request": 0}):
-        with pytest.raises(ValueError, match="expected"):
+    with pytest.raises(ModelUnsuitableError, match="is no url"):
+        RemoteEngine(ModelSpec("judge", remote=RemoteChoice("http://judge:port")))
+    for wrong in (
+        {"url": "judge:8000"},
+        {"url": "http://me:SECRET@judge:8000"},
+        {"key": "SECRET\n"},
+        {"key": "SÉCRET"},
+        {"timeout_s": 0.0},
+        {"max_connections": 0},
+        {"texts_per_request": 0},
+    ):
+        with pytest.raises(ValueError, match="expected") as refused:
             RemoteChoice(**{"url": "http://judge:8000", **wrong})
+        assert "SECRET" not in str(refused.value)

@@ -59,6 +59,10 @@ class RemoteChoice:
     def __post_init__(self) -> None:
         if not self.url.startswith(("http://", "https://")):
             raise ValueError("a remote model has a url of HTTP: expected http://host:port")
+        if "@" in self.url:
+            raise ValueError("a url is logged: expected none with a password, and the secret as key")
+        if self.key is not None and not (self.key.isascii() and self.key.isprintable()):
+            raise ValueError("a key goes in a header: expected printable ASCII")
         if self.timeout_s <= 0 or self.max_connections < 1 or self.texts_per_request < 1:
             raise ValueError(
                 f"got timeout_s {self.timeout_s}, max_connections {self.max_connections} and texts_per_request "

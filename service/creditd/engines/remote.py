@@ -35,7 +35,7 @@ from creditd.engines.protocol import (
     TextFailure,
     VariantTexts,
 )
-from creditd.engines.remote_calls import RemoteCalls, Scores
+from creditd.engines.remote_calls import InvalidURL, RemoteCalls, Scores
 from creditd.engines.remote_texts import RemoteTexts, parts, remote_texts
 
 CHECK_S = 5.0
@@ -74,12 +74,15 @@ class RemoteEngine:
             spec: A remote model for rewards.
 
         Raises:
-            ModelUnsuitableError: If the model is not remote, or not for rewards.
+            ModelUnsuitableError: If the model is not remote, or not for rewards, or its url is none.
         """
         if spec.remote is None or spec.kind != "reward":
             raise ModelUnsuitableError(f"got {spec.id!r}, a {spec.kind} model; expected a remote reward model")
         self._spec, self._remote = spec, spec.remote
-        self._calls = RemoteCalls(spec, spec.remote)
+        try:
+            self._calls = RemoteCalls(spec, spec.remote)
+        except InvalidURL as error:
+            raise ModelUnsuitableError(f"remote.url of {spec.id!r} is no url; expected http://host:port") from error
         self._changed = threading.Lock()
         self._closed = False
         self._jobs: set[_Job] = set()

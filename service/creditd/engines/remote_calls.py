@@ -7,6 +7,7 @@ import ipaddress
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import httpx
 import numpy as np
@@ -14,9 +15,10 @@ import numpy as np
 from creditd.engines.errors import EngineFailedError, EngineOverloadedError, ModelUnsuitableError
 from creditd.engines.model_spec import ModelSpec, RemoteChoice
 from creditd.engines.protocol import TextFailure
-from creditd.engines.remote_retry import FIRST_DELAY_S, Outcome, retry_after, retry_delay
+from creditd.engines.remote_retry import FIRST_DELAY_S, retry_after, retry_delay
 from creditd.engines.remote_wire import Floats, Refusal, Text, body, refusal, rewards, served_models
 
+InvalidURL = httpx.InvalidURL
 CONNECT_S = 5.0
 """How long a connection may take to come about."""
 _IDLE_S = 4.0
@@ -57,6 +59,12 @@ class _Reply:
     headers: httpx.Headers
     content: bytes
     seconds: float
+
+
+@dataclass(frozen=True)
+class _NoReply:
+    outcome: Literal["unreached", "dropped"]
+    cause: Exception
 
 
 class RemoteCalls:
@@ -193,34 +201,34 @@ class RemoteCalls:
         attempt = 0
         while True:
             attempt += 1
-            asked_s: float | None = None
-            reply: _Reply | None = None
             async with self._places:
                 begun()
-                try:
-                    reply = await asyncio.wait_for(
-                        self._attempt(method, path, content, n_texts), self._remote.timeout_s
-                    )
-                except asyncio.TimeoutError as error:
-                    raise UnreachableError(f"{self._whose} did not answer in {self._remote.timeout_s:g} s") from error
-                except _UNREACHED as error:
-                    outcome: Outcome = "unreached"
-                    cause: Exception = error
-                except _DROPPED as error:
-                    outcome, cause = "dropped", error
-                except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as error:
-                    raise EngineFailedError(f"{self._whose} could not be asked: {type(error).__name__}") from error
-            if reply is not None:
-                outcome, asked_s = reply.status, retry_after(reply.headers)
+                reply = await self._tried(method, path, content, n_texts)
+            outcome = reply.status if isinstance(reply, _Reply) else reply.outcome
+            asked_s = retry_after(reply.headers) if isinstance(reply, _Reply) else None
             delay_s = retry_delay(attempt, outcome, asked_s) if patient else None
             if delay_s is not None:
                 await asyncio.sleep(delay_s)
-            elif reply is not None:
+            elif isinstance(reply, _Reply):
                 return reply
             else:
+                kind = type(reply.cause).__name__
                 raise UnreachableError(
-                    f"{self._whose} cannot be reached: {type(cause).__name__}, in {attempt} attempts"
-                ) from cause
+                    f"{self._whose} cannot be reached: {kind}, in {attempt} attempts"
+                ) from reply.cause
+
+    async def _tried(self, method: str, path: str, content: bytes | None, n_texts: int) -> _Reply | _NoReply:
+        """One attempt, within its time; what may be repeated is returned."""
+        try:
+            return await asyncio.wait_for(self._attempt(method, path, content, n_texts), self._remote.timeout_s)
+        except asyncio.TimeoutError as error:
+            raise UnreachableError(f"{self._whose} did not answer in {self._remote.timeout_s:g} s") from error
+        except _UNREACHED as error:
+            return _NoReply("unreached", error)
+        except _DROPPED as error:
+            return _NoReply("dropped", error)
+        except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as error:
+            raise EngineFailedError(f"{self._whose} could not be asked: {type(error).__name__}") from error
 
     async def _attempt(self, method: str, path: str, content: bytes | None, n_texts: int) -> _Reply:
         headers = {"content-type": "application/json"} if content is not None else {}
