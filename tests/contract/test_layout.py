@@ -139,7 +139,21 @@ WITHOUT_TORCH = {
     "creditd.engines",
     *(
         f"creditd.engines.{name}"
-        for name in ("batching", "directories", "errors", "model_spec", "protocol", "sentence_files", "trie")
+        for name in (
+            "batching",
+            "delivery",
+            "directories",
+            "errors",
+            "fake",
+            "model_spec",
+            "protocol",
+            "registry",
+            "remote_retry",
+            "remote_texts",
+            "remote_wire",
+            "sentence_files",
+            "trie",
+        )
     ),
 }
 """What of the engines has to be there to register a model, to queue work, and to lay it out."""
@@ -155,12 +169,22 @@ def test_engines_that_need_no_torch_need_numpy_alone():
     )
 
 
+def test_the_remote_engine_needs_an_http_client_and_no_torch():
+    """One module speaks HTTP, so that everything else of the engines imports where there is no httpx."""
+    folder = ROOT / "service/creditd/engines"
+    assert [path.stem for path in folder.glob("*.py") if "httpx" in path.read_text(encoding="utf-8")] == [
+        "remote_calls"
+    ]
+    above = [name for name in ABOVE_ENGINES if name != "httpx"]
+    in_a_bare_process(blocked(*above, "torch", "transformers") + "import creditd.engines.remote\n")
+
+
 @pytest.mark.models
 def test_engines_need_nothing_of_the_service():
     """All of them import inside a trainer, or on a bare machine with a GPU, beside torch and transformers."""
     pytest.importorskip("transformers", reason="the lane `models` installs torch and transformers")
     names = importable(ROOT / "service/creditd/engines")
-    # transformers itself uses an HTTP client where there is one.
+    # transformers itself uses an HTTP client where there is one, and so does the remote engine.
     above = [name for name in ABOVE_ENGINES if name != "httpx"]
     in_a_bare_process(blocked(*above) + "".join(f"import {name}\n" for name in names))
 

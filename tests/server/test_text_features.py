@@ -128,7 +128,7 @@ def test_a_set_without_candidates_has_no_features_and_no_error():
     """Nothing is asked where there is no text, and the response counts as one in which nothing was found."""
     embedder = FakeEmbedder()
     body = body_of(sets_of, (), utility={"type": "facility_location"}, **embedding())
-    assert asked(body, with_embedder(embedder)).json()["sets"][0]["flags"] == ["single_response", "no_candidates"]
+    assert "no_candidates" in asked(body, with_embedder(embedder)).json()["sets"][0]["flags"]
     assert embedder.asked == []
 
 

@@ -38,12 +38,13 @@ class RemoteChoice:
 
     Attributes:
         url: Where it listens, without a path: `http://host:port`.
-        route: Which of its routes is asked.
+        route: Which of its routes is asked; both for logits, so that the head is chosen here.
         model: What it calls the model.
         key: Bearer token, or None.
         timeout_s: Longest wait for one answer.
         max_connections: Requests to it at a time.
-        texts_per_request: Texts of one request at most.
+        texts_per_request: Texts of one request at most; chat messages go one conversation at a time.
+        takes_messages: Whether it renders chat messages with a template of its own.
     """
 
     url: str
@@ -53,6 +54,20 @@ class RemoteChoice:
     timeout_s: float = 60.0
     max_connections: int = 8
     texts_per_request: int = 64
+    takes_messages: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.url.startswith(("http://", "https://")):
+            raise ValueError("a remote model has a url of HTTP: expected http://host:port")
+        if "@" in self.url:
+            raise ValueError("a url is logged: expected none with a password, and the secret as key")
+        if self.key is not None and not (self.key.isascii() and self.key.isprintable()):
+            raise ValueError("a key goes in a header: expected printable ASCII")
+        if self.timeout_s <= 0 or self.max_connections < 1 or self.texts_per_request < 1:
+            raise ValueError(
+                f"got timeout_s {self.timeout_s}, max_connections {self.max_connections} and texts_per_request "
+                f"{self.texts_per_request}; expected a time above 0 and numbers of at least 1"
+            )
 
 
 @dataclass(frozen=True)

@@ -165,9 +165,16 @@ class Resources:
 
     @property
     def stalled(self) -> tuple[str, ...]:
-        """Models that cannot answer any more: their thread has ended, or has shown no sign of life for too long."""
+        """Models that a restart would help: their thread has ended, or has shown no sign of life for too long.
+
+        A remote model that is silent is not among them.
+        """
         longest = self.settings.engine_stall_s
-        return tuple(one.spec.id for one in self.engines.statuses() if not one.alive or one.silent_s > longest)
+        return tuple(
+            one.spec.id
+            for one in self.engines.statuses()
+            if not one.alive or (one.backend != "remote" and one.silent_s > longest)
+        )
 
     async def compute(self, work: Callable[[], T], deadline: Deadline, receive: Receive) -> T:
         """Run arithmetic off the event loop, for as long as somebody waits for it.
