@@ -1,4 +1,6 @@
-# creditd for the CPU: the `service` extra, without torch.
+# creditd for the CPU: the `service` extra, without torch. With models, whose torch brings CUDA and several gigabytes:
+#   docker build --build-arg EXTRAS=service,models .
+# and mount the directory that `models_root` names.
 #
 # The tag names the Python and Debian release, and its content moves with their security fixes. For a build that never
 # moves, pin the digest, which `docker buildx imagetools inspect python:3.11-slim-bookworm` prints:
@@ -21,9 +23,10 @@ RUN pip wheel --no-deps --wheel-dir /wheels .
 
 # The wheel is named by its path, never by its name: no index can put another `creditd` in its place.
 # Wheels only, so that no compiler is needed; the pip of this stage fills the venv, so that the venv holds none.
+ARG EXTRAS=service
 RUN python -m venv --without-pip /opt/creditd \
     && set -- /wheels/creditd-*.whl \
-    && pip --python /opt/creditd/bin/python install --only-binary=:all: -c constraints.txt "${1}[service]"
+    && pip --python /opt/creditd/bin/python install --only-binary=:all: -c constraints.txt "${1}[${EXTRAS}]"
 
 
 # The same image as above: the venv points at its interpreter.

@@ -27,10 +27,10 @@ RESULTS = tests/benchmarks/results/$(shell $(PYTHON) tests/benchmarks/measure.py
 export OMP_NUM_THREADS := 1
 export OPENBLAS_NUM_THREADS := 1
 
-.PHONY: help serve setup fast test lint type arch browser pytest redis models trainer demo bench bench-http format clean
+.PHONY: help serve serve-models setup fast test lint type arch browser pytest redis models trainer demo bench bench-http format clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "creditd needs Python 3.10 or newer"; exit 1; }
@@ -48,6 +48,17 @@ $(VENV)/dev.stamp: pyproject.toml constraints.txt | $(BIN)/python
 
 serve: $(VENV)/service.stamp ## install the service and run it on 127.0.0.1 (PORT=8400)
 	@exec $(BIN)/creditd serve --host 127.0.0.1 --port $(PORT)
+
+# On a machine without an NVIDIA device: make serve-models TORCH_INDEX=URL of the index with torch's CPU builds.
+$(VENV)/models.stamp: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing creditd[service,models] into $(VENV)"
+	$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch==2.13.0
+	$(PIP) --editable '.[service,models]'
+	@touch $(VENV)/service.stamp $@
+
+serve-models: $(VENV)/models.stamp ## install the service with torch and run it with the models of a file (CONFIG=FILE.toml)
+	@test -n "$(CONFIG)" || { echo "make serve-models CONFIG=FILE.toml: expected a file that registers models; deploy/models.toml shows one"; exit 2; }
+	@exec $(BIN)/creditd serve --host 127.0.0.1 --port $(PORT) --config $(CONFIG)
 
 setup: $(VENV)/dev.stamp ## install everything that development needs
 

@@ -39,13 +39,13 @@ def run_service(config: Path | None, *, host: str | None, port: int | None) -> i
     except SettingsError as error:
         print(f"creditd: {error}", file=sys.stderr)
         return 2
-    configure_logging()
-    keep_freed_memory()
     try:
         engines = load_registry([model.spec() for model in settings.models], settings.models_root, _say)
     except ModelUnsuitableError as error:
         _say(str(error))
         return 2
+    configure_logging()
+    keep_freed_memory()
     app = create_app(settings, Resources(settings, engines=engines))
     status = serve(app, lambda bound: print(greeting(settings, bound), flush=True))
     if app.state.resources.abandoned:
