@@ -60,19 +60,3 @@ def test_coalitions_of_two_prompts_in_one_row(backbone, most_nodes):
 def test_any_sequences(backbone, sequences, most_nodes):
     """Repetitions, prefixes of others, single tokens, nothing in common: whatever the sequences are."""
     assert_alike(backbone, sequences, most_nodes)
-
-
-@pytest.mark.filterwarnings("ignore:flex_attention called without", "ignore::DeprecationWarning")
-@pytest.mark.parametrize("most_nodes", [5, 200])
-@pytest.mark.parametrize("name", [name for name in CAUSAL if name != "gpt2"])
-def test_block_masks_are_the_dense_ones(name, most_nodes):
-    """FlexAttention, not compiled here, sees the same ancestors as a dense mask shows; GPT-2 has none."""
-    model = made(name)
-    model.set_attn_implementation("flex_attention")
-    draw = np.random.default_rng(5)
-    sequences = [draw.integers(1, 4, draw.integers(1, 12)).tolist() for _ in range(24)]
-    trie = build_trie([np.array(row, dtype=np.int64) for row in sequences])
-    with torch.compiler.set_stance("force_eager"):
-        found = leaf_states(model.base_model, trie, most_nodes=most_nodes, masks="block")
-    dense = leaf_states(made(name).base_model, trie, most_nodes=most_nodes)
-    assert ((found.states - dense.states).abs() <= AGREEMENT * dense.states.abs().clamp(min=1.0)).all()

@@ -15,9 +15,11 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreT
 
 from creditd.engines.chat import ChatText
 from creditd.engines.errors import ModelUnsuitableError
+from creditd.engines.memory import Reading
 from creditd.engines.model_spec import ModelSpec
-from creditd.engines.reward_scorers import LengthScorer, TrieScorer, is_causal
-from creditd.engines.self_check import SelfCheck, check_tries
+from creditd.engines.reading import FLEX_ATTENTION, choose_reader
+from creditd.engines.reward_scorers import LengthScorer, TrieScorer
+from creditd.engines.self_check import SelfCheck
 
 _WEIGHTS = "*.safetensors"
 _UNSAFE = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
@@ -31,24 +33,28 @@ class LoadedReward:
         spec: As it was registered.
         model: In evaluation mode, on its device.
         text: How prompts and completions become its tokens.
-        scorer: How it is asked.
-        check: What came out of the check of tries; None for a bidirectional model, which reads none.
+        scorer: What is asked.
+        reading: How it is asked.
+        check: What came out of the last check of tries; None for a bidirectional model, which reads none.
         max_tokens: Longest sequence.
         n_bytes: Memory of its weights.
+        forward_bytes: Most memory of one forward pass beside the weights.
     """
 
     spec: ModelSpec
     model: PreTrainedModel
     text: ChatText
     scorer: TrieScorer | LengthScorer
+    reading: Reading
     check: SelfCheck | None
     max_tokens: int
     n_bytes: int
+    forward_bytes: int
 
     @property
     def reads_tries(self) -> bool:
         """Whether distinct prefixes are computed once."""
-        return isinstance(self.scorer, TrieScorer)
+        return self.reading != "batches"
 
 
 def checked_path(spec: ModelSpec, root: Path) -> Path:
@@ -116,7 +122,8 @@ def load_reward(spec: ModelSpec, root: Path) -> LoadedReward:
         model = AutoModelForSequenceClassification.from_pretrained(
             path,
             dtype=getattr(torch, spec.dtype),
-            attn_implementation=spec.attention,
+            # Attention by blocks is made here, for tries alone.
+            attn_implementation=None if spec.attention == FLEX_ATTENTION else spec.attention,
             trust_remote_code=False,
             local_files_only=True,
             use_safetensors=True,
@@ -130,24 +137,26 @@ def load_reward(spec: ModelSpec, root: Path) -> LoadedReward:
 
 
 def _served(spec: ModelSpec, model: PreTrainedModel, tokenizer: Any) -> LoadedReward:  # noqa: ANN401 - transformers' own
-    try:
-        text = ChatText(tokenizer, spec.chat_template)
-        causal = is_causal(model)
-        check = check_tries(model) if causal else None
-        scorer: TrieScorer | LengthScorer
-        if check is not None and check.passed:
-            scorer = TrieScorer(model, spec.head, most_nodes=spec.batch_tokens)
-        else:
-            pad_id = 0 if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-            scorer = LengthScorer(model, spec.head, most_tokens=spec.batch_tokens, pad_id=pad_id)
-    except ModelUnsuitableError as error:
-        raise ModelUnsuitableError(f"model {spec.id}: {error}") from error
     positions = getattr(model.config, "max_position_embeddings", None)
     limits = [limit for limit in (spec.max_tokens, positions) if limit]
     if not limits:
         raise ModelUnsuitableError(f"model {spec.id}: its config has no number of positions; expected max_tokens")
-    n_bytes = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
-    return LoadedReward(spec, model, text, scorer, check, min(limits), n_bytes)
+    try:
+        text = ChatText(tokenizer, spec.chat_template)
+        reader = choose_reader(spec, model, longest=min(limits), pad_id=tokenizer.pad_token_id or 0)
+    except ModelUnsuitableError as error:
+        raise ModelUnsuitableError(f"model {spec.id}: {error}") from error
+    return LoadedReward(
+        spec=spec,
+        model=model,
+        text=text,
+        scorer=reader.scorer,
+        reading=reader.reading,
+        check=reader.check,
+        max_tokens=min(limits),
+        n_bytes=sum(parameter.numel() * parameter.element_size() for parameter in model.parameters()),
+        forward_bytes=reader.forward_bytes,
+    )
 
 
 def _json_of(spec: ModelSpec, file: Path) -> dict[str, Any]:

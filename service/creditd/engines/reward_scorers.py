@@ -21,6 +21,7 @@ from creditd.engines.model_spec import HeadChoice
 from creditd.engines.reward_head import RewardHead
 from creditd.engines.trie import Trie, build_trie, joined
 from creditd.engines.trie_forward import leaf_states
+from creditd.engines.trie_masks import Masks
 
 Floats: TypeAlias = NDArray[np.float64]
 Integers: TypeAlias = NDArray[np.int64]
@@ -63,17 +64,21 @@ class Variants:
 class TrieScorer:
     """A causal reward model that reads tries."""
 
-    def __init__(self, model: PreTrainedModel, choice: HeadChoice, *, most_nodes: int) -> None:
+    def __init__(
+        self, model: PreTrainedModel, choice: HeadChoice, *, most_nodes: int, masks: Masks | None = None
+    ) -> None:
         """Take a loaded model.
 
         Args:
             model: For sequence classification, causal, in evaluation mode.
             choice: Which number of its head is the reward.
             most_nodes: Most tokens of one forward pass.
+            masks: In the form that its attention takes. None: a cell for each two nodes.
         """
         self._backbone = model.base_model
         self._head = RewardHead(model, choice)
         self._most_nodes = most_nodes
+        self._masks = masks
 
     def n_tokens(self, work: Variants) -> int:
         """Distinct prefixes."""
@@ -82,10 +87,15 @@ class TrieScorer:
     def score(self, works: Sequence[Variants], beat: Callable[[], None]) -> list[Floats]:
         """Rewards of the sequences of each work, in their order."""
         found = leaf_states(
-            self._backbone, joined([work.trie for work in works]), most_nodes=self._most_nodes, beat=beat
+            self._backbone,
+            joined([work.trie for work in works]),
+            most_nodes=self._most_nodes,
+            masks=self._masks,
+            read=lambda states: self._head.module(states.float()),
+            beat=beat,
         )
         splits = np.cumsum([len(work.sequences) for work in works])[:-1]
-        return np.split(self._head(found.states), splits)
+        return np.split(self._head.of_logits(found.states), splits)
 
 
 class LengthScorer:
@@ -136,7 +146,10 @@ class LengthScorer:
         tokens, present = (torch.from_numpy(values).to(self._model.device) for values in (ids, mask))
         with torch.inference_mode():
             if self._causal:
-                hidden = self._model.base_model(input_ids=tokens, attention_mask=present).last_hidden_state
+                # Nothing comes after: keys and values of every layer would be kept for nobody.
+                hidden = self._model.base_model(
+                    input_ids=tokens, attention_mask=present, use_cache=False
+                ).last_hidden_state
                 last = present.sum(dim=1) - 1
                 return self._head(hidden[torch.arange(len(sequences), device=hidden.device), last])
             return self._head(self._seen_by_the_head(tokens, present))
