@@ -21,6 +21,8 @@ FLOAT32 = 4
 _INT32 = 4
 _MLP, _QUERIES, _KEYS = 5, 8, 6
 """Arrays of one layer that are alive at once: as wide as the inner layer, as all queries, as all keys."""
+_SCORES = 4
+"""Arrays of scores; DeBERTa has one for each kind of position beside their sum."""
 _RESIDUAL = 4
 _NORM = 3
 """Arrays in float32 that a normalisation holds."""
@@ -129,7 +131,7 @@ def _dense_bytes(shape: ForwardShape, n_rows: int, n_queries: int, n_keys: int) 
     """A mask of cells, as it comes and as kernels take it, keys and values for every head of queries, and scores."""
     cells = n_rows * n_queries * n_keys
     repeated = 2 * n_rows * n_keys * shape.n_heads * shape.head_dim * shape.n_bytes
-    scores = cells * shape.n_heads * (2 * shape.n_bytes + FLOAT32) if shape.keeps_scores else 0
+    scores = cells * shape.n_heads * (_SCORES * shape.n_bytes + 2 * FLOAT32) if shape.keeps_scores else 0
     return cells * (2 + 2 * shape.n_bytes) + repeated + scores
 
 

@@ -109,8 +109,8 @@ def block_mask(intervals: Intervals, n_queries: int, device: torch.device) -> Bl
     first = np.arange(0, n_queries, BLOCK)[:, None]
     begins, ends = intervals.begins[None], intervals.ends[None]
     by_block = (len(first), -1, BLOCK)
-    some: Booleans = ((begins < first + BLOCK) & (ends > np.maximum(first, begins))).reshape(by_block).any(axis=-1)
-    whole: Booleans = ((begins <= first) & (ends >= first + BLOCK)).reshape(by_block).all(axis=-1)
+    some = ((begins < first + BLOCK) & (ends > np.maximum(first, begins))).reshape(by_block).any(axis=-1)
+    whole = ((begins <= first) & (ends >= first + BLOCK)).reshape(by_block).all(axis=-1)
     seen_from, seen_to = (torch.from_numpy(bounds).to(device) for bounds in (intervals.begins, intervals.ends))
 
     # It closes over tensors of fixed shapes alone: a number would be compiled in.
@@ -118,8 +118,8 @@ def block_mask(intervals: Intervals, n_queries: int, device: torch.device) -> Bl
         return (seen_from[key] <= query) & (query < seen_to[key])
 
     made: BlockMask = BlockMask.from_kv_blocks(
-        *_listed(some & ~whole, device),
-        *_listed(whole, device),
+        *_listed(np.asarray(some & ~whole), device),
+        *_listed(np.asarray(whole), device),
         BLOCK_SIZE=BLOCK,
         mask_mod=is_seen,
         seq_lengths=(n_queries, len(intervals.begins)),
