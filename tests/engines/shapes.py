@@ -20,6 +20,7 @@ VOCABULARY = 4096
 POSITIONS = 2048
 SHAPES = {
     "tiny": {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "head_dim": 16, "heads": (4, 2)},
+    "9 M": {"hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 6, "head_dim": 32, "heads": (8, 4)},
     "34 M": {"hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 8, "head_dim": 64, "heads": (8, 4)},
     "160 M": {
         "hidden_size": 1024,
@@ -28,14 +29,22 @@ SHAPES = {
         "head_dim": 64,
         "heads": (16, 8),
     },
-    "1.1 B": {
+    "1.7 B": {
         "hidden_size": 2048,
         "intermediate_size": 6144,
-        "num_hidden_layers": 22,
+        "num_hidden_layers": 28,
         "head_dim": 128,
         "heads": (16, 8),
     },
+    "8 B": {
+        "hidden_size": 4096,
+        "intermediate_size": 12288,
+        "num_hidden_layers": 36,
+        "head_dim": 128,
+        "heads": (32, 8),
+    },
 }
+"""Of Qwen3; numbers of parameters are rounded, and 9 M and 34 M are with a vocabulary of sixteen thousand tokens."""
 FLOAT32_AGREEMENT = 1e-5
 """Of max(1, |score|)."""
 
@@ -49,8 +58,8 @@ def reward_model(name, dtype=torch.float32, device="cpu", **config):
     shape = {**SHAPES[name], **config}
     heads, kv_heads = shape.pop("heads")
     torch.manual_seed(0)
-    made = Qwen3Config(
-        vocab_size=VOCABULARY,
+    shape.setdefault("vocab_size", VOCABULARY)
+    config = Qwen3Config(
         num_attention_heads=heads,
         num_key_value_heads=kv_heads,
         num_labels=1,
@@ -58,7 +67,8 @@ def reward_model(name, dtype=torch.float32, device="cpu", **config):
         max_position_embeddings=POSITIONS,
         **shape,
     )
-    return Qwen3ForSequenceClassification(made).to(dtype).to(device).eval()
+    with torch.device(device):
+        return Qwen3ForSequenceClassification(config).to(dtype).eval()
 
 
 def variants(*, prompt=64, n_spans=6, span=8, n_prompts=2, seed=0):

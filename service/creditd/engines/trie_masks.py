@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import torch
+import torch._dynamo
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -24,6 +25,9 @@ BLOCK = 128
 """Queries and keys of one block: the least that FlexAttention passes over."""
 BLOCK_ATTENTION = "creditd_blocks"
 """What transformers calls the attention that is made here: SDPA, unless the mask is one of blocks."""
+
+MOST_COMPILATIONS = 64
+"""Of all models of a process: two for each."""
 
 Kernel: TypeAlias = Callable[..., torch.Tensor]
 
@@ -169,8 +173,10 @@ class BlockAttention:
             eager: Kernel = flex_attention
             return eager
         if self._compiled_kernel is None:
-            # Beyond its limit of compilations dynamo would go on without any, and with all scores in memory; as one
-            # full graph it fails instead.
+            # Dynamo counts the compilations of all models together. Beyond its limit it would go on without any, and
+            # with all scores in memory; as one full graph it fails instead.
+            limits = torch._dynamo.config  # noqa: SLF001 - where torch documents its limit
+            limits.recompile_limit = max(limits.recompile_limit, MOST_COMPILATIONS)
             self._compiled_kernel = torch.compile(flex_attention, dynamic=False, fullgraph=True)
         return self._compiled_kernel
 
