@@ -21,6 +21,7 @@ from creditd.engines.trie_forward import leaf_states  # noqa: E402
 from creditd.engines.trie_masks import (  # noqa: E402
     BLOCK,
     BLOCK_ATTENTION,
+    MOST_COMPILATIONS,
     BlockMasks,
     DenseMasks,
     block_attention,
@@ -128,6 +129,22 @@ def test_two_shapes_are_all_that_is_ever_compiled(compiled, monkeypatch):
     assert counted.graphs == with_warm_up <= 2
     assert len(found) == 9
     assert max(found) <= AGREEMENT
+
+
+def test_many_models_of_one_process_have_room_to_be_compiled():
+    """Each model has two shapes of its own; the limit of eight for all of them together is each thread's own."""
+    limits = []
+    block_attention.shapes.clear()
+
+    def load():
+        limits.append(torch._dynamo.config.recompile_limit)
+        assert_like_one_by_one(reward_model("tiny"), "blocks", variants(prompt=9, n_spans=3), 16, 64)
+        limits.append(torch._dynamo.config.recompile_limit)
+
+    thread = threading.Thread(target=load)
+    thread.start()
+    thread.join()
+    assert limits[0] < limits[1] == MOST_COMPILATIONS
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

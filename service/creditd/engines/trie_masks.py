@@ -157,7 +157,10 @@ class BlockAttention:
     ) -> torch.Tensor:
         """Attention of c nodes, shape (1, heads, c, dimension), to p + c keys, filled up to the shape of the mask."""
         n_queries, n_keys = mask.seq_lengths
-        self.shapes.add((n_queries, n_keys, query.shape[1], key.shape[1], query.shape[3], query.dtype))
+        shape = (n_queries, n_keys, query.shape[1], key.shape[1], query.shape[3], query.dtype)
+        if shape not in self.shapes:
+            _allow_compilations()
+            self.shapes.add(shape)
         found = self._kernel(query.device)(
             _filled(query, n_queries),
             _filled(key, n_keys),
@@ -173,12 +176,16 @@ class BlockAttention:
             eager: Kernel = flex_attention
             return eager
         if self._compiled_kernel is None:
-            # Dynamo counts the compilations of all models together. Beyond its limit it would go on without any, and
-            # with all scores in memory; as one full graph it fails instead.
-            limits = torch._dynamo.config  # noqa: SLF001 - where torch documents its limit
-            limits.recompile_limit = max(limits.recompile_limit, MOST_COMPILATIONS)
+            # Beyond its limit of compilations dynamo would go on without any, and with all scores in memory; as one
+            # full graph it fails instead.
             self._compiled_kernel = torch.compile(flex_attention, dynamic=False, fullgraph=True)
         return self._compiled_kernel
+
+
+def _allow_compilations() -> None:
+    """Make room for those of all models of a process, which dynamo counts together; its limit is each thread's own."""
+    limits = torch._dynamo.config  # noqa: SLF001 - where torch documents its limit
+    limits.recompile_limit = max(limits.recompile_limit, MOST_COMPILATIONS)
 
 
 def _filled(states: torch.Tensor, length: int) -> torch.Tensor:
