@@ -145,8 +145,6 @@ class Measured:
         difference = float(np.abs(by_trie[::sampled] - by_budget).max())
         spread = float(np.abs(by_padded - by_budget).max())
         allowed = ALLOWED_SPREAD * max(spread, least_spread(self.model.dtype, by_budget))
-        if difference > allowed:
-            raise RuntimeError(f"{cell.kind}: scores differ by {difference}; expected at most {allowed}")
         work = Variants(tuple(rows))
         n_computed = self._trie.n_tokens(work)
         expected = EXPECTED.get((cell.kind, cell.prompt)) if cell.size == "9 M" else None
@@ -169,6 +167,7 @@ class Measured:
             "expected_times_padded": expected,
             "largest_difference": difference,
             "spread": spread,
+            "agrees": difference <= allowed,
         }
         print(
             f"{cell.size}, {cell.kind}, prompt {cell.prompt}: trie {trie.median_us / 1e3:.1f} ms, padded "
@@ -241,12 +240,7 @@ def main() -> None:
     options = made.parse_args()
     torch.set_num_threads(1)
     gpu = accelerator(options.device)
-    cells = []
-    for size, group in itertools.groupby(cells_of(options), key=lambda cell: cell.size):
-        measured = Measured(size, options.device, 1 if options.quick else REPEATS)
-        cells += [with_shares(measured.cell(cell), gpu) for cell in group]
-        del measured
-    report = {
+    report: dict[str, Any] = {
         "benchmark": "trie_scoring",
         "versions": versions(["torch", "transformers", "numpy"]),
         "dtype": "float32" if options.device == "cpu" else "bfloat16",
@@ -254,10 +248,19 @@ def main() -> None:
         "chunk": CHUNK[options.device],
         "batch": BATCH,
         "budget": BUDGET[options.device],
-        "cells": cells,
+        "cells": [],
         "device": {**device(), "accelerator": gpu},
     }
-    write_report(options.out, report)
+    for size, group in itertools.groupby(cells_of(options), key=lambda cell: cell.size):
+        measured = Measured(size, options.device, 1 if options.quick else REPEATS)
+        report["cells"] += [with_shares(measured.cell(cell), gpu) for cell in group]
+        del measured
+        # After each model, so that one which does not fit takes nothing from the others.
+        report["device"] = {**device(), "accelerator": gpu}
+        write_report(options.out, report)
+    wrong = [f"{cell['model']}, {cell['kind']}, {cell['prompt']}" for cell in report["cells"] if not cell["agrees"]]
+    if wrong:
+        raise SystemExit(f"scores by the trie are not those of batches: {'; '.join(wrong)}")
 
 
 if __name__ == "__main__":

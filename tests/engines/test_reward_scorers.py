@@ -170,7 +170,8 @@ def test_models_with_a_window_fail_their_check(name, dtype):
 @pytest.mark.parametrize(("window", "failure"), [(200, None), (4096, "a window of 4096 tokens")])
 def test_a_window_longer_than_the_check_does_not_hide(window, failure):
     """Prompts of the check are longer than the window; one that is too long for that is taken at its word."""
-    checked = check_tries(made("mistral with a window", sliding_window=window, layer_types=None))
+    model = made("mistral with a window", sliding_window=window, layer_types=None, max_position_embeddings=8192)
+    checked = check_tries(model)
     assert (checked.passed, checked.failure) == (False, failure)
 
 
@@ -199,6 +200,27 @@ def test_positions_that_depend_on_the_length_do_not_hide():
     model.config.rope_parameters = {"rope_type": "longrope", "original_max_position_embeddings": 64}
     assert check_tries(model).failure == "positions that depend on the length beyond 64 tokens"
     assert check_tries(model, longest=64).passed
+
+
+def test_batches_do_not_straddle_the_length_at_which_positions_turn():
+    """A short text in a batch with a long one would be read with the positions of long texts."""
+    model = made("llama")
+    model.config.rope_parameters = {"rope_type": "longrope", "original_max_position_embeddings": 6}
+    sizes = []
+    scorer = LengthScorer(model, HeadChoice(), most_tokens=1000, pad_id=0)
+    handle = model.base_model.embed_tokens.register_forward_pre_hook(lambda _, inputs: sizes.append(inputs[0].shape))
+    scorer.score([variants([1] * 5, [1] * 7, [2] * 6, [3] * 9)], ignore)
+    handle.remove()
+    assert sizes == [(2, 6), (2, 9)]
+
+
+def test_a_window_that_no_sequence_reaches_is_none():
+    """Sequences that are no longer than the window are seen whole, and tries of them are read."""
+    model = made("mistral with a window", sliding_window=128)
+    assert declared_window(model, 129) == 128
+    assert declared_window(model, 128) is None
+    assert check_tries(model, longest=128).passed
+    assert not check_tries(model, longest=129).passed
 
 
 def test_scores_in_batches_keep_no_keys_and_values(monkeypatch):

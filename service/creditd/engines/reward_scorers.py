@@ -115,6 +115,7 @@ class LengthScorer:
         self._most_tokens = most_tokens
         self._pad_id = pad_id
         self._causal = is_causal(model)
+        self._turn = length_turn(model)
 
     def n_tokens(self, work: Variants) -> int:
         """Tokens of the distinct sequences."""
@@ -128,7 +129,9 @@ class LengthScorer:
         start = 0
         while start < len(order):
             stop = start + 1
-            while stop < len(order) and len(sequences[order[stop]]) * (stop + 1 - start) <= self._most_tokens:
+            while stop < len(order) and self._fit(
+                len(sequences[order[start]]), len(sequences[order[stop]]), stop - start
+            ):
                 stop += 1
             beat()
             rewards[order[start:stop]] = self._forward([sequences[place] for place in order[start:stop]])
@@ -136,6 +139,11 @@ class LengthScorer:
         splits = np.cumsum([len(work.distinct[0]) for work in works])[:-1]
         parts = np.split(rewards, splits)
         return [part[work.distinct[1]] for part, work in zip(parts, works, strict=True)]
+
+    def _fit(self, shortest: int, longest: int, n_before: int) -> bool:
+        """Whether a sequence of the greater length goes with some that are no longer."""
+        turns = self._turn is not None and shortest <= self._turn < longest
+        return not turns and longest * (n_before + 1) <= self._most_tokens
 
     def _forward(self, sequences: list[Integers]) -> Floats:
         longest = max(map(len, sequences))
@@ -186,3 +194,21 @@ def is_causal(model: PreTrainedModel) -> bool:
             for last in (1, 2)
         )
     return bool(torch.equal(first, second))
+
+
+def length_turn(model: PreTrainedModel) -> int | None:
+    """The length beyond which a model turns all positions of a pass otherwise, by its configuration.
+
+    Args:
+        model: Any.
+
+    Returns:
+        The length, or None if positions do not depend on it: LongRoPE has other factors for long texts.
+
+    Cost:
+        O(1).
+    """
+    config = model.config
+    rope = getattr(config, "rope_parameters", None) or {}
+    original = rope.get("original_max_position_embeddings") or getattr(config, "original_max_position_embeddings", None)
+    return int(original) if original and rope.get("rope_type") == "longrope" else None

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
 from creditd.engines.model_spec import HeadChoice
-from creditd.engines.reward_scorers import LengthScorer, TrieScorer, Variants
+from creditd.engines.reward_scorers import LengthScorer, TrieScorer, Variants, length_turn
 from creditd.engines.trie_masks import Masks
 
 ALLOWED_SPREAD = 4.0
@@ -75,10 +75,11 @@ def check_tries(
     Cost:
         Some two thousand tokens, and what is compiled.
     """
+    longest = longest or getattr(model.config, "max_position_embeddings", None)
     reason = _declared_obstacle(model, longest)
     if reason is not None:
         return SelfCheck(float("nan"), float("nan"), passed=False, failure=reason)
-    variants, choice = _variants(model, seed), HeadChoice(index=0)
+    variants, choice = _variants(model, seed, longest), HeadChoice(index=0)
     alone = LengthScorer(model, choice, most_tokens=1, pad_id=0).score([variants], _nobody)[0]
     together = LengthScorer(model, choice, most_tokens=512, pad_id=0).score([variants], _nobody)[0]
     spread = float(np.abs(together - alone).max())
@@ -96,11 +97,11 @@ def least_spread(dtype: torch.dtype, scores: Floats) -> float:
     return LEAST_SPREAD[dtype] * float(torch.finfo(dtype).eps) * float(np.abs(scores).max())
 
 
-def _variants(model: PreTrainedModel, seed: int) -> Variants:
+def _variants(model: PreTrainedModel, seed: int, longest: int | None = None) -> Variants:
     """All coalitions of the spans of two prompts, which are longer than any window that is tried."""
     random = np.random.default_rng(seed)
     vocabulary = int(model.config.vocab_size)
-    lengths = (_PROMPT + (declared_window(model) or 0), *itertools.repeat(_SPAN, _N_SPANS))
+    lengths = (_PROMPT + (declared_window(model, longest) or 0), *itertools.repeat(_SPAN, _N_SPANS))
     sequences = []
     for _ in range(2):
         prompt, *spans = (random.integers(1, vocabulary, length) for length in lengths)
@@ -111,26 +112,23 @@ def _variants(model: PreTrainedModel, seed: int) -> Variants:
 
 def _declared_obstacle(model: PreTrainedModel, longest: int | None) -> str | None:
     """What a configuration says that sequences of the check are too short to show."""
-    config = model.config
-    window = declared_window(model)
+    window, turn = declared_window(model, longest), length_turn(model)
     if window is not None and window > _LONGEST_WINDOW:
         return f"a window of {window} tokens"
-    rope = getattr(config, "rope_parameters", None) or {}
-    original = rope.get("original_max_position_embeddings") or getattr(config, "original_max_position_embeddings", None)
-    longest = longest or getattr(config, "max_position_embeddings", None)
-    if rope.get("rope_type") == "longrope" and original and longest and longest > original:
-        return f"positions that depend on the length beyond {original} tokens"
+    if turn is not None and (longest is None or longest > turn):
+        return f"positions that depend on the length beyond {turn} tokens"
     return None
 
 
-def declared_window(model: PreTrainedModel) -> int | None:
+def declared_window(model: PreTrainedModel, longest: int | None = None) -> int | None:
     """How many tokens back some layer of a model looks at most, by its configuration.
 
     Args:
         model: Any.
+        longest: Longest sequence that it will be asked, if that is known.
 
     Returns:
-        The window, or None if every layer looks at all tokens.
+        The window, or None if every layer looks at all tokens of such a sequence.
 
     Cost:
         O(layers).
@@ -142,7 +140,7 @@ def declared_window(model: PreTrainedModel) -> int | None:
     if kinds:
         in_use, chunk = "sliding_attention" in kinds, chunk if "chunked_attention" in kinds else None
     declared = [int(size) for size in (window if in_use else None, chunk) if size]
-    return max(declared, default=None)
+    return max((size for size in declared if longest is None or size < longest), default=None)
 
 
 def _nobody() -> None:
