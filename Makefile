@@ -22,12 +22,14 @@ BENCH := .venv-bench
 SHAPIQ := .venv-shapiq
 SHAPIQ_VERSION := 1.8.0
 PYTHON312 ?= python3.12
+GPU_PYTHON ?= python3
+GPU_OUT ?= $(RESULTS)/trie_scoring_cuda.json
 RESULTS = tests/benchmarks/results/$(shell $(PYTHON) tests/benchmarks/measure.py)
 
 export OMP_NUM_THREADS := 1
 export OPENBLAS_NUM_THREADS := 1
 
-.PHONY: help serve serve-models setup fast test lint type arch browser pytest redis models trainer demo bench bench-http format clean
+.PHONY: help serve serve-models setup fast test lint type arch browser pytest redis models gpu trainer demo bench bench-http bench-models format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -63,7 +65,7 @@ serve-models: $(VENV)/models.stamp ## install the service with torch and run it 
 setup: $(VENV)/dev.stamp ## install everything that development needs
 
 fast: $(VENV)/dev.stamp ## the tests that take under a minute
-	$(BIN)/python -m pytest -q -n auto --hypothesis-profile=fast -m "not slow and not redis and not models and not trainer"
+	$(BIN)/python -m pytest -q -n auto --hypothesis-profile=fast -m "not slow and not redis and not models and not trainer and not gpu"
 
 test: lint type arch pytest redis models trainer ## every lane: what continuous integration runs
 	@echo "all lanes done; lanes that could not run say NOT RUN above"
@@ -89,7 +91,7 @@ browser:
 	echo "######## lane pytest: the page in a browser NOT RUN, chromium and chromium-driver are not installed ########"
 
 pytest: $(VENV)/dev.stamp browser ## lane: all tests that need no Redis, no torch and no trainer
-	$(BIN)/python -m pytest -q -n auto -m "not redis and not models and not trainer" --cov --cov-report term:skip-covered
+	$(BIN)/python -m pytest -q -n auto -m "not redis and not models and not trainer and not gpu" --cov --cov-report term:skip-covered
 
 # pytest leaves with 5 when a mark selects no test: that is said, and is not a pass.
 define run_marked
@@ -143,6 +145,11 @@ endef
 models: $(TRL)/stamp ## lane: engines with torch and transformers, in the environment of TRL
 	$(TRL)/bin/python -m pytest -q -m models
 
+# The machine with a GPU is as it is: its own Python with torch, transformers and pytest, and nothing is installed.
+gpu: ## on a machine with a GPU, installing nothing: tests of engines there, and the benchmark of tries
+	PYTHONPATH=client:service $(GPU_PYTHON) -m pytest -q tests/gpu
+	PYTHONPATH=client:service:tests $(GPU_PYTHON) tests/benchmarks/trie_scoring.py --device cuda --out $(GPU_OUT)
+
 trainer: $(TRL)/stamp ## lane: tests against real trainers, TRL $(TRL_OLDEST) and $(TRL_NEWEST)
 	$(TRL)/bin/python -m pytest -q -m trainer
 	PYTHONPATH=$(TRL)/oldest $(TRL)/bin/python -m pytest -q -m trainer tests/adapters tests/conventions/test_trl_conventions.py
@@ -179,6 +186,10 @@ bench-http: $(VENV)/dev.stamp ## what a request costs, against the stock FastAPI
 	@if PATH="$(CURDIR)/$(BIN):$$PATH" PYTHONPATH=service:client:tests $(BIN)/python -m benchmarks.http_profile --out $(RESULTS)/http_profile.json; \
 	then :; else echo "######## bench: profile NOT RUN, py-spy may not look into processes here (see above) ########"; fi
 	PYTHONPATH=service:client:tests $(BIN)/python -m benchmarks.page
+
+bench-models: $(TRL)/stamp ## scoring by tries against batches, on one thread of a quiet machine (about 20 minutes)
+	PYTHONPATH=client:service:tests $(TRL)/bin/python tests/benchmarks/trie_scoring.py --out $(RESULTS)/trie_scoring.json
+	PYTHONPATH=client:service:tests $(TRL)/bin/python -m benchmarks.page
 
 format: $(VENV)/dev.stamp ## rewrite the sources as ruff wants them
 	$(BIN)/ruff format .

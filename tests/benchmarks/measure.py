@@ -109,11 +109,16 @@ def versions(distributions: Sequence[str]) -> dict[str, str | None]:
     return {name: _version(name) for name in distributions}
 
 
+def parser(description: str) -> argparse.ArgumentParser:
+    """The options that every benchmark has: `--out FILE`, required."""
+    made = argparse.ArgumentParser(description=description)
+    made.add_argument("--out", type=Path, required=True, help="file for the figures, JSON")
+    return made
+
+
 def arguments(description: str) -> argparse.Namespace:
-    """The command line that every benchmark has: `--out FILE`, required."""
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--out", type=Path, required=True, help="file for the figures, JSON")
-    return parser.parse_args()
+    """The command line of a benchmark that has no other option."""
+    return parser(description).parse_args()
 
 
 def write_report(path: Path, report: Mapping[str, Any]) -> None:

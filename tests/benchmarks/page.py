@@ -43,6 +43,8 @@ def _machine(folder: Path) -> str:
         ("tables", _tables),
         ("estimators", _estimators),
         ("coverage", _coverage),
+        ("trie_scoring", _trie_scoring),
+        ("trie_scoring_cuda", _trie_scoring),
     ):
         report = _read(folder / f"{name}.json")
         if report is not None:
@@ -52,9 +54,10 @@ def _machine(folder: Path) -> str:
 
 def _taken(device: Mapping[str, Any]) -> str:
     """Where figures were taken, and how busy the machine was."""
-    load = device["load_average_1_minute"]
+    load, gpu = device["load_average_1_minute"], device.get("accelerator")
+    first = f"{gpu['name']}, " if gpu else ""
     return (
-        f"\n*{device['processor']}, {device['logical_cores']} cores, one thread, {device['system']}, "
+        f"\n*{first}{device['processor']}, {device['logical_cores']} cores, one thread, {device['system']}, "
         f"Python {device['python']}, load {'unknown' if load is None else f'{load:.1f}'} at the end.*\n"
     )
 
@@ -287,6 +290,69 @@ def _coverage(report: Mapping[str, Any]) -> str:
             "",
         ]
     )
+
+
+def _trie_scoring(report: Mapping[str, Any]) -> str:
+    gpu = report["device"]["accelerator"]
+    by = "`make gpu`" if gpu else "`make bench-models`"
+    lines = [
+        f"### Scoring many variants of one text, {'on a GPU' if gpu else 'on a processor'}",
+        "",
+        f"Made by {by}: reward models of the shape of Qwen3 with random weights, {report['dtype']}, all coalitions",
+        f"of spans of 8 tokens ({_versions(report)}). `trie` is the engine, masks {report['masks']}, chunks of",
+        f"{report['chunk']:,} tokens; peers are batches of {report['batch']} in random order, padded to the longest,",
+        f"and batches of like length of {report['budget']:,} tokens: the engine's, for models that read no tries. In",
+        "brackets: the ratio by the quartiles that favour the peer. `tokens` is the ratio of the tokens of all",
+        "variants to those that are computed: what a trie could gain over batches that pad nothing.",
+    ]
+    if any(cell["sampled"] > 1 for cell in report["cells"]):
+        lines.append("Peers marked * scored every second or fourth variant, and their time is taken as many times.")
+    head = ["model", "variants", "prompt", "tokens", "trie", "padded", "padded is", "budget", "budget is"]
+    if gpu:
+        head.append("of the bf16 rate")
+        lines += [
+            "",
+            f"The rate of bf16 matrices is assumed to be {_teraflops(gpu['assumed_bf16_flops'])} (datasheet, dense)",
+            f"and was measured as {_teraflops(gpu['measured_bf16_flops'])} in the same run; the last column is the",
+            "trie's share of each, on the operations of the distinct prefixes alone.",
+        ]
+    else:
+        head.append("expected")
+    lines += ["", "| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    return "\n".join([*lines, *(_trie_row(cell, gpu=bool(gpu)) for cell in report["cells"]), ""])
+
+
+def _trie_row(cell: Mapping[str, Any], *, gpu: bool) -> str:
+    star = "*" if cell["sampled"] > 1 else ""
+    columns = [cell["model"], f"{cell['kind']}: {cell['variants']}", str(cell["prompt"]), f"{cell['token_ratio']:.1f}×"]
+    columns.append(_milliseconds(cell["trie"]))
+    for peer in ("padded", "budget"):
+        times = cell[f"times_{peer}"]
+        columns += [
+            _milliseconds(cell[peer]) + star,
+            f"{times['of_medians']:.1f}× ({times['of_nearest_quartiles']:.1f})",
+        ]
+    least = cell["expected_times_padded"]
+    if gpu:
+        shares = [cell[f"share_of_{rate}"] for rate in ("assumed", "measured")]
+        columns.append(", ".join("unknown" if share is None else f"{share:.0%}" for share in shares))
+    elif least is None:
+        columns.append("")
+    else:
+        missed = cell["times_padded"]["of_medians"] < least
+        columns.append(f"≥ {least}×{', missed' if missed else ''}")
+    return "| " + " | ".join(columns) + " |"
+
+
+def _milliseconds(timing: Mapping[str, Any]) -> str:
+    median, lower, upper = (
+        _number(timing[f"{name}_us"] / 1e3) for name in ("median", "lower_quartile", "upper_quartile")
+    )
+    return f"{median} ms ({lower} to {upper})"
+
+
+def _teraflops(rate: float | None) -> str:
+    return "unknown" if rate is None else f"{rate / 1e12:,.0f} TFLOP/s"
 
 
 if __name__ == "__main__":

@@ -12,14 +12,18 @@ from creditd.engines.errors import ModelUnsuitableError  # noqa: E402
 from creditd.engines.model_spec import HeadChoice  # noqa: E402
 from creditd.engines.reward_head import RewardHead  # noqa: E402
 from creditd.engines.reward_scorers import LengthScorer, TrieScorer, Variants, is_causal  # noqa: E402
-from creditd.engines.self_check import check_tries, declared_window  # noqa: E402
+from creditd.engines.self_check import (  # noqa: E402
+    LEAST_SPREAD,
+    _variants,
+    check_tries,
+    declared_window,
+    least_spread,
+)
 from engines.architectures import BIDIRECTIONAL, CAUSAL, WINDOWED, made  # noqa: E402
+from engines.shapes import SHAPES, ignore, reward_model  # noqa: E402
 
 AGREEMENT = 1e-5
-
-
-def ignore():
-    """Nobody waits for a sign of life."""
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 
 def logits_of(model, sequences):
@@ -130,27 +134,44 @@ def test_the_head_computes_in_float32():
 
 
 @pytest.mark.parametrize("name", CAUSAL)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_models_that_take_any_mask_pass_their_check(name, dtype):
-    """In float32 and in bfloat16 the trie is off by no more than the model's own rounding."""
-    checked = check_tries(made(name).to(dtype))
-    assert checked.passed, checked
-    assert checked.failure is None
+    """In every float type the trie is off by no more than the model's own rounding."""
+    for seed in range(3):
+        checked = check_tries(made(name).to(dtype), seed=seed)
+        assert checked.passed, checked
+        assert checked.failure is None
 
 
+@pytest.mark.parametrize(("dtype", "most"), [(torch.bfloat16, 2.5), (torch.float16, 2.5), (torch.float32, 6.5)])
+@pytest.mark.parametrize("name", [*CAUSAL, "34 M"])
+def test_rounding_is_as_small_as_was_measured(name, dtype, most):
+    """The documented bound, in steps of the type at the largest score, is what was measured and little more."""
+    model = reward_model(name, dtype) if name in SHAPES else made(name).to(dtype)
+    for seed in range(3 if name in CAUSAL else 1):
+        checked = check_tries(model, seed=seed)
+        scores = LengthScorer(model, HeadChoice(index=0), most_tokens=1, pad_id=0).score(
+            [_variants(model, seed)], ignore
+        )
+        assert checked.error <= most * least_spread(dtype, scores[0]) / LEAST_SPREAD[dtype]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", WINDOWED)
-def test_models_with_a_window_fail_their_check(name):
-    """A model that looks at the last tokens alone cannot read a trie, and is not trusted with one."""
-    checked = check_tries(made(name))
-    assert not checked.passed
-    assert checked.failure is None
-    assert checked.error > 10 * checked.spread
+def test_models_with_a_window_fail_their_check(name, dtype):
+    """A model that looks at the last tokens alone cannot read a trie, and is not trusted with one in any type."""
+    for seed in range(3):
+        checked = check_tries(made(name).to(dtype), seed=seed)
+        assert not checked.passed
+        assert checked.failure is None
+        assert checked.error > 10 * checked.spread
 
 
 @pytest.mark.parametrize(("window", "failure"), [(200, None), (4096, "a window of 4096 tokens")])
 def test_a_window_longer_than_the_check_does_not_hide(window, failure):
     """Prompts of the check are longer than the window; one that is too long for that is taken at its word."""
-    checked = check_tries(made("mistral with a window", sliding_window=window, layer_types=None))
+    model = made("mistral with a window", sliding_window=window, layer_types=None, max_position_embeddings=8192)
+    checked = check_tries(model)
     assert (checked.passed, checked.failure) == (False, failure)
 
 
@@ -160,3 +181,59 @@ def test_windows_are_those_in_use():
     assert declared_window(made("llama")) is None
     assert declared_window(made("gemma2")) == 8
     assert declared_window(made("mistral with a window")) == 8
+
+
+def test_attention_in_chunks_is_a_window():
+    """Llama 4 reads chunks of positions in some layers: what is farther apart than a chunk is not seen."""
+    model = made("llama")
+    model.config.attention_chunk_size = 16
+    assert declared_window(model) == 16
+    model.config.layer_types = ["full_attention", "full_attention"]
+    assert declared_window(model) is None
+    model.config.layer_types = ["chunked_attention", "full_attention"]
+    assert declared_window(model) == 16
+
+
+def test_positions_that_depend_on_the_length_do_not_hide():
+    """LongRoPE turns long texts otherwise than short ones: a trie has both, and the check has short ones alone."""
+    model = made("llama")
+    model.config.rope_parameters = {"rope_type": "longrope", "original_max_position_embeddings": 64}
+    assert check_tries(model).failure == "positions that depend on the length beyond 64 tokens"
+    assert check_tries(model, longest=64).passed
+
+
+def test_batches_do_not_straddle_the_length_at_which_positions_turn():
+    """A short text in a batch with a long one would be read with the positions of long texts."""
+    model = made("llama")
+    model.config.rope_parameters = {"rope_type": "longrope", "original_max_position_embeddings": 6}
+    sizes = []
+    scorer = LengthScorer(model, HeadChoice(), most_tokens=1000, pad_id=0)
+    handle = model.base_model.embed_tokens.register_forward_pre_hook(lambda _, inputs: sizes.append(inputs[0].shape))
+    scorer.score([variants([1] * 5, [1] * 7, [2] * 6, [3] * 9)], ignore)
+    handle.remove()
+    assert sizes == [(2, 6), (2, 9)]
+
+
+def test_a_window_that_no_sequence_reaches_is_none():
+    """Sequences that are no longer than the window are seen whole, and tries of them are read."""
+    model = made("mistral with a window", sliding_window=128)
+    assert declared_window(model, 129) == 128
+    assert declared_window(model, 128) is None
+    assert check_tries(model, longest=128).passed
+    assert not check_tries(model, longest=129).passed
+
+
+def test_scores_in_batches_keep_no_keys_and_values(monkeypatch):
+    """Nothing comes after the last token of a batch, so the model is told to keep nothing."""
+    model, told = made("llama"), []
+    original = model.base_model.forward
+    monkeypatch.setattr(
+        model.base_model,
+        "forward",
+        lambda *a, **options: told.append(options.get("use_cache")) or original(*a, **options),
+    )
+    scorer = LengthScorer(model, HeadChoice(), most_tokens=8, pad_id=0)
+    told.clear()
+    scorer.score(WORKS, ignore)
+    assert told
+    assert not any(told)

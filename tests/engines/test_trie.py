@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from creditd.engines.trie import build_trie, chunks_of, joined, visible
+from creditd.engines.trie import build_trie, chunks_of, intervals_of, joined, padded
 
 sequences = st.lists(st.lists(st.integers(0, 3) | st.just(2**40), min_size=1, max_size=8), min_size=1, max_size=12)
 
@@ -57,10 +57,36 @@ def test_chunks_see_their_ancestors_and_nothing_else(rows, most_nodes):
         nodes = list(range(chunk.start, chunk.stop))
         covered += nodes
         keys = [*chunk.path.tolist(), *nodes]
-        for node, row in zip(nodes, visible(trie, chunk), strict=True):
+        for node, row in zip(nodes, intervals_of(trie, chunk).dense(len(nodes)), strict=True):
             seen = [prefixes[key] for key, shown in zip(keys, row, strict=True) if shown]
             assert seen == [prefixes[node][:length] for length in range(1, len(prefixes[node]) + 1)]
     assert covered == list(range(len(trie)))
+
+
+@given(sequences, st.integers(1, 9), st.integers(0, 5), st.integers(0, 5))
+def test_what_fills_up_sees_itself_and_is_seen_by_nobody_else(rows, most_nodes, more_queries, more_keys):
+    """Every query beyond the nodes has one key of its own; nodes see what they saw."""
+    trie = build_trie(arrays(rows))
+    for chunk in chunks_of(trie, most_nodes):
+        n_nodes, n_path = chunk.stop - chunk.start, len(chunk.path)
+        n_queries = n_nodes + more_queries
+        before = intervals_of(trie, chunk)
+        after = padded(before, n_path, n_queries, n_path + n_queries + more_keys).dense(n_queries)
+        assert (after[:n_nodes, : n_path + n_nodes] == before.dense(n_nodes)).all()
+        assert not after[:n_nodes, n_path + n_nodes :].any()
+        own = np.zeros_like(after[n_nodes:])
+        own[np.arange(more_queries), n_path + n_nodes + np.arange(more_queries)] = True
+        assert (after[n_nodes:] == own).all()
+
+
+def test_a_chunk_that_does_not_fit_is_refused():
+    """More nodes or a longer path than there is room for are an error that says how many."""
+    trie = build_trie(arrays([[1, 2, 3, 4]]))
+    chunk = list(chunks_of(trie, 2))[1]
+    with pytest.raises(ValueError, match="got 2 nodes and a path of 2; expected at most 2 and 1"):
+        padded(intervals_of(trie, chunk), 2, 2, 3)
+    with pytest.raises(ValueError, match="expected at most 1 and 9"):
+        padded(intervals_of(trie, chunk), 2, 1, 10)
 
 
 @given(st.lists(sequences, min_size=1, max_size=3))

@@ -124,7 +124,7 @@ class EmbeddingEngine:
             max_tokens=loaded.max_tokens,
             reads_tries=False,
             attention=str(loaded.model.config._attn_implementation),  # noqa: SLF001 - transformers has no other name
-            working_bytes=None,
+            working_bytes=loaded.forward_bytes,
             queued_tokens=batcher.queued_tokens,
             n_batches=batcher.n_batches,
             silent_s=self._clock() - batcher.last_beat_s if batcher.queued_tokens else 0.0,

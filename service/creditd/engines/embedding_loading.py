@@ -20,6 +20,7 @@ from creditd.engines.chat import hash_of_tokenizer
 from creditd.engines.directories import checked_path
 from creditd.engines.embedding_scorer import EmbeddingScorer
 from creditd.engines.errors import ModelUnsuitableError
+from creditd.engines.memory import ForwardShape, batch_bytes, demand_room
 from creditd.engines.model_files import bytes_of, load_files, longest_sequence
 from creditd.engines.model_spec import ModelSpec, Pooling
 from creditd.engines.reward_scorers import Variants
@@ -75,6 +76,7 @@ class LoadedEmbedding:
         max_tokens: Longest sequence.
         n_dimensions: Entries H of a vector.
         n_bytes: Memory of its weights.
+        forward_bytes: Most memory of one forward pass beside the weights.
     """
 
     spec: ModelSpec
@@ -85,6 +87,7 @@ class LoadedEmbedding:
     max_tokens: int
     n_dimensions: int
     n_bytes: int
+    forward_bytes: int
 
 
 def load_embedding(spec: ModelSpec, root: Path) -> LoadedEmbedding:
@@ -111,11 +114,16 @@ def load_embedding(spec: ModelSpec, root: Path) -> LoadedEmbedding:
     model, tokenizer = load_files(spec, path, AutoModel, attention=spec.attention, dispensable=("pooler.",))
     # Where its file says nothing this is some 1e30.
     longest = longest_sequence(spec, model, files.max_tokens, int(tokenizer.model_max_length))
+    needed = batch_bytes(ForwardShape.of(model), most_tokens=spec.batch_tokens, longest=longest)
+    try:
+        demand_room(needed, most=spec.max_forward_bytes, device=model.device, lower="batch_tokens or max_tokens")
+    except ModelUnsuitableError as error:
+        raise ModelUnsuitableError(f"model {spec.id}: {error}") from error
     pad_id = 0 if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     text = WholeTexts(tokenizer, lowers=files.lowers)
     scorer = EmbeddingScorer(model, pooling, most_tokens=spec.batch_tokens, pad_id=pad_id)
     n_dimensions = _dimensions(spec, text, scorer)
-    return LoadedEmbedding(spec, model, text, scorer, pooling, longest, n_dimensions, bytes_of(model))
+    return LoadedEmbedding(spec, model, text, scorer, pooling, longest, n_dimensions, bytes_of(model), needed)
 
 
 def _dimensions(spec: ModelSpec, text: WholeTexts, scorer: EmbeddingScorer) -> int:

@@ -14,10 +14,12 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from creditd.engines.chat import ChatText
 from creditd.engines.directories import checked_path, read_json
 from creditd.engines.errors import ModelUnsuitableError
+from creditd.engines.memory import Reading
 from creditd.engines.model_files import bytes_of, load_files, longest_sequence
 from creditd.engines.model_spec import ModelSpec
-from creditd.engines.reward_scorers import LengthScorer, TrieScorer, is_causal
-from creditd.engines.self_check import SelfCheck, check_tries
+from creditd.engines.reading import FLEX_ATTENTION, choose_reader
+from creditd.engines.reward_scorers import LengthScorer, TrieScorer
+from creditd.engines.self_check import SelfCheck
 
 
 @dataclass(frozen=True)
@@ -28,24 +30,34 @@ class LoadedReward:
         spec: As it was registered.
         model: In evaluation mode, on its device.
         text: How prompts and completions become its tokens.
-        scorer: How it is asked.
-        check: What came out of the check of tries; None for a bidirectional model, which reads none.
+        scorer: What is asked.
+        reading: How it is asked.
+        check: What came out of the last check of tries; None for a bidirectional model, which reads none.
         max_tokens: Longest sequence.
         n_bytes: Memory of its weights.
+        forward_bytes: Most memory of one forward pass beside the weights.
     """
 
     spec: ModelSpec
     model: PreTrainedModel
     text: ChatText
     scorer: TrieScorer | LengthScorer
+    reading: Reading
     check: SelfCheck | None
     max_tokens: int
     n_bytes: int
+    forward_bytes: int
 
     @property
     def reads_tries(self) -> bool:
         """Whether distinct prefixes are computed once."""
-        return isinstance(self.scorer, TrieScorer)
+        return self.reading != "batches"
+
+    @property
+    def attention(self) -> str:
+        """What runs its attention, as registrations name it."""
+        # transformers has no other name for it
+        return FLEX_ATTENTION if self.reading == "blocks" else str(self.model.config._attn_implementation)  # noqa: SLF001
 
 
 def load_reward(spec: ModelSpec, root: Path) -> LoadedReward:
@@ -71,22 +83,27 @@ def load_reward(spec: ModelSpec, root: Path) -> LoadedReward:
             f"model {spec.id}: got the architecture {', '.join(map(str, architectures)) or 'none'}; a reward model is "
             "one for sequence classification"
         )
-    model, tokenizer = load_files(spec, path, AutoModelForSequenceClassification, attention=spec.attention)
+    # Attention by blocks is made here, for tries alone.
+    attention = None if spec.attention == FLEX_ATTENTION else spec.attention
+    model, tokenizer = load_files(spec, path, AutoModelForSequenceClassification, attention=attention)
     return _served(spec, model, tokenizer)
 
 
 def _served(spec: ModelSpec, model: PreTrainedModel, tokenizer: Any) -> LoadedReward:  # noqa: ANN401 - transformers' own
+    longest = longest_sequence(spec, model)
     try:
         text = ChatText(tokenizer, spec.chat_template)
-        causal = is_causal(model)
-        check = check_tries(model) if causal else None
-        scorer: TrieScorer | LengthScorer
-        if check is not None and check.passed:
-            scorer = TrieScorer(model, spec.head, most_nodes=spec.batch_tokens)
-        else:
-            pad_id = 0 if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-            scorer = LengthScorer(model, spec.head, most_tokens=spec.batch_tokens, pad_id=pad_id)
+        reader = choose_reader(spec, model, longest=longest, pad_id=tokenizer.pad_token_id or 0)
     except ModelUnsuitableError as error:
         raise ModelUnsuitableError(f"model {spec.id}: {error}") from error
-    longest = longest_sequence(spec, model)
-    return LoadedReward(spec, model, text, scorer, check, longest, bytes_of(model))
+    return LoadedReward(
+        spec=spec,
+        model=model,
+        text=text,
+        scorer=reader.scorer,
+        reading=reader.reading,
+        check=reader.check,
+        max_tokens=longest,
+        n_bytes=bytes_of(model),
+        forward_bytes=reader.forward_bytes,
+    )

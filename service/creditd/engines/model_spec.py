@@ -85,7 +85,10 @@ class ModelSpec:
         attention: Implementation, as transformers names it. None: the one that transformers takes for the model.
         head: Which number of its head is the reward.
         chat_template: Jinja template instead of the model's own. None: its own, if it has one.
-        batch_tokens: Tokens of one forward pass at most; one longer sequence goes by itself.
+        batch_tokens: Tokens that are asked together at most; one longer work goes by itself.
+        chunk_tokens: Tokens of one forward pass over a trie at most. None: as many as are asked together on a GPU; 256
+            on a processor, where masks are dense.
+        max_forward_bytes: What a forward pass may need at most beside the weights. None: what is free, on a GPU.
         max_queued_tokens: Tokens that wait at most.
         max_tokens: Longest sequence. None: as many as the model has positions.
         pooling: How an embedding model makes one vector of its tokens' states. None: as its directory says.
@@ -101,6 +104,8 @@ class ModelSpec:
     head: HeadChoice = HeadChoice()
     chat_template: str | None = None
     batch_tokens: int = 4096
+    chunk_tokens: int | None = None
+    max_forward_bytes: int | None = None
     max_queued_tokens: int = 1 << 20
     max_tokens: int | None = None
     pooling: Pooling | None = None

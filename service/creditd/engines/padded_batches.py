@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 Integers: TypeAlias = NDArray[np.int64]
 
 
-def length_batches(sequences: Sequence[Integers], most_tokens: int) -> Iterator[list[int]]:
+def length_batches(sequences: Sequence[Integers], most_tokens: int, turn: int | None = None) -> Iterator[list[int]]:
     """Places of sequences by length, as many at a time as a forward pass has room for.
 
     Args:
         sequences: Token ids.
         most_tokens: Most tokens of one batch, padding included; one longer sequence goes by itself.
+        turn: Sequences up to this length and longer ones go apart. None: they need not.
 
     Yields:
         Places of one batch; together each place once.
@@ -26,7 +27,12 @@ def length_batches(sequences: Sequence[Integers], most_tokens: int) -> Iterator[
     start = 0
     while start < len(order):
         stop = start + 1
-        while stop < len(order) and len(sequences[order[stop]]) * (stop + 1 - start) <= most_tokens:
+        shortest = len(sequences[order[start]])
+        while stop < len(order):
+            length = len(sequences[order[stop]])
+            turns = turn is not None and shortest <= turn < length
+            if turns or length * (stop + 1 - start) > most_tokens:
+                break
             stop += 1
         yield order[start:stop]
         start = stop

@@ -179,8 +179,8 @@ class RewardEngine:
             n_bytes=loaded.n_bytes,
             max_tokens=loaded.max_tokens,
             reads_tries=loaded.reads_tries,
-            attention=str(loaded.model.config._attn_implementation),  # noqa: SLF001 - transformers has no other name
-            working_bytes=None,
+            attention=loaded.attention,
+            working_bytes=loaded.forward_bytes,
             queued_tokens=batcher.queued_tokens,
             n_batches=batcher.n_batches,
             silent_s=self._clock() - batcher.last_beat_s if batcher.queued_tokens else 0.0,

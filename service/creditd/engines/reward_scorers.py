@@ -22,6 +22,7 @@ from creditd.engines.padded_batches import length_batches, padded
 from creditd.engines.reward_head import RewardHead
 from creditd.engines.trie import Trie, build_trie, joined
 from creditd.engines.trie_forward import leaf_states
+from creditd.engines.trie_masks import Masks
 
 Floats: TypeAlias = NDArray[np.float64]
 Integers: TypeAlias = NDArray[np.int64]
@@ -64,17 +65,21 @@ class Variants:
 class TrieScorer:
     """A causal reward model that reads tries."""
 
-    def __init__(self, model: PreTrainedModel, choice: HeadChoice, *, most_nodes: int) -> None:
+    def __init__(
+        self, model: PreTrainedModel, choice: HeadChoice, *, most_nodes: int, masks: Masks | None = None
+    ) -> None:
         """Take a loaded model.
 
         Args:
             model: For sequence classification, causal, in evaluation mode.
             choice: Which number of its head is the reward.
             most_nodes: Most tokens of one forward pass.
+            masks: In the form that its attention takes. None: a cell for each two nodes.
         """
         self._backbone = model.base_model
         self._head = RewardHead(model, choice)
         self._most_nodes = most_nodes
+        self._masks = masks
 
     def n_tokens(self, work: Variants) -> int:
         """Distinct prefixes."""
@@ -83,10 +88,15 @@ class TrieScorer:
     def score(self, works: Sequence[Variants], beat: Callable[[], None]) -> list[Floats]:
         """Rewards of the sequences of each work, in their order."""
         found = leaf_states(
-            self._backbone, joined([work.trie for work in works]), most_nodes=self._most_nodes, beat=beat
+            self._backbone,
+            joined([work.trie for work in works]),
+            most_nodes=self._most_nodes,
+            masks=self._masks,
+            read=lambda states: self._head.module(states.float()),
+            beat=beat,
         )
         splits = np.cumsum([len(work.sequences) for work in works])[:-1]
-        return np.split(self._head(found.states), splits)
+        return np.split(self._head.of_logits(found.states), splits)
 
 
 class LengthScorer:
@@ -106,6 +116,7 @@ class LengthScorer:
         self._most_tokens = most_tokens
         self._pad_id = pad_id
         self._causal = is_causal(model)
+        self._turn = length_turn(model)
 
     def n_tokens(self, work: Variants) -> int:
         """Tokens of the distinct sequences."""
@@ -115,7 +126,7 @@ class LengthScorer:
         """Rewards of the sequences of each work, in their order."""
         sequences = [sequence for work in works for sequence in work.distinct[0]]
         rewards = np.empty(len(sequences))
-        for batch in length_batches(sequences, self._most_tokens):
+        for batch in length_batches(sequences, self._most_tokens, self._turn):
             beat()
             rewards[batch] = self._forward([sequences[place] for place in batch])
         splits = np.cumsum([len(work.distinct[0]) for work in works])[:-1]
@@ -126,7 +137,10 @@ class LengthScorer:
         tokens, present = padded(sequences, self._pad_id, self._model.device)
         with torch.inference_mode():
             if self._causal:
-                hidden = self._model.base_model(input_ids=tokens, attention_mask=present).last_hidden_state
+                # Nothing comes after: keys and values of every layer would be kept for nobody.
+                hidden = self._model.base_model(
+                    input_ids=tokens, attention_mask=present, use_cache=False
+                ).last_hidden_state
                 last = present.sum(dim=1) - 1
                 return self._head(hidden[torch.arange(len(sequences), device=hidden.device), last])
             return self._head(self._seen_by_the_head(tokens, present))
@@ -155,6 +169,29 @@ def is_causal(model: PreTrainedModel) -> bool:
         Two forward passes of two tokens.
     """
     with torch.inference_mode():
-        rows = torch.tensor([[1, 1], [1, 2]], device=model.device)
-        first = model.base_model(input_ids=rows, attention_mask=torch.ones_like(rows)).last_hidden_state[:, 0]
-    return bool(torch.equal(first[0], first[1]))
+        # In passes of their own: rows of one pass may be rounded otherwise, by the place that they have in it.
+        first, second = (
+            model.base_model(
+                input_ids=(row := torch.tensor([[1, last]], device=model.device)), attention_mask=torch.ones_like(row)
+            ).last_hidden_state[:, 0]
+            for last in (1, 2)
+        )
+    return bool(torch.equal(first, second))
+
+
+def length_turn(model: PreTrainedModel) -> int | None:
+    """The length beyond which a model turns all positions of a pass otherwise, by its configuration.
+
+    Args:
+        model: Any.
+
+    Returns:
+        The length, or None if positions do not depend on it: LongRoPE has other factors for long texts.
+
+    Cost:
+        O(1).
+    """
+    config = model.config
+    rope = getattr(config, "rope_parameters", None) or {}
+    original = rope.get("original_max_position_embeddings") or getattr(config, "original_max_position_embeddings", None)
+    return int(original) if original and rope.get("rope_type") == "longrope" else None

@@ -59,6 +59,25 @@ class Chunk:
     path: Integers
 
 
+@dataclass(frozen=True)
+class Intervals:
+    """Who sees each key of a chunk: queries are numbered from 0, and key k is seen by begins[k] ≤ query < ends[k].
+
+    Attributes:
+        begins: Shape (K,), int32.
+        ends: Shape (K,), int32; nobody sees a key whose end is its begin.
+    """
+
+    begins: NDArray[np.int32]
+    ends: NDArray[np.int32]
+
+    def dense(self, n_queries: int) -> Booleans:
+        """Shape (n_queries, K), bool: True where the query sees the key."""
+        queries = np.arange(n_queries, dtype=np.int32)[:, None]
+        seen: Booleans = (self.begins <= queries) & (self.ends > queries)
+        return seen
+
+
 def build_trie(sequences: Sequence[Integers]) -> Trie:
     """The forest of the distinct prefixes of some sequences.
 
@@ -161,23 +180,54 @@ def chunks_of(trie: Trie, most_nodes: int) -> Iterator[Chunk]:
         yield Chunk(start, min(start + most_nodes, len(trie)), np.array(path[::-1], dtype=np.int64))
 
 
-def visible(trie: Trie, chunk: Chunk) -> Booleans:
-    """Which nodes each node of a chunk attends to.
+def intervals_of(trie: Trie, chunk: Chunk) -> Intervals:
+    """Which nodes of a chunk see each node of its path and of itself.
 
     Args:
         trie: Any.
         chunk: One of its chunks.
 
     Returns:
-        Shape (c, p + c), bool, for c nodes and a path of p: True for itself and its ancestors.
+        For p + c keys, a path of p and c nodes; no end is past c.
 
     Cost:
-        O(c · (p + c)).
+        O(p + c).
     """
-    nodes = np.arange(chunk.start, chunk.stop)
-    keys = np.concatenate([chunk.path, nodes])
-    seen: Booleans = (keys[None, :] <= nodes[:, None]) & (trie.ends[keys][None, :] > nodes[:, None])
-    return seen
+    n_nodes = chunk.stop - chunk.start
+    begins = np.concatenate([np.zeros(len(chunk.path)), np.arange(n_nodes)])
+    ends = np.concatenate([trie.ends[chunk.path], trie.ends[chunk.start : chunk.stop]]) - chunk.start
+    return Intervals(begins.astype(np.int32), np.minimum(ends, n_nodes).astype(np.int32))
+
+
+def padded(intervals: Intervals, n_path: int, n_queries: int, n_keys: int) -> Intervals:
+    """The same for more queries and keys, of which those that stand for nothing see nothing but themselves.
+
+    Args:
+        intervals: For p keys of a path and c of c queries, in this order.
+        n_path: p.
+        n_queries: Queries afterwards, at least c.
+        n_keys: Keys afterwards, at least p + n_queries.
+
+    Returns:
+        Query s beyond the first c sees key p + s alone, which nobody else sees; other new keys are seen by nobody.
+
+    Raises:
+        ValueError: If there is less room than that.
+
+    Cost:
+        O(n_keys).
+    """
+    n_known = len(intervals.begins)
+    if n_known - n_path > n_queries or n_path + n_queries > n_keys:
+        most = n_keys - n_queries
+        raise ValueError(
+            f"got {n_known - n_path} nodes and a path of {n_path}; expected at most {n_queries} and {most}"
+        )
+    begins, ends = np.zeros(n_keys, dtype=np.int32), np.zeros(n_keys, dtype=np.int32)
+    begins[:n_known], ends[:n_known] = intervals.begins, intervals.ends
+    fillers = np.arange(n_known - n_path, n_queries, dtype=np.int32)
+    begins[n_path + fillers], ends[n_path + fillers] = fillers, fillers + 1
+    return Intervals(begins, ends)
 
 
 def _common_prefix(first: Integers, second: Integers) -> int:

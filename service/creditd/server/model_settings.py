@@ -56,6 +56,8 @@ class RemoteSettings(_Entry):
     """Requests to it at a time."""
     texts_per_request: Annotated[int, Field(ge=1, le=4096)] = 64
     """Texts of one request at most."""
+    takes_messages: bool = True
+    """Whether it renders chat messages by a template of its own."""
 
     @field_validator("url")
     @classmethod
@@ -116,7 +118,11 @@ class ModelSettings(_Entry):
     pooling: Literal["mean", "first", "last"] | None = None
     """How an embedding model makes one vector of its tokens' states. Absent: as its directory says."""
     batch_tokens: Annotated[int, Field(ge=16, le=1 << 24)] = 4096
-    """Tokens of one forward pass at most; one longer sequence goes by itself."""
+    """Tokens that are asked together at most; one longer work goes by itself."""
+    chunk_tokens: Annotated[int, Field(ge=1, le=1 << 24)] | None = None
+    """Tokens of one forward pass over a trie at most. Absent: `batch_tokens` on a GPU, 256 on a processor."""
+    max_forward_bytes: Annotated[int, Field(ge=1)] | None = None
+    """What a forward pass may need at most beside the weights. Absent: what is free, on a GPU."""
     max_queued_tokens: Annotated[int, Field(ge=16)] = 1 << 20
     """Tokens that wait at most; more are refused with 503 and Retry-After."""
     max_tokens: Annotated[int, Field(ge=1)] | None = None
