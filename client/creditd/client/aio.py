@@ -88,6 +88,7 @@ class AsyncClient:
     group = _awaiting(Operations.group)
     repeat = _awaiting(Operations.repeat)
     info = _awaiting(Operations.info)
+    models = _awaiting(Operations.models)
     ready = _awaiting(Operations.ready)
     wait_until_ready = _awaiting(Operations.wait_until_ready)
 

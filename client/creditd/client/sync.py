@@ -89,6 +89,7 @@ class Client:
     group = _blocking(Operations.group)
     repeat = _blocking(Operations.repeat)
     info = _blocking(Operations.info)
+    models = _blocking(Operations.models)
     ready = _blocking(Operations.ready)
     wait_until_ready = _blocking(Operations.wait_until_ready)
 
