@@ -89,7 +89,7 @@ def test_a_model_judges_coalitions(estimator, wire_format):
         assert found.standard_errors is None
     else:
         assert found.standard_errors.row_splits.tolist() == [0, 4, 6]
-        assert (found.standard_errors[0] > 0).any()
+        assert np.isfinite(found.standard_errors[0]).all()
     mappings = [{"prompt": "weather?", "candidates": [{"text": text} for text in row]} for row in texts]
     again = asked(mappings, utility=utility, estimator=estimator)
     np.testing.assert_array_equal(again.credits.values, found.credits.values)
@@ -242,14 +242,13 @@ def test_fields_of_a_newer_service_are_passed_over():
         "joules": 7,
     }  # fmt: skip
     row, number = {"values": [0.5, 0.25], "row_splits": [0, 2]}, [0.75]
-    columns = {name: row for name in ("credits", "advantages", "standard_errors", "novelties")} | {
-        name: number for name in ("set_advantages", "utility_empty", "utility_grand", "credit_sum", "gap")
-    }
+    columns = dict.fromkeys(("credits", "advantages", "standard_errors", "novelties"), row)
+    columns |= dict.fromkeys(("set_advantages", "utility_empty", "utility_grand", "credit_sum", "gap"), number)
     answers = {
         "/v1/models": {"models": [entry], "more": 1},
         "/v1/credit/shapley": {
             "request_id": "r", "service": {"version": "9", "methods": 9, "name": "x"}, "usage": usage, "model": "rm",
-            "columns": columns | {"status": [0], "flags": [0], "flag_names": [], "exact": False, "method": "stratified"},
+            "columns": columns | {"status": [0], "flags": [0], "flag_names": [], "exact": False, "method": "several"},
             "errors": [],
         },
     }  # fmt: skip
