@@ -100,6 +100,11 @@ class CreditConfig:
             raise ValueError(f"got max_credit_share {self.max_credit_share!r}; expected a share of at least 0, or None")
         if callable(self.utility):
             raise ValueError("utility is a function; expected a name or a mapping: candidates have rewards here")  # noqa: TRY004 - as all
+        if type_of(self.utility) == "model":
+            raise ValueError(
+                "utility is a model's; expected one of rewards: the id of a reward model takes the place of the "
+                "candidate reward function"
+            )
         wanted = wanted_by(self.utility, "shapley", tokens=True)
         if set(wanted.of_sets + wanted.of_candidates) - {"reward"}:
             needed = ", ".join(sorted(set(wanted.of_sets + wanted.of_candidates) - {"reward"}))
