@@ -14,7 +14,18 @@ from datasets import Dataset
 from trl import GRPOTrainer
 
 from adapters.model_service import cursed, worth
-from adapters.trainers import MARKS, PARSER, PROMPTS, Watch, asked, check_alignment, length, recorded, trainer_of
+from adapters.trainers import (
+    MARKS,
+    PARSER,
+    PROMPTS,
+    Watch,
+    asked,
+    check_alignment,
+    length,
+    recorded,
+    scripted,
+    trainer_of,
+)
 from creditd.adapters.trl import CandidateReward, CreditConfig, anneal, attach
 from creditd.client import Client, InvalidRequestError, NotFoundError, PartialResultError, ServerError
 from services import running_service
@@ -59,6 +70,11 @@ def trained(trainer):
     with trainer._creditor.client:
         trainer.train()
     return watch
+
+
+def splits_of(columns):
+    """Where the candidates of each set begin and end."""
+    return columns["row_splits"][:-1], columns["row_splits"][1:]
 
 
 def log_of(trainer, *, without=("seconds", "runtime", "per_second", "share", "time", "tokens_", "evaluations")):
@@ -116,7 +132,12 @@ def test_one_request_per_generation_asks_the_model_once(url, tmp_path):
         assert set(columns["prompts"]) <= set(PROMPTS)
         assert len(columns["texts"]) == columns["row_splits"][-1]
         assert body["expect"] == {"group_size": 4}
-        assert entry["credit/evaluations"] == len(columns["texts"])
+        pairs = [
+            (prompt, text)
+            for prompt, start, stop in zip(columns["prompts"], *splits_of(columns), strict=True)
+            for text in columns["texts"][start:stop]
+        ]
+        assert entry["credit/evaluations"] == len(set(pairs))
         assert entry["credit/tokens_naive"] >= entry["credit/tokens_computed"] > 0
         for name in ("seconds", "model_seconds", "share_of_step", "fallbacks", "candidates"):
             assert math.isfinite(entry[f"credit/{name}"])
@@ -139,6 +160,17 @@ def test_conversations_travel_as_messages(url, tmp_path):
         runs.append((trainer, trained(trainer)))
     check_same(*runs)
     assert all(prompt in chats for body in asked(tmp_path / "model") for prompt in body["columns"]["prompts"])
+
+
+def test_a_generation_without_a_candidate_has_the_failure_reward(url, tmp_path):
+    """The model is asked about nothing, and nothing stops."""
+    config = {"malformed": {"failure_reward": -2.0}, "on_failure": "raise"}
+    trainer, watch = run(
+        tmp_path, "rm", url, config=config, others=(), max_steps=1, rollout_func=scripted([[";", ";"], [";", "<eos>"]])
+    )
+    entry = trainer.state.log_history[0]
+    assert (entry["reward"], entry["credit/evaluations"], entry["credit/malformed"]) == (-2.0, 0.0, 1.0)
+    assert not watch.generated[0][2].any()
 
 
 @pytest.mark.parametrize("credit_in_eval", [False, True])

@@ -4,10 +4,10 @@
     …
         reward_funcs=CandidateReward(score, parser={"type": "numbered"}),  # reward_funcs=score
 
-`score(prompts, candidates, completions, **columns)` returns, for each completion, one reward or None per candidate. In its
-place may stand the id of a reward model of the service: `CandidateReward("rm", parser=…)`.
+`score(prompts, candidates, completions, **columns)` returns, for each completion, one reward or None per candidate. Its
+place may take the id of a reward model of the service: `CandidateReward("rm", parser=…)`.
 
-The loss of TRL takes advantages of shape (B, T) as they are; the mixin replaces them after TRL has generated and scored.
+The loss of TRL takes advantages of shape (B, T) as they are; the mixin replaces them when TRL has generated and scored.
 There is one request per generation. With a function it is sent then; with a model it is sent when the other reward
 functions have spoken, for scores and credit together: the utilities in the answer become TRL's rewards, and the token
 advantages are kept until TRL has its own, so that the model is never asked twice.
