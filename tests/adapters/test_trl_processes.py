@@ -83,7 +83,7 @@ def test_both_processes_fall_back_together(policy, ranks):
 
 
 def test_a_model_scores_groups_that_span_two_processes_in_one_request(folder, ranks):
-    """Both processes train on what a function that says the same gives, and log its rewards; the model is asked once."""
+    """Both train on what a function that says the same gives, and log its rewards; the model is asked once."""
     assert len(list((folder / "model").glob("*.json"))) == 2
     for rank in ranks:
         assert [rank[name]["error"] for name in ("model", "function")] == [None, None]
