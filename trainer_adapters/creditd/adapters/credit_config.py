@@ -58,7 +58,9 @@ class CreditConfig:
         candidates: K that the prompt asks for; surplus candidates do not play. None: there is no such number.
         malformed: More policies for malformed sets, as on the wire.
         on_failure: When there is no credit: `raise`, the plain advantage of the whole response (`group_reward`), 0 for
-            every group that is concerned (`mask`), or credit computed in this process (`local`). Each is counted.
+            every group that is concerned (`mask`), or credit computed in this process (`local`, not where a model of
+            the service gives the rewards: then nobody has them without it, and the plain advantage is that of the other
+            reward functions). Each is counted.
         credit_in_eval: Whether evaluation asks too.
         deadline_s: Seconds for one call, retries included.
         max_credit_share: Share of the step time above which, after three steps, one warning is given. None: never.
