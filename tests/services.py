@@ -12,10 +12,15 @@ START_LIMIT_S = 60.0
 
 @contextmanager
 def running_service(
-    *arguments: str, directory: Path, env: dict[str, str] | None = None, pid_file: Path | None = None
+    *arguments: str,
+    directory: Path,
+    env: dict[str, str] | None = None,
+    pid_file: Path | None = None,
+    script: Path | None = None,
 ) -> Iterator[str]:
-    """A service started by the command line; yields its base URL once it accepts requests."""
-    command = [sys.executable, "-m", "creditd.cli", "serve", "--port", "0", *arguments]
+    """A service started by the command line, or by a script; yields its base URL once it accepts requests."""
+    start = ["-m", "creditd.cli", "serve", "--port", "0"] if script is None else [str(script)]
+    command = [sys.executable, *start, *arguments]
     with (directory / "service.log").open("w") as log:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=env)
         try:

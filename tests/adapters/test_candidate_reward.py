@@ -145,9 +145,10 @@ def test_one_candidate_too_many_is_named(tmp_path):
 
 
 def test_what_cannot_be_called_is_refused_at_once():
-    """A name of a model is no function, and the options are closed."""
-    with pytest.raises(TypeError, match="got 'my-reward-model' as the candidate reward; expected a function"):
-        CandidateReward("my-reward-model", PARSER)
+    """What is neither a function nor the id of a model is refused, and the options are closed."""
+    for wrong in (None, "", 0.5, ["rm"]):
+        with pytest.raises(TypeError, match="as the candidate reward; expected a function, or the id of a reward mod"):
+            CandidateReward(wrong, PARSER)
     with pytest.raises(ValueError, match="got turns 'first'; expected one of last, all"):
         CandidateReward(score, PARSER, turns="first")
     with pytest.raises(ValueError, match="got thinking True; expected one of detect, opened, ignored"):

@@ -11,6 +11,7 @@ import pytest
 pytest.importorskip("trl", reason="the lane `trainer` installs TRL")
 
 from adapters.trainers import MARKS, recorded
+from services import running_service
 
 pytestmark = MARKS
 HANG_S = 30.0
@@ -24,8 +25,9 @@ def folder(tmp_path_factory):
     script = Path(__file__).with_name("two_processes.py")
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command = [sys.executable, *launcher, str(script), str(directory)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    with running_service(script=script.with_name("model_service.py"), directory=directory) as url:
+        command = [sys.executable, *launcher, str(script), str(directory), url]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return directory
 
@@ -78,6 +80,29 @@ def test_both_processes_fall_back_together(policy, ranks):
         values = [{value for value, kept in zip(*pair, strict=True) if kept} for pair in zip(first, masks, strict=True)]
         assert all(len(one) == 1 for one in values)
         assert any(max(one) != 0 for one in values)
+
+
+def test_a_model_scores_groups_that_span_two_processes_in_one_request(folder, ranks):
+    """Both train on what a function that says the same gives, and log its rewards; the model is asked once."""
+    assert len(list((folder / "model").glob("*.json"))) == 2
+    for rank in ranks:
+        assert [rank[name]["error"] for name in ("model", "function")] == [None, None]
+        for batch, expected in zip(rank["model"]["advantages"], rank["function"]["advantages"], strict=True):
+            for row, values in zip(batch, expected, strict=True):
+                assert row == pytest.approx(values, abs=1e-6)
+        for name in ("reward", "rewards/candidates/mean", "credit/candidates"):
+            assert rank["model"]["log"][name] == pytest.approx(rank["function"]["log"][name], abs=1e-6)
+
+
+def test_both_processes_lose_a_model_together(ranks):
+    """Both raise, or both mask."""
+    errors = {rank["model, raise"]["error"] for rank in ranks}
+    assert len(errors) == 1
+    assert errors.pop().startswith(("TransportError", "DeadlineExceededError"))
+    assert all(rank["model, raise"]["seconds"] < HANG_S for rank in ranks)
+    for rank in ranks:
+        assert rank["model, mask"]["log"]["credit/fallbacks"] == 1.0
+        assert not any(value for batch in rank["model, mask"]["advantages"] for row in batch for value in row)
 
 
 def test_a_fault_of_the_configuration_keeps_its_traceback(ranks):

@@ -58,6 +58,7 @@ def trainer_of(
     special=(),
     columns=None,
     eval_dataset=None,
+    chat_template=None,
     **options,
 ):
     """A trainer of a tiny model with groups of four."""
@@ -77,6 +78,8 @@ def trainer_of(
         "disable_tqdm": True,
     } | options
     extra = {} if credit is None else {"credit": credit}
+    reader = tokenizer(more, special)
+    reader.chat_template = chat_template
     net = model(more=more)
     if ends is not None:
         net.generation_config.eos_token_id = ends
@@ -85,7 +88,7 @@ def trainer_of(
         args=GRPOConfig(**settings),
         train_dataset=Dataset.from_dict({"prompt": PROMPTS * 4} | (columns or {})),
         eval_dataset=eval_dataset,
-        processing_class=tokenizer(more, special),
+        processing_class=reader,
         reward_funcs=rewards or [CandidateReward(score, parser=PARSER), length],
         peft_config=peft,
         rollout_func=rollout_func,

@@ -8,8 +8,9 @@ from pathlib import Path
 import torch
 from trl import GRPOTrainer
 
-from adapters.trainers import Watch, scripted, trainer_of
-from creditd.adapters.trl import CreditConfig, attach
+from adapters.model_service import worth
+from adapters.trainers import PARSER, Watch, length, scripted, trainer_of
+from creditd.adapters.trl import CandidateReward, CreditConfig, attach
 
 NOBODY = "http://127.0.0.1:9"
 """An address at which nothing listens."""
@@ -53,7 +54,12 @@ def outcome(make):
     }
 
 
-def main(folder: Path) -> None:
+def candidates_worth(prompts, candidates, *_, **__):
+    """What the model of the service says, as a function."""
+    return [[worth(prompt, text) for text in row] for prompt, row in zip(prompts, candidates, strict=True)]
+
+
+def main(folder: Path, url: str) -> None:
     """Train with credit, without it under each failure policy, and with faults; write down what came of each."""
 
     def run(**options):
@@ -67,6 +73,14 @@ def main(folder: Path) -> None:
     cases = {"sound": run(credit=CreditConfig(url="local:", record=str(folder / "wire")))}
     for policy in ("raise", "group_reward", "mask", "local"):
         cases[policy] = run(credit=CreditConfig(url=NOBODY, on_failure=policy, deadline_s=0.3))
+    for name, reward in (("model", "rm"), ("function", candidates_worth)):
+        rewards = [CandidateReward(reward, parser=PARSER, name="candidates"), length]
+        cases[name] = run(rewards=rewards, credit=CreditConfig(url=url, record=str(folder / name)))
+    for policy in ("raise", "mask"):
+        rewards = [CandidateReward("rm", parser=PARSER), length]
+        cases[f"model, {policy}"] = run(
+            rewards=rewards, credit=CreditConfig(url=NOBODY, on_failure=policy, deadline_s=0.3)
+        )
     cases["schedule"] = run(credit=CreditConfig(url="local:", credit=forgotten))
     cases["reordered"] = reordered
     cases["deadline"] = run(credit=CreditConfig(url="local:", deadline_s=61.0), ddp_timeout=60)
@@ -83,4 +97,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2])

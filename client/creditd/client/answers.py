@@ -31,7 +31,7 @@ from creditd.client.steps import Reply
 from creditd.credit.flags import Flag
 from creditd.wire import codec, v1
 from creditd.wire.errors import ERROR_KINDS, MAX_ERRORS, ErrorCode
-from creditd.wire.info import Info
+from creditd.wire.info import Info, ModelInfo
 from creditd.wire.versions import package_version
 
 Floats: TypeAlias = NDArray[np.float64]
@@ -117,6 +117,15 @@ def info(reply: Reply) -> Info:
     return _read(reply, lambda answer: _known(Info, answer))
 
 
+def models(reply: Reply) -> list[ModelInfo]:
+    """The answer of `/v1/models`.
+
+    Raises:
+        ResponseError: If the answer is not in the schema.
+    """
+    return _read(reply, lambda answer: [_known(ModelInfo, one) for one in answer["models"]])
+
+
 def failure(
     outcome: Reply | httpx.RequestError,
     body: Body | None,
@@ -197,7 +206,7 @@ def item_error(
 
 
 _VALUES = (["rewards", "values"], ["spans", "starts"], ["spans", "stops"])
-_OF_CANDIDATES = frozenset({"labels", "unions", "candidate_ids", "topics", "scores"})
+_OF_CANDIDATES = frozenset({"texts", "labels", "unions", "candidate_ids", "topics", "scores"})
 """Columns with one entry per candidate, flat."""
 _OF_ROWS = frozenset({"topics", "scores"})
 """Those of them with a row per candidate, which its row split ends."""
@@ -229,7 +238,7 @@ def _located(pointer: str, body: Body) -> tuple[int | None, int | None]:
         return row, place - int(splits[row])
     if "row_splits" in parts:
         return numbers[0] - 1, None
-    return (numbers[0] if len(parts) == 3 else None), None
+    return (place if len(parts) == 3 or parts[1] == "prompts" else None), None
 
 
 def _read(reply: Reply, parse: Callable[[dict[str, Any]], _T]) -> _T:
@@ -279,6 +288,7 @@ def _shapley_result(answer: dict[str, Any], body: Body) -> ShapleyResult:
     credits_ = _ragged(columns["credits"], body.row_splits)
     advantages = _ragged(columns["advantages"], body.row_splits)
     tokens, whole = columns.get("token_advantages"), columns.get("set_reward_advantages")
+    errors, model = columns.get("standard_errors"), answer.get("model")
     return ShapleyResult(
         credits=credits_,
         advantages=advantages,
@@ -291,6 +301,8 @@ def _shapley_result(answer: dict[str, Any], body: Body) -> ShapleyResult:
         gap=_floats(columns["gap"], n_sets),
         exact=bool(columns["exact"]),
         method=str(columns["method"]),
+        standard_errors=None if errors is None else _ragged(errors, body.row_splits),
+        model=None if model is None else str(model),
         ids=body.ids,
         ok=ok,
         flag_masks=_integers(columns["flags"], n_sets),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from functools import partial
@@ -10,7 +9,7 @@ from typing import Any, Literal, TypeAlias, TypeVar
 
 from creditd.client import answers, evaluation, local
 from creditd.client.arrays import Column, Rows, Sets, refusal
-from creditd.client.attempts import Attempts, checked_request_id, checked_seconds
+from creditd.client.attempts import checked_request_id
 from creditd.client.bodies import (
     JSON,
     Body,
@@ -24,17 +23,15 @@ from creditd.client.bodies import (
 )
 from creditd.client.evaluation import SOLVE_PATH, Games, games_of
 from creditd.client.evaluators import Evaluator
-from creditd.client.exceptions import CreditdError, NotReadyError, PartialResultError
+from creditd.client.exceptions import CreditdError, PartialResultError
 from creditd.client.exchanges import GROUP_PATH, SHAPLEY_PATH, body_of, exchange_of
 from creditd.client.group_bodies import group_rewards, token_counts
+from creditd.client.inquiries import Inquiries
 from creditd.client.mappings import Name
+from creditd.client.model_choices import model_choice, told_by_models
 from creditd.client.results import GroupResult, ShapleyResult
-from creditd.client.steps import Exchange, Keep, Pause, Reply, Steps, Timing
+from creditd.client.steps import Exchange, Keep, Reply, Steps, Timing
 from creditd.wire import codec
-from creditd.wire.info import Info
-
-PROBE_TIMEOUT_S = 5.0
-PROBE_INTERVAL_S = 0.5
 
 _R = TypeVar("_R", ShapleyResult, GroupResult)
 
@@ -43,7 +40,7 @@ MEDIA_TYPES: dict[WireFormat, str] = {"binary": codec.MEDIA_TYPE, "json": JSON}
 OnItemError: TypeAlias = Literal["raise", "return"]
 
 
-class Operations(Attempts):
+class Operations(Inquiries):
     """What a client can be asked, as steps.
 
     Attributes:
@@ -77,12 +74,15 @@ class Operations(Attempts):
         set_rewards: Column | None = None,
         utilities: Rows | None = None,
         texts: Column | None = None,
+        prompts: Column | None = None,
         candidate_ids: Column | None = None,
         labels: Column | None = None,
         topics: Column | None = None,
         scores: Column | None = None,
         similarities: Column | None = None,
         unions: Column | None = None,
+        rewards: Choice | None = None,
+        features: Choice | None = None,
         utility: Choice | Evaluator | Callable[..., Any] = "max",
         aggregation: Choice | None = None,
         credit: Choice = "shapley",
@@ -92,6 +92,7 @@ class Operations(Attempts):
         expect: Options | None = None,
         estimator: Choice | None = None,
         incomplete_group: Literal["flag", "error"] = "flag",
+        deterministic: bool = False,
         on_item_error: OnItemError = "raise",
         deadline_s: float | None = None,
         request_id: str | None = None,
@@ -101,14 +102,17 @@ class Operations(Attempts):
         Args:
             sets: B sets: lists of rewards (None: not scored), an array of shape (B, K), `Ragged`, or these by name of
                 the reward; or mappings in the shape of `creditd.wire.v1.CandidateSet`, which carry what the columns
-                below would. None where the utility needs no rewards.
+                below would. None where the utility needs no rewards, or a model gives them.
             groups: Names of the prompts, one per set. None: each set stands alone.
             ids: Names of the sets. They come back with the result and are not sent.
             spans: Token ranges: per set one [start, stop] or None per candidate; or an array of shape (candidates, 2).
             n_tokens: Completion tokens, one number per set.
             set_rewards: Rewards of whole responses (format, length, safety), one number or None per set.
             utilities: For the table utility, 2^K values per set; bit i of the index is candidate i, entry 0 is v(∅).
-            texts: Per set one text or None per candidate, to recognise duplicates; or flat over all sets.
+            texts: Per set one text or None per candidate: what a model reads, None for a candidate that is not scored;
+                recognises duplicates beside. Or flat over all sets, where another column tells their sizes.
+            prompts: What the candidates of each set answer, for a reward model: a text that is read as it is, or a list
+                of messages with `role` and `content`, which go through the model's chat template.
             candidate_ids: Per set one name per candidate; or flat over all sets. Tables are solved in their order, and
                 the coalitions of a function are sampled in it: then the order of the candidates changes no bit.
             labels: The answer of each candidate, set by set or flat over all sets; for `plurality`.
@@ -118,18 +122,24 @@ class Operations(Attempts):
             similarities: A symmetric K × K matrix per set, or an array of shape (B, K, K); for the utilities of pairs
                 and `log_det`.
             unions: The union of each candidate, set by set or flat; for the credit `owen`.
+            rewards: A reward model of the service scores each candidate once: its id (`GET /v1/models`), or a mapping
+                as `creditd.wire.v1.ModelRewards`. Needs `prompts` and `texts`. None: the sets have rewards.
+            features: An embedding model of the service tells scores, topics or similarities: its id, or a mapping as
+                `creditd.wire.v1.EmbeddingFeatures`. Needs `texts`. None: the sets have them.
             utility: What a set is worth, a name or a mapping such as `{"type": "top_m", "m": 2}`; or a function
                 `f(candidates) -> float` of any of a set's candidates, or an `Evaluator` of one: then `sets` are lists
                 of candidates of any type, and the function runs in this process, of which the deadline counts nothing.
+                `{"type": "model", "model": "rm"}` has a reward model of the service judge every coalition.
             aggregation: How several named rewards become one credit, a name or a mapping with `type` and `weights`.
             credit: Which rule shares it out.
             advantage: How credits become advantages.
             tokens: What the tokens of a completion receive, as `creditd.wire.v1.TokensChoice`. None: none is asked for.
             malformed: What happens to sets that are not as the prompt asked, as `creditd.wire.v1.MalformedChoice`.
             expect: What the caller is sure of: `{"group_size": 8, "candidates": 4}`. Anything else is an error.
-            estimator: How the value of a function is found, as `creditd.wire.solve.SolveEstimatorChoice`: a name or a
-                mapping with `type`, `budget` per set, `seed`, `target_standard_error`.
+            estimator: How the value of a function or a model is found, as `creditd.wire.v1.EstimatorChoice`: a name or
+                a mapping with `type`, `budget` per set, `seed`, `target_standard_error`.
             incomplete_group: What happens to the other sets of a group that lost one to an error.
+            deterministic: Whether a model reads this request by itself, so that others of its batch change no bit.
             on_item_error: Raise when some sets have no answer, or return the others with `errors` saying why.
             deadline_s: Seconds allowed for everything, waits and retries included. None: the client's.
             request_id: Identity of the request in logs, at most 64 of `A–Z a–z 0–9 . _ : -`. None: a new one.
@@ -139,6 +149,7 @@ class Operations(Attempts):
 
         Raises:
             InvalidRequestError: If the request is wrong, or none of its sets could be answered.
+            NotFoundError: If the service has no such model; local mode has none at all.
             PartialResultError: If some sets have no answer; `result` holds the others.
             TransportError: If no answer came.
             DeadlineExceededError: If none came in time.
@@ -146,26 +157,37 @@ class Operations(Attempts):
             ResponseError: If the answer is not in the schema of this client.
         """
         _check_choice("on_item_error", on_item_error, ("raise", "return"))
+        extras = {
+            "groups": groups,
+            "ids": ids,
+            "spans": spans,
+            "n_tokens": n_tokens,
+            "set_rewards": set_rewards,
+            "utilities": utilities,
+            "texts": texts,
+            "prompts": prompts,
+            "candidate_ids": candidate_ids,
+            "labels": labels,
+            "topics": topics,
+            "scores": scores,
+            "similarities": similarities,
+            "unions": unions,
+        }
         if isinstance(utility, Evaluator) or callable(utility):
-            _refuse_unused({"aggregation": aggregation, "malformed": malformed})
+            _refuse_unused(
+                {
+                    "aggregation": aggregation,
+                    "malformed": malformed,
+                    "rewards": rewards,
+                    "features": features,
+                    "deterministic": deterministic or None,
+                }
+            )
             result = yield from self._evaluated(
                 utility if isinstance(utility, Evaluator) else Evaluator(utility),
                 games_of(
                     sets,
-                    {
-                        "groups": groups,
-                        "spans": spans,
-                        "n_tokens": n_tokens,
-                        "set_rewards": set_rewards,
-                        "candidate_ids": candidate_ids,
-                        "utilities": utilities,
-                        "texts": texts,
-                        "labels": labels,
-                        "topics": topics,
-                        "scores": scores,
-                        "similarities": similarities,
-                        "unions": unions,
-                    },
+                    {name: column for name, column in extras.items() if name != "ids"},
                     tokens=tokens is not None,
                 ),
                 {
@@ -181,25 +203,13 @@ class Operations(Attempts):
                 request_id,
             )
             return _settled(result, result.ids, on_item_error)
-        extras = {
-            "groups": groups,
-            "ids": ids,
-            "spans": spans,
-            "n_tokens": n_tokens,
-            "set_rewards": set_rewards,
-            "utilities": utilities,
-            "texts": texts,
-            "candidate_ids": candidate_ids,
-            "labels": labels,
-            "topics": topics,
-            "scores": scores,
-            "similarities": similarities,
-            "unions": unions,
-        }
-        found = set_columns(sets, extras, wanted_by(utility, credit, tokens=tokens is not None))
+        told = {"rewards": model_choice(rewards), "features": model_choice(features, "embedding")}
+        wanted = wanted_by(utility, credit, tokens=tokens is not None)
+        found = set_columns(sets, extras, told_by_models(wanted, utility, **told))
         content = encoded(
             {
                 "columns": found.columns,
+                **told,
                 "utility": choice(utility),
                 "aggregation": None if aggregation is None else choice(aggregation),
                 "credit": choice(credit),
@@ -209,6 +219,7 @@ class Operations(Attempts):
                 "expect": expect,
                 "estimator": None if estimator is None else choice(estimator),
                 "incomplete_group": incomplete_group,
+                "deterministic": deterministic or None,
             },
             self.media_type,
         )
@@ -297,65 +308,6 @@ class Operations(Attempts):
         if exchange.operation == SHAPLEY_PATH:
             return (yield from self._shapley(body, deadline_s, request_id))
         return (yield from self._group(body, deadline_s, request_id))
-
-    def info(self, *, deadline_s: float | None = None) -> Steps[Info]:
-        """What the service is, does and allows.
-
-        Args:
-            deadline_s: Seconds allowed for everything, waits and retries included. None: the client's.
-
-        Returns:
-            Versions, names of all choices, and limits.
-
-        Raises:
-            TransportError: If no answer came.
-            StatusError: If the service refused or failed.
-            ResponseError: If the answer is not in the schema of this client.
-        """
-        if self.is_local:
-            return local.info()
-        ending = yield from self.exchange("/v1/info", None, deadline_s, uuid.uuid4().hex)
-        return answers.info(ending.success())
-
-    def ready(self) -> Steps[bool]:
-        """Whether the service is ready, asked once.
-
-        Returns:
-            False while it starts or shuts down, and when nobody answers within 5 seconds.
-
-        Raises:
-            StatusError: If something answers that will never be ready, such as another service.
-        """
-        return self.is_local or (yield from self.probe(PROBE_TIMEOUT_S)) is None
-
-    def wait_until_ready(self, timeout_s: float = 60.0) -> Steps[None]:
-        """Wait for the service, which may not even listen yet.
-
-        Args:
-            timeout_s: Seconds to wait.
-
-        Raises:
-            NotReadyError: If it is not ready by then.
-            StatusError: If something answers that will never be ready, such as another service.
-        """
-        if self.is_local:
-            return
-        timeout_s = checked_seconds("timeout_s", timeout_s)
-        clock = self.timing.clock
-        started = clock()
-        remaining_s = timeout_s
-        while True:
-            reason = yield from self.probe(min(PROBE_TIMEOUT_S, remaining_s))
-            if reason is None:
-                return
-            remaining_s = timeout_s - (clock() - started)
-            if remaining_s <= PROBE_INTERVAL_S:
-                waited_s = clock() - started
-                raise NotReadyError(
-                    f"{self.base_url} was not ready within {timeout_s:g} s; last: {reason}", waited_s=waited_s
-                )
-            yield Pause(PROBE_INTERVAL_S)
-            remaining_s -= PROBE_INTERVAL_S
 
     def _shapley(self, body: Body, deadline_s: float | None, request_id: str | None) -> Steps[ShapleyResult]:
         return self._answered(SHAPLEY_PATH, body, deadline_s, request_id, local.shapley_result, answers.shapley_result)

@@ -247,6 +247,12 @@ def _sizes_without_rewards(given: Mapping[str, Any], wanted: Wanted) -> Integers
         if name in given:
             rows = [sequence(row, f"{name}/{place}") for place, row in enumerate(sequence(given[name], name))]
             return splits_of([len(row) for row in rows])
+    texts = sequence(given.get("texts", ()), "texts")
+    if any(map(_is_list, texts)):
+        return splits_of([len(sequence(row, f"texts/{place}")) for place, row in enumerate(texts)])
+    if "text" in wanted.of_candidates:
+        detail = "expected the texts of each set in a list of its own: nothing else says how many candidates it has"
+        raise refusal("/texts", f"got {'one flat list' if texts else 'none'}; {detail}")
     raise refusal("/sets", "got None; expected sets, or columns that this utility needs, set by set")
 
 
@@ -381,6 +387,7 @@ _CONVERTERS: dict[str, Callable[[Any, Integers, str], Any]] = {
     "utilities": _tables,
     "spans": _spans,
     "texts": per_candidate,
+    "prompts": _plain,
     "candidate_ids": per_candidate,
     "labels": per_candidate,
     "unions": per_candidate,

@@ -5,7 +5,7 @@
     ├─ StatusError                 the service refused or failed: status, code, request_id, retryable, items
     │  ├─ InvalidRequestError      the request is wrong, or no set of it could be answered (400, 413, 415, 422 …)
     │  ├─ AuthenticationError      the key is missing or wrong (401, 403)
-    │  ├─ NotFoundError            there is no such route: is this the right address? (404, 405)
+    │  ├─ NotFoundError            there is no such route, or no such model: is this the right address? (404, 405)
     │  ├─ OverloadedError          too much at once, or shutting down (429, 503)
     │  ├─ DeadlineExceededError    no answer in time: the service's deadline or the client's own (408, 504)
     │  └─ ServerError              the service failed (500 and other 5xx)
@@ -110,7 +110,7 @@ class AuthenticationError(StatusError):
 
 
 class NotFoundError(StatusError):
-    """There is no such route at this address."""
+    """There is no such route at this address, or the service has no such model."""
 
 
 class OverloadedError(StatusError):

@@ -23,6 +23,7 @@ from creditd.wire.errors import ErrorCode
 from creditd.wire.group_rows import GroupRows, solve_group
 from creditd.wire.info import Info
 from creditd.wire.limits import RequestLimits, published
+from creditd.wire.model_texts import asks_models
 from creditd.wire.set_batches import SetBatch, causes_first
 from creditd.wire.solve import SolveRequest
 from creditd.wire.solve_items import pointer_to, solve_item, solve_items
@@ -50,8 +51,10 @@ def shapley_result(body: Body, request_id: str) -> ShapleyResult:
 
     Raises:
         InvalidRequestError: If the request is wrong, or none of its sets can be answered.
+        NotFoundError: If it asks a model.
     """
     request = _parsed(v1.ShapleyRequest, body, request_id)
+    _refuse_models(request, request_id)
     batch, options = _batch_and_options(request, body, request_id)
     solved = set_credit(batch.sets, options, batch.rejected)
     errors = tuple(
@@ -191,6 +194,17 @@ def _parsed(model: type[_M], body: Body, request_id: str) -> _M:
         return model.model_validate_json(body.content)
     except ValidationError as error:
         raise _refused(from_validation_error(error), body, request_id) from None
+
+
+def _refuse_models(request: v1.ShapleyRequest, request_id: str) -> None:
+    """Refuse what only a model can answer, as a service refuses it that has none."""
+    if not asks_models(request):
+        return
+    asked = {"features": request.features, "utility": request.utility, "rewards": request.rewards}
+    pointer = next(f"/{name}/model" for name, choice in asked.items() if hasattr(choice, "model"))
+    detail = "local mode has no models; expected the address of a service that has this one"
+    items = (ItemError(code=ErrorCode.UNKNOWN_MODEL.value, pointer=pointer, detail=detail),)
+    raise refused(ErrorCode.UNKNOWN_MODEL, f"{pointer}: {detail}", items, request_id)
 
 
 def _batch_and_options(request: v1.ShapleyRequest, body: Body, request_id: str) -> tuple[SetBatch, SetCreditOptions]:

@@ -39,8 +39,10 @@ _REASONS = {
     "span": "span is missing; expected [start, stop], or None for a candidate without tokens",
     "utilities": "utilities is missing; expected 2**K values for the table utility",
     "similarities": "similarities is missing; expected a K × K matrix",
+    "prompt": "prompt is missing; expected what the candidates answer, a text or a list of messages",
+    "text": "text is missing; expected what the model reads, or None for a candidate that is not scored",
 }
-_MAY_BE_NONE = {"reward", "label", "union", "span"}
+_MAY_BE_NONE = {"reward", "label", "union", "span", "text"}
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,8 @@ class Wanted:
     """What a request needs to know.
 
     Attributes:
-        of_sets: Fields of every set, `utilities` or `similarities`.
-        of_candidates: Fields of every candidate: `reward`, `label`, `topics`, `scores`, `union`.
+        of_sets: Fields of every set: `utilities`, `similarities`, `prompt`.
+        of_candidates: Fields of every candidate: `reward`, `label`, `topics`, `scores`, `union`, `text`.
         tokens: Whether token advantages are asked for.
     """
 
@@ -135,7 +137,9 @@ def gathered(sets: Mappings, wanted: Wanted) -> SetColumns:
         columns["n_tokens"] = [item["n_tokens"] for item in sets]
         columns["spans"] = span_columns([candidate["span"] for candidate in candidates], pointer_to("span"))
     columns |= _feature_columns(sets, candidates, splits, pointer_to, wanted)
-    if _any_has(candidates, "text"):
+    if "prompt" in wanted.of_sets:
+        columns["prompts"] = [item["prompt"] for item in sets]
+    if "text" in wanted.of_candidates or _any_has(candidates, "text"):
         columns["texts"] = [candidate.get("text") for candidate in candidates]
     ids = tuple(item.get("id") for item in sets) if _any_has(sets, "id") else None
     return SetColumns(columns=columns, row_splits=splits, ids=ids)

@@ -198,7 +198,8 @@ class ShapleyResult(_Result):
             credits are exact.
         interval_low: B rows of the lower ends of marginal 95 % intervals, NaN where there is none; None without any.
         interval_high: The same of the upper ends.
-        evaluations: Shape (B,), int64: coalitions that the caller evaluated, or None if the utility has a formula.
+        evaluations: Shape (B,), int64: coalitions that the caller evaluated, or None if it evaluated none.
+        model: Id of the model that gave rewards, features or utilities, or None; `usage` says what it read.
         ids: The caller's names of the sets, or None.
     """
 
@@ -218,6 +219,7 @@ class ShapleyResult(_Result):
     interval_low: Ragged | None = None
     interval_high: Ragged | None = None
     evaluations: Integers | None = None
+    model: str | None = None
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)

@@ -16,6 +16,7 @@ from pydantic_core import from_json
 from creditd.client import Client, CreditdError, GroupResult, Ragged, ShapleyResult, StatusError
 from creditd.client.exchanges import answer_of, failure_of, parsed, public_url
 from creditd.client.steps import Exchange, Failure
+from creditd.wire.errors import ErrorCode
 from creditd.wire.v1 import Service
 
 Result: TypeAlias = ShapleyResult | GroupResult
@@ -61,6 +62,8 @@ def _replayed(client: Client, name: str) -> int:
     try:
         asked = client.repeat(exchange)
     except StatusError as error:
+        if error.code == ErrorCode.UNKNOWN_MODEL.value and recorded is not None:
+            return _unusable(f"{name}: {error}; give the address of a service that has this model with --url")
         asked = failure_of(error)
     except CreditdError as error:
         return _unusable(f"{name}: {error}")

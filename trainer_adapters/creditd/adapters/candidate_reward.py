@@ -46,15 +46,18 @@ class CandidateReward:
 
     Args:
         function: Called as `function(prompts, candidates, completions, **columns)`, where `candidates` holds the parsed
-            texts of each completion; returns, for each, one reward or None per candidate. May be `async`.
+            texts of each completion; returns, for each, one reward or None per candidate. May be `async`. Or a string,
+            the id of a reward model of the service: it scores each candidate as an answer to the completion's prompt,
+            in the same request that gives the credit, and the utilities in its answer are what TRL logs.
         parser: How candidates are written: `{"type": "numbered"}`, bullets, json_array, tags, regex.
-        name: What TRL calls it in its log; None takes the function's name.
+        name: What TRL calls it in its log; None takes the function's name, or the model's id.
         turns: Where tools or an environment write between the policy's turns: `last` takes the candidates of the last
             turn that has any, `all` those of every turn. What the policy did not write is never parsed.
         thinking: `detect` knows a completion that begins inside the thinking by the `<think>` that ends its prompt, and
             finds no candidate before `</think>`; `opened`: they all begin there; `ignored`: these tags mean nothing.
 
     Attributes:
+        model: Id of the reward model, or None for a function.
         seconds: What finding the candidates and their utilities took in the last call, without the function.
 
     Raises:
@@ -64,19 +67,21 @@ class CandidateReward:
 
     def __init__(
         self,
-        function: Callable[..., Any],
+        function: Callable[..., Any] | str,
         parser: Mapping[str, object],
         *,
         name: str | None = None,
         turns: Turns = "last",
         thinking: Thinking = "detect",
     ) -> None:
-        if not callable(function):
-            raise TypeError(f"got {function!r} as the candidate reward; expected a function")
-        self.function = function
+        if not function or not (callable(function) or isinstance(function, str)):
+            raise TypeError(
+                f"got {function!r} as the candidate reward; expected a function, or the id of a reward model"
+            )
+        self.function = None if isinstance(function, str) else function
+        self.model = function if isinstance(function, str) else None
         self.reading = Reading(parser_of(parser), turns, thinking)
-        inner = _unwrapped(function)
-        self.__name__ = name or str(getattr(inner, "__name__", type(inner).__name__))
+        self.__name__ = name or self.model or _name_of(function)
         self._creditor: Creditor | None = None
         self._tokenizer: PreTrainedTokenizerBase | None = None
         self._generation: Generation | None = None
@@ -85,7 +90,11 @@ class CandidateReward:
         self._silent: set[int] = set()
         self._longest = 0
         self.seconds = 0.0
-        if _is_async(function) and not inspect.iscoroutinefunction(type(self).__call__):
+        if (
+            self.function is not None
+            and _is_async(self.function)
+            and not inspect.iscoroutinefunction(type(self).__call__)
+        ):
             if type(self).__call__ is not CandidateReward.__call__:
                 raise TypeError(
                     f"got an async function for {type(self).__name__}, whose own __call__ is not; expected one"
@@ -126,12 +135,18 @@ class CandidateReward:
     def __call__(
         self, prompts: list[Any], completions: list[Any], completion_ids: list[list[int]], **columns: object
     ) -> list[float | None]:
-        """Utilities of the sets, for TRL's own log and for the plain advantage that a fallback uses."""
+        """Utilities of the sets, for TRL's own log and for the plain advantage that a fallback uses.
+
+        Those of a model are zeros here: the mixin puts what the service says in their place before TRL looks at them.
+        """
         found = self._find(completion_ids, columns)
+        if self.function is None:
+            self._scored = [(one, (None,) * len(one.texts)) for one in found]
+            return [0.0] * len(found)
         return self._keep(found, self.function(prompts, [list(one.texts) for one in found], completions, **columns))
 
     def _find(self, completion_ids: list[list[int]], columns: Mapping[str, object]) -> list[Found]:
-        if "candidates" in columns:
+        if self.model is None and "candidates" in columns:
             raise ValueError(
                 f"got data with a column `candidates`, the name under which {self.__name__} receives the parsed ones; "
                 "expected another name for the column"
@@ -199,7 +214,13 @@ def _awaiting(kind: type[CandidateReward]) -> type[CandidateReward]:
     return type(kind.__name__, (_Awaiting, kind), {"__doc__": kind.__doc__, "__module__": kind.__module__})
 
 
-def _unwrapped(function: Callable[..., Any]) -> Callable[..., Any]:
+def _name_of(function: object) -> str:
+    """What a function, or the class of an object that is called, is called."""
+    inner = _unwrapped(function)
+    return str(getattr(inner, "__name__", type(inner).__name__))
+
+
+def _unwrapped(function: object) -> object:
     """What a partial stands for."""
     while isinstance(function, partial):
         function = function.func

@@ -58,7 +58,9 @@ class CreditConfig:
         candidates: K that the prompt asks for; surplus candidates do not play. None: there is no such number.
         malformed: More policies for malformed sets, as on the wire.
         on_failure: When there is no credit: `raise`, the plain advantage of the whole response (`group_reward`), 0 for
-            every group that is concerned (`mask`), or credit computed in this process (`local`). Each is counted.
+            every group that is concerned (`mask`), or credit computed in this process (`local`, not where a model of
+            the service gives the rewards: then nobody has them without it, and the plain advantage is that of the other
+            reward functions). Each is counted.
         credit_in_eval: Whether evaluation asks too.
         deadline_s: Seconds for one call, retries included.
         max_credit_share: Share of the step time above which, after three steps, one warning is given. None: never.
@@ -100,6 +102,11 @@ class CreditConfig:
             raise ValueError(f"got max_credit_share {self.max_credit_share!r}; expected a share of at least 0, or None")
         if callable(self.utility):
             raise ValueError("utility is a function; expected a name or a mapping: candidates have rewards here")  # noqa: TRY004 - as all
+        if type_of(self.utility) == "model":
+            raise ValueError(
+                "utility is a model's; expected one of rewards: the id of a reward model takes the place of the "
+                "candidate reward function"
+            )
         wanted = wanted_by(self.utility, "shapley", tokens=True)
         if set(wanted.of_sets + wanted.of_candidates) - {"reward"}:
             needed = ", ".join(sorted(set(wanted.of_sets + wanted.of_candidates) - {"reward"}))

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from creditd.adapters.credit_config import Choice, CreditConfig
+from creditd.adapters.prompts import Prompt
 from creditd.client import (
     AuthenticationError,
     Client,
@@ -48,9 +49,10 @@ class Rollout:
         n_tokens: Completion tokens.
         texts: Its candidates.
         spans: Their half-open token ranges.
-        rewards: One per candidate; None where it was not scored.
+        rewards: One per candidate; None where it was not scored, or a model of the service scores it.
         set_reward: Reward of the whole response, or None.
         base_advantage: What the trainer itself would use for the whole response.
+        prompt: What it answers; needed where a model scores.
     """
 
     n_tokens: int
@@ -59,6 +61,26 @@ class Rollout:
     rewards: tuple[float | None, ...]
     set_reward: float | None
     base_advantage: float
+    prompt: Prompt | None = None
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What came of asking, before the trainer's own advantages are known.
+
+    Attributes:
+        token_advantages: One array of shape (T,), float64, per rollout; None where the failure policy has its way.
+        n_tokens: T of each rollout.
+        utilities: v(N) of each set as `Creditor.utilities` says them, where a model gave the rewards; else None.
+        metrics: Numbers for the trainer's log, by name.
+        request_id: Identity of the request, None unless a service gave the answer.
+    """
+
+    token_advantages: list[Floats | None]
+    n_tokens: list[int]
+    utilities: list[float | None] | None
+    metrics: dict[str, float]
+    request_id: str | None
 
 
 @dataclass(frozen=True)
@@ -82,10 +104,15 @@ class Creditor:
     Args:
         config: How to ask.
         client: Whom to ask; None makes one from the configuration.
+        model: Id of the reward model of the service that scores the candidates. None: they have rewards.
+
+    Raises:
+        ValueError: If the choices contradict each other, or no service would take them.
     """
 
-    def __init__(self, config: CreditConfig, client: Client | None = None) -> None:
+    def __init__(self, config: CreditConfig, client: Client | None = None, model: str | None = None) -> None:
         self.config = config
+        self.model = model
         self.client = client or Client(
             config.url,
             api_key=config.api_key,
@@ -95,7 +122,23 @@ class Creditor:
         )
         self._local = Client(LOCAL)
         self._warned = False
+        self._check_model()
         self._check_choices()
+
+    def _check_model(self) -> None:
+        """Refuse to compute here what only a model can say."""
+        if self.model is None:
+            return
+        if self.client.base_url == LOCAL:
+            raise ValueError(
+                f"got the model {self.model!r} as candidate reward with url={LOCAL!r}, where there is no model; "
+                "expected the address of a service that has it, or a function"
+            )
+        if self.config.on_failure == "local":
+            raise ValueError(
+                f"got the model {self.model!r} as candidate reward with on_failure='local': without the service there "
+                "are no rewards; expected 'raise', 'group_reward' or 'mask', or a function"
+            )
 
     def _check_choices(self) -> None:
         """Refuse choices that no service would take, before a run begins: they must not pass for a lost service."""
@@ -128,6 +171,44 @@ class Creditor:
                 computer cannot heal: a wrong key, a wrong address, choices that are refused, and under `local` rewards
                 that are wrong.
         """
+        answered = self.answer(rollouts, group_size, step, set_reward_weight=set_reward_weight)
+        return self.settle(answered, [rollout.base_advantage for rollout in rollouts])
+
+    def settle(self, answered: Answered, base_advantages: Sequence[float]) -> Credited:
+        """The answer with the failure policy applied where there is no credit.
+
+        Args:
+            answered: What came of asking.
+            base_advantages: What the trainer itself would use, one per rollout.
+
+        Returns:
+            One array of the rollout's own length per rollout.
+        """
+        plain = self.config.on_failure == "group_reward"
+        tokens = [
+            np.full(n_tokens, base if plain else 0.0) if given is None else given
+            for given, n_tokens, base in zip(answered.token_advantages, answered.n_tokens, base_advantages, strict=True)
+        ]
+        return Credited(tokens, dict(answered.metrics), answered.request_id)
+
+    def answer(
+        self, rollouts: Sequence[Rollout], group_size: int, step: int, *, set_reward_weight: float = 1.0
+    ) -> Answered:
+        """The same before the trainer knows its own advantages, which `settle` takes where there is no credit.
+
+        Args:
+            rollouts: As for `credit`; their `base_advantage` is not looked at.
+            group_size: As for `credit`.
+            step: As for `credit`.
+            set_reward_weight: As for `credit`.
+
+        Returns:
+            What came, with the utilities of the sets where a model scored their candidates.
+
+        Raises:
+            ValueError: As `credit`.
+            CreditdError: As `credit`.
+        """
         started = time.perf_counter()
         metrics = {"credit/fallbacks": 0.0, "credit/local": 0.0, "credit/errors": 0.0}
         served = self.client.base_url != LOCAL
@@ -154,14 +235,19 @@ class Creditor:
                 concerned[:] = True
         metrics["credit/fallbacks"] = float(concerned.mean()) if len(rollouts) else 0.0
         given = None if result is None else result.token_advantages
-        tokens = [
-            self._fallback(rollout) if concerned[row] or given is None else given[row]
-            for row, rollout in enumerate(rollouts)
-        ]
+        metrics["credit/seconds"] = time.perf_counter() - started
         if result is not None:
             metrics |= _credit_metrics(result, ~concerned)
-        metrics["credit/seconds"] = time.perf_counter() - started
-        return Credited(tokens, metrics, result.request_id if result is not None and served else None)
+        if result is not None and self.model is not None:
+            metrics |= _model_metrics(result)
+            metrics["credit/seconds"] = max(metrics["credit/seconds"] - result.usage.engine_s, 0.0)
+        return Answered(
+            token_advantages=[None if out or given is None else given[row] for row, out in enumerate(concerned)],
+            n_tokens=[rollout.n_tokens for rollout in rollouts],
+            utilities=None if self.model is None else self._utilities_in(result, [one.texts for one in rollouts]),
+            metrics=metrics,
+            request_id=result.request_id if result is not None and served else None,
+        )
 
     def utilities(
         self, rewards: Sequence[Sequence[float | None]], texts: Sequence[Sequence[str]]
@@ -171,8 +257,7 @@ class Creditor:
         The failure reward where nothing was parsed or scored, None where a reward cannot be used.
         """
         malformed = self._malformed()
-        failure = float(malformed.get("failure_reward", 0.0))
-        scored = [any(reward is not None for reward in row) for row in rewards]
+        scored = [[reward for reward in row if reward is not None] for row in rewards]
         try:
             result = self._local.shapley(
                 rewards,
@@ -183,7 +268,14 @@ class Creditor:
                 on_item_error="return",
             )
         except InvalidRequestError:
-            return [None if known else failure for known in scored]
+            return self._utilities_in(None, scored)
+        return self._utilities_in(result, scored)
+
+    def _utilities_in(self, result: ShapleyResult | None, players: Sequence[Sequence[object]]) -> list[float | None]:
+        """v(N) of each set by an answer, or, where there is none, the failure reward of sets without players alone."""
+        failure = float(self._malformed().get("failure_reward", 0.0))
+        if result is None:
+            return [None if row else failure for row in players]
         grand = result.utility_grand.tolist()
         nothing = result.has_flag("no_candidates").tolist()
         values = [failure if bare else value for value, bare in zip(grand, nothing, strict=True)]
@@ -206,14 +298,18 @@ class Creditor:
         tokens = dict(self.config.tokens)
         tokens["set_reward_weight"] = float(tokens.get("set_reward_weight", 1.0)) * set_reward_weight
         set_rewards = [rollout.set_reward for rollout in rollouts]
+        told = self.model is not None and client is not self._local
+        texts = told or malformed.get("duplicates") == "collapse"
         try:
             result = client.shapley(
-                [rollout.rewards for rollout in rollouts],
+                None if told else [rollout.rewards for rollout in rollouts],
+                rewards=self.model if told else None,
+                prompts=[rollout.prompt for rollout in rollouts] if told else None,
                 groups=[row // group_size for row in range(len(rollouts))],
                 spans=[rollout.spans for rollout in rollouts],
                 n_tokens=[rollout.n_tokens for rollout in rollouts],
                 set_rewards=set_rewards if any(reward is not None for reward in set_rewards) else None,
-                texts=[rollout.texts for rollout in rollouts] if malformed.get("duplicates") == "collapse" else None,
+                texts=[rollout.texts for rollout in rollouts] if texts else None,
                 utility=self.config.utility,
                 credit=rule,
                 advantage=self.config.advantage,
@@ -227,11 +323,6 @@ class Creditor:
             raise
         _check_answer(result, rollouts)
         return result
-
-    def _fallback(self, rollout: Rollout) -> Floats:
-        """Advantages of a rollout for which there is no credit."""
-        advantage = rollout.base_advantage if self.config.on_failure == "group_reward" else 0.0
-        return np.full(rollout.n_tokens, advantage)
 
 
 def _of_values(error: InvalidRequestError) -> bool:
@@ -288,3 +379,13 @@ def _credit_metrics(result: ShapleyResult, used: NDArray[np.bool_]) -> dict[str,
     if len(played):
         metrics["credit/zero_share"] = float((played == 0.0).mean())
     return metrics
+
+
+def _model_metrics(result: ShapleyResult) -> dict[str, float]:
+    """What the model did for an answer."""
+    return {
+        "credit/evaluations": float(result.usage.evaluations),
+        "credit/tokens_computed": float(result.usage.tokens_computed),
+        "credit/tokens_naive": float(result.usage.tokens_naive),
+        "credit/model_seconds": result.usage.engine_s,
+    }

@@ -4,8 +4,13 @@
     …
         reward_funcs=CandidateReward(score, parser={"type": "numbered"}),  # reward_funcs=score
 
-`score(prompts, candidates, completions, **columns)` returns, for each completion, one reward or None per candidate. The
-loss of TRL takes advantages of shape (B, T) as they are; the mixin replaces them after TRL has generated and scored.
+`score(prompts, candidates, completions, **columns)` returns, for each completion, one reward or None per candidate. Its
+place may take the id of a reward model of the service: `CandidateReward("rm", parser=…)`.
+
+The loss of TRL takes advantages of shape (B, T) as they are; the mixin replaces them when TRL has generated and scored.
+There is one request per generation. With a function it is sent then; with a model it is sent when the other reward
+functions have spoken, for scores and credit together: the utilities in the answer become TRL's rewards, and the token
+advantages are kept until TRL has its own, so that the model is never asked twice.
 Tested with TRL 1.14.2 and 1.16.0.
 """
 
@@ -22,9 +27,11 @@ import torch
 from accelerate.utils import broadcast_object_list, gather_object
 from trl import GRPOTrainer
 
-from creditd.adapters.candidate_reward import CandidateReward, Generation
+from creditd.adapters.candidate_reward import CandidateReward, Generation, Rewards
+from creditd.adapters.completions import Found
 from creditd.adapters.credit_config import Anneal, CreditConfig, anneal
-from creditd.adapters.rollouts import Credited, Creditor, Rollout
+from creditd.adapters.prompts import readable
+from creditd.adapters.rollouts import Answered, Credited, Creditor, Rollout
 from creditd.adapters.trl_settings import check_loss, check_settings
 from creditd.client import CreditdError
 
@@ -61,7 +68,9 @@ class CreditMixin:
             raise ValueError(f"got {len(places)} candidate rewards among reward_funcs; expected exactly one")
         self._candidate_place = places[0]
         check_settings(self, config, self._candidate_place)
-        self._creditor = Creditor(config)
+        self._candidate_reward: CandidateReward = self.reward_funcs[self._candidate_place]
+        self._creditor = Creditor(config, model=self._candidate_reward.model)
+        self._answered: Answered | None = None
         self._generated: tuple[Any, Any, Any] | None = None
         self._scored: tuple[list[list[int]], torch.Tensor] | None = None
         self._last_call_s: float | None = None
@@ -69,7 +78,6 @@ class CreditMixin:
         self.credit_request_ids = []
         tokenizer = _tokenizer_of(self.processing_class)
         ends = {*self.eos_token_ids, tokenizer.pad_token_id}
-        self._candidate_reward: CandidateReward = self.reward_funcs[self._candidate_place]
         self._candidate_reward.bind(self._creditor, tokenizer, ends, self.max_completion_length)
 
     def _generate(self: Any, prompts: list[Any]) -> Any:
@@ -89,21 +97,68 @@ class CreditMixin:
         prompt_ids, ids, mask = generated
         self._candidate_reward.expect(Generation(prompt_ids, None if mask is None else _filled_up(mask, ids)))
         rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        if self._candidate_reward.model is not None:
+            rewards = self._scored_by_model(prompts, completion_ids_list, rewards)
         self._scored = (completion_ids_list, rewards)
         return rewards
+
+    def _scored_by_model(self: Any, prompts: list[Any], ids: list[list[int]], rewards: torch.Tensor) -> torch.Tensor:
+        """Rewards of all processes with the utilities that the service found; its credit is kept for later."""
+        found = self._candidate_reward.take()
+        whole, weight = _set_rewards(rewards[self._own(ids)], self.reward_weights, self._candidate_place)
+
+        def rollouts() -> list[Rollout]:
+            columns = zip(ids, found, whole, prompts, strict=True)
+            return [
+                Rollout(len(row), candidates.texts, candidates.spans, scored, reward, 0.0, readable(prompt))
+                for row, (candidates, scored), reward, prompt in columns
+            ]
+
+        everyone = [rollout for part in self._by_all(rollouts) for rollout in part]
+        group_size = self.num_generations if self.model.training else self.num_generations_eval
+        step = self.state.global_step
+        answered = self._by_one(lambda: self._creditor.answer(everyone, group_size, step, set_reward_weight=weight))
+        self._answered = answered
+        known = [np.nan if value is None else value for value in answered.utilities]
+        rewards = rewards.clone()
+        rewards[:, self._candidate_place] = torch.tensor(known, dtype=rewards.dtype, device=rewards.device)
+        return rewards
+
+    def _own(self: Any, ids: list[list[int]]) -> slice:
+        """Rows of this process among those of all."""
+        rank = self.accelerator.process_index
+        return slice(rank * len(ids), (rank + 1) * len(ids))
 
     def _generate_and_score_completions(self: Any, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         out: dict[str, Any] = super()._generate_and_score_completions(inputs)
         (ids, rewards), self._scored = self._scored, None
-        found = self._candidate_reward.take()
+        answered, self._answered = self._answered, None
+        found = self._candidate_reward.take() if answered is None else []
         training = self.model.training
         if not training:
             self._last_call_s = None  # what lies between two calls is then not one step
             if not self._creditor.config.credit_in_eval:
                 return out
-        rank = self.accelerator.process_index
-        own = slice(rank * len(ids), (rank + 1) * len(ids))
-        whole, weight = _set_rewards(rewards[own], self.reward_weights, self._candidate_place)
+        credited = self._settled(answered, out, ids) if answered else self._asked(found, out, ids, rewards)
+        credited.metrics["credit/seconds"] += self._candidate_reward.seconds
+        out["advantages"] = _filled(out, credited.token_advantages[self._own(ids)])
+        self._log_credit(credited, "train" if training else "eval")
+        return out
+
+    def _settled(self: Any, answered: Answered, out: dict[str, Any], ids: list[list[int]]) -> Credited:
+        """The credit that came with the rewards, now that TRL has advantages of its own."""
+
+        def plain() -> list[float]:
+            _check_rows(out, ids, _overrider(self))
+            return out["advantages"].tolist()
+
+        return self._creditor.settle(answered, [base for part in self._by_all(plain) for base in part])
+
+    def _asked(
+        self: Any, found: list[tuple[Found, Rewards]], out: dict[str, Any], ids: list[list[int]], rewards: torch.Tensor
+    ) -> Credited:
+        """The credit of candidates whose rewards are known."""
+        whole, weight = _set_rewards(rewards[self._own(ids)], self.reward_weights, self._candidate_place)
 
         def rollouts() -> list[Rollout]:
             _check_rows(out, ids, _overrider(self))
@@ -114,13 +169,9 @@ class CreditMixin:
             ]
 
         everyone = [rollout for part in self._by_all(rollouts) for rollout in part]
-        group_size = self.num_generations if training else self.num_generations_eval
+        group_size = self.num_generations if self.model.training else self.num_generations_eval
         step = self.state.global_step
-        credited = self._by_one(lambda: self._creditor.credit(everyone, group_size, step, set_reward_weight=weight))
-        credited.metrics["credit/seconds"] += self._candidate_reward.seconds
-        out["advantages"] = _filled(out, credited.token_advantages[own])
-        self._log_credit(credited, "train" if training else "eval")
-        return out
+        return self._by_one(lambda: self._creditor.credit(everyone, group_size, step, set_reward_weight=weight))
 
     def _by_all(self: Any, make: Callable[[], _T]) -> list[_T]:
         """What each process makes, process after process; where one fails, all raise."""
