@@ -14,7 +14,7 @@ from creditd.client import AsyncClient, Client
 from creditd.client.steps import Timing
 from creditd.credit.flags import Flag
 from creditd.credit.set_credit import set_credit
-from creditd.wire import codec, v1
+from creditd.wire import codec, groups, v1
 from creditd.wire.choices import options_of
 from creditd.wire.columns import batch_of
 from creditd.wire.errors import ERROR_KINDS, ErrorCode, ErrorItem, problem
@@ -142,7 +142,7 @@ def solved(request: httpx.Request) -> httpx.Response:
     binary = request.headers.get("content-type") == codec.MEDIA_TYPE
     asked = codec.decode(request.content) if binary else from_json(request.content)
     if request.url.path == "/v1/credit/group":
-        return _json(head | _group(v1.GroupRequest.model_validate(asked)))
+        return _json(head | _group(groups.GroupRequest.model_validate(asked)))
     return _json(head | _shapley(v1.ShapleyRequest.model_validate(asked)))
 
 
@@ -189,7 +189,7 @@ def _shapley(request: v1.ShapleyRequest) -> dict:
     }
 
 
-def _group(request: v1.GroupRequest) -> dict:
+def _group(request: groups.GroupRequest) -> dict:
     rows = solve_group(request, RequestLimits())
     splits = rows.row_splits.tolist()
     return {

@@ -30,7 +30,7 @@ from creditd.client.recording import Recorder
 from creditd.client.steps import Exchange
 from creditd.server.app import create_app
 from creditd.server.settings import Settings
-from creditd.wire import v1
+from creditd.wire import groups, v1
 from creditd.wire.errors import ErrorCode
 from creditd.wire.versions import package_version
 from recordings import NOW, PLAIN, changed
@@ -188,7 +188,7 @@ def test_local_mode_records_an_answer_in_the_schema_of_the_service(name) -> None
     method, arguments, options = CALLS[name]
     with Client("local:") as client:
         text = answer_text(getattr(client, method)(*arguments, on_item_error="return", **options))
-    (v1.ShapleyResponse if method == "shapley" else v1.GroupResponse).model_validate_json(text)
+    (v1.ShapleyResponse if method == "shapley" else groups.GroupResponse).model_validate_json(text)
 
 
 def test_the_real_service_and_local_mode_record_answers_with_equal_bits(tmp_path) -> None:

@@ -14,8 +14,9 @@ from creditd.server.openapi import _FORMATS
 from creditd.server.routes import credit
 from creditd.wire import codec
 from creditd.wire.catalogue import CATALOGUE
+from creditd.wire.groups import GroupRequest
 from creditd.wire.solve import SolveRequest
-from creditd.wire.v1 import GroupRequest, ShapleyRequest
+from creditd.wire.v1 import ShapleyRequest
 from server.running import GROUP, SHAPLEY, WORKED_REWARDS, columnar, on_service, post, ragged
 
 SOLVE = "/v1/credit/shapley/solve"

@@ -2,14 +2,8 @@ import itertools
 
 import pytest
 
-from creditd.wire.v1 import (
-    COLUMNS_EXAMPLE,
-    SETS_EXAMPLE,
-    TABLE_EXAMPLE,
-    TOKENS_EXAMPLE,
-    GroupRequest,
-    GroupResponse,
-)
+from creditd.wire.groups import GroupRequest, GroupResponse
+from creditd.wire.v1 import COLUMNS_EXAMPLE, SETS_EXAMPLE, TABLE_EXAMPLE, TOKENS_EXAMPLE
 from server.credit_calls import (
     NAN,
     PAIR,

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from creditd.wire import codec
 from creditd.wire.catalogue import CATALOGUE
 from creditd.wire.errors import ERROR_KINDS, Problem
+from creditd.wire.groups import GroupRequest
 from creditd.wire.solve import SolveRequest
-from creditd.wire.v1 import GroupRequest, ShapleyRequest
+from creditd.wire.v1 import ShapleyRequest
 from server.hostile import SOLVE, one_service
 from server.running import GROUP, SHAPLEY
 from server.test_binary import packed

@@ -3,9 +3,7 @@ import math
 
 import pytest
 
-from creditd.wire.v1 import (
-    GroupResponse,
-)
+from creditd.wire.groups import GroupResponse
 from server.credit_calls import MARK, answer, approx, refusal
 from server.running import GROUP
 

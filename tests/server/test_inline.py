@@ -9,8 +9,9 @@ from creditd.server.resources import Resources
 from creditd.server.settings import Settings
 from creditd.wire import codec
 from creditd.wire.buffers import NumbersAndNulls
+from creditd.wire.groups import GroupRequest
 from creditd.wire.solve import SolveRequest
-from creditd.wire.v1 import GroupRequest, ShapleyRequest
+from creditd.wire.v1 import ShapleyRequest
 from server.running import columnar, nested, on_service
 
 ROWS = [[0.5, 0.25]] * 8

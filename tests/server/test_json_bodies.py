@@ -9,8 +9,9 @@ from creditd.server.json_bodies import check_keys, check_size, may_repeat_keys
 from creditd.wire.catalogue import CATALOGUE
 from creditd.wire.codec import BYTES_PER_ARRAY, BYTES_PER_OBJECT
 from creditd.wire.errors import ErrorCode
+from creditd.wire.groups import GroupRequest
 from creditd.wire.solve import SolveRequest
-from creditd.wire.v1 import GroupRequest, ShapleyRequest
+from creditd.wire.v1 import ShapleyRequest
 from wire.forms import FORMS, in_form, sets_with_everything
 
 LIMIT = 1 << 12

@@ -9,8 +9,9 @@ from creditd.server.app import create_app
 from creditd.server.settings import Settings
 from creditd.wire.catalogue import CATALOGUE
 from creditd.wire.errors import ErrorCode
+from creditd.wire.groups import GroupRequest
 from creditd.wire.solve import SolveRequest
-from creditd.wire.v1 import GroupRequest, ShapleyRequest
+from creditd.wire.v1 import ShapleyRequest
 from server.running import GROUP, SHAPLEY, get, post
 from wire.forms import FORMS, in_form, sets_with_everything
 

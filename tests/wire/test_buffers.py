@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from creditd.wire import fields, v1
+from creditd.wire import fields, groups
 from creditd.wire.buffers import DTYPES, MANY_TIMES, MAX_EMPTY_ROWS, NumbersAndNulls, array_of, buffer_of
 
 CODES = {"<f8": "d", "<f4": "f", "<i8": "q", "<i4": "i"}
@@ -122,17 +122,17 @@ def test_rows_of_equal_length_are_one_buffer(rows):
     """Two axes stand for a list of rows."""
     flat = [value for row in rows for value in row]
     buffer = {**packed(flat, "<f8"), "shape": [len(rows), len(rows[0])]}
-    assert checked(v1.GroupRewards, buffer).tolist() == rows
+    assert checked(groups.GroupRewards, buffer).tolist() == rows
 
 
 @pytest.mark.parametrize("shape", [[0, 3], [MAX_EMPTY_ROWS + 1, 0], [2**60, 0]])
 def test_rows_are_counted(shape):
     """As few and as many rows as in JSON, also where there is nothing in them."""
     with pytest.raises(ValidationError) as caught:
-        v1.GroupRequest.model_validate({"rewards": {"dtype": "<f8", "shape": shape, "data": b""}})
+        groups.GroupRequest.model_validate({"rewards": {"dtype": "<f8", "shape": shape, "data": b""}})
     assert {entry["loc"][:1] for entry in caught.value.errors()} == {("rewards",)}
     most = {"dtype": "<f8", "shape": [MAX_EMPTY_ROWS, 0], "data": b""}
-    assert len(v1.GroupRequest.model_validate({"rewards": most}).rewards) == MAX_EMPTY_ROWS
+    assert len(groups.GroupRequest.model_validate({"rewards": most}).rewards) == MAX_EMPTY_ROWS
 
 
 GOOD = packed([1.0, 2.0], "<f8")
@@ -177,7 +177,7 @@ def test_parts_that_do_not_fit_are_told(change, sentence):
 def test_axes_are_those_of_the_list():
     """A row where rows belong, and rows where a row belongs, are what they would be as lists."""
     assert checked(fields.NumberColumn, {**GOOD, "shape": [1, 2]}) == [((0,), "float_type")]
-    assert checked(v1.GroupRewards, GOOD) == [((0,), "list_type")]
+    assert checked(groups.GroupRewards, GOOD) == [((0,), "list_type")]
     assert checked(fields.NumberColumn, {**GOOD, "shape": [0, 2], "data": b""}) == []
 
 

@@ -14,7 +14,7 @@ from creditd.credit.set_advantages import NormalizationType
 from creditd.credit.set_credit import SetCreditOptions
 from creditd.credit.set_expectations import Expectation
 from creditd.credit.token_advantages import TokenPolicy
-from creditd.wire import v1
+from creditd.wire import groups, v1
 from creditd.wire.arrays import numbered, numbers_or_missing
 from creditd.wire.choices import CREDIT_NAMES, UTILITY_NAMES, options_of
 from creditd.wire.columns import batch_of
@@ -58,8 +58,8 @@ def test_codes_of_sets_are_codes_of_the_wire():
 def test_choices_have_one_name():
     """Normalisations, group rules and conventions are called the same on the wire and in the library."""
     assert literals("type", v1.AdvantageChoice) == set(get_args(NormalizationType))
-    assert literals("type", v1.GroupAdvantageChoice) == set(get_args(GroupRule))
-    assert literals("convention", v1.GroupRequest) == set(get_args(Convention))
+    assert literals("type", groups.GroupAdvantageChoice) == set(get_args(GroupRule))
+    assert literals("convention", groups.GroupRequest) == set(get_args(Convention))
 
 
 def test_every_utility_and_rule_of_the_wire_has_its_type():

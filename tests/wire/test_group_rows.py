@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from creditd.credit import Flag, Whitening, gdpo_advantages, group_advantages
-from creditd.wire import v1
+from creditd.wire import groups
 from creditd.wire.columns import RequestLimits
 from creditd.wire.group_rows import solve_group
 from creditd.wire.validation import WireError
@@ -20,7 +20,7 @@ PARAMETERS = {"pass_at_k": {"k": 2, "threshold": 0.5}, "max_at_k": {"k": 2}}
 
 def answer(**body):
     """The rows of a request."""
-    return solve_group(v1.GroupRequest.model_validate(body), RequestLimits())
+    return solve_group(groups.GroupRequest.model_validate(body), RequestLimits())
 
 
 def choice(kind, **options):
@@ -250,4 +250,4 @@ def test_only_whitened_rules_depend_on_the_other_rows(rows, kind):
 def test_parameters_belong_to_their_kind(advantage, expected):
     """A parameter that a kind needs is missed, and one that it has no use for is refused."""
     with pytest.raises(ValueError, match=expected):
-        v1.GroupRequest.model_validate({"rewards": ROWS, "advantage": advantage})
+        groups.GroupRequest.model_validate({"rewards": ROWS, "advantage": advantage})

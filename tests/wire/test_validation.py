@@ -5,7 +5,8 @@ import pytest
 from pydantic import ValidationError
 
 from creditd.wire.errors import MAX_ERRORS, ErrorCode
-from creditd.wire.v1 import MAX_REWARD_NAMES, GroupRequest, ShapleyRequest
+from creditd.wire.groups import GroupRequest
+from creditd.wire.v1 import MAX_REWARD_NAMES, ShapleyRequest
 from creditd.wire.validation import WireError, from_validation_error, wire_error
 
 SENT = "said-once-SENT"

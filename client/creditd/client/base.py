@@ -249,7 +249,7 @@ class Operations(Inquiries):
             n_tokens: Trainable tokens of each response, rows as in the rewards, for a whitening that counts them.
             convention: Whose ε is added to the standard deviation, and whose whitening follows.
             advantage: `grpo`, `dr_grpo`, `rloo`, `reinforce++_baseline`, `gdpo` or `leave_one_out`, or a mapping as
-                `creditd.wire.v1.GroupAdvantageChoice`, such as `{"type": "pass_at_k", "k": 4, "threshold": 0.5}` or
+                `creditd.wire.groups.GroupAdvantageChoice`, such as `{"type": "pass_at_k", "k": 4, "threshold": 0.5}` or
                 `{"type": "max_at_k", "k": 4}`.
             expect: What the caller is sure of: `{"group_size": 8}`.
             on_item_error: Raise when some rows have no answer, or return the others with `errors` saying why.

@@ -225,7 +225,7 @@ def answer_text(result: Result) -> str:
         result: Of local mode.
 
     Returns:
-        JSON that fits `v1.ShapleyResponse` or `v1.GroupResponse`, with null where there is no number.
+        JSON that fits `v1.ShapleyResponse` or `GroupResponse`, with null where there is no number.
     """
     head = {
         "request_id": result.request_id,

@@ -16,7 +16,7 @@ from creditd.client.results import GroupResult, ItemError, Ragged, ShapleyResult
 from creditd.credit.group_advantages import GroupRule
 from creditd.credit.set_advantages import NormalizationType
 from creditd.credit.set_credit import SetCreditOptions, set_credit
-from creditd.wire import codec, v1
+from creditd.wire import codec, groups, v1
 from creditd.wire.choices import CREDIT_NAMES, UTILITY_NAMES, options_of
 from creditd.wire.columns import batch_of
 from creditd.wire.errors import ErrorCode
@@ -146,7 +146,7 @@ def group_result(body: Body, request_id: str) -> GroupResult:
     Raises:
         InvalidRequestError: If the request is wrong, or none of its rows can be answered.
     """
-    solved = _solved_group(_parsed(v1.GroupRequest, body, request_id), body, request_id)
+    solved = _solved_group(_parsed(groups.GroupRequest, body, request_id), body, request_id)
     errors = tuple(item_error(error.code, error.pointer, error.detail, body, error.row) for error in solved.errors)
     if len(errors) == len(solved.flags):
         raise _nothing_answered("group", errors, request_id)
@@ -215,7 +215,7 @@ def _batch_and_options(request: v1.ShapleyRequest, body: Body, request_id: str) 
     return batch, options
 
 
-def _solved_group(request: v1.GroupRequest, body: Body, request_id: str) -> GroupRows:
+def _solved_group(request: groups.GroupRequest, body: Body, request_id: str) -> GroupRows:
     try:
         return solve_group(request, LIMITS)
     except WireError as error:

@@ -19,7 +19,7 @@ from creditd.credit.group_advantages import (
 )
 from creditd.credit.group_sums import MAX_MAGNITUDE
 from creditd.credit.whitening import Whitening
-from creditd.wire import v1
+from creditd.wire import groups
 from creditd.wire.arrays import flat_rows, numbers_or_missing
 from creditd.wire.errors import ErrorCode
 from creditd.wire.limits import RequestLimits, check_rows
@@ -101,7 +101,7 @@ class _Rewards:
         return row, flat - int(self.row_splits[row])
 
 
-def solve_group(request: v1.GroupRequest, limits: RequestLimits) -> GroupRows:
+def solve_group(request: groups.GroupRequest, limits: RequestLimits) -> GroupRows:
     """Advantages of whole responses, row by row.
 
     Args:
@@ -141,7 +141,7 @@ def solve_group(request: v1.GroupRequest, limits: RequestLimits) -> GroupRows:
 
 
 def _advantages(
-    request: v1.GroupRequest, rewards: _Rewards, weights: Floats, n_tokens: Integers | None, failed: Booleans
+    request: groups.GroupRequest, rewards: _Rewards, weights: Floats, n_tokens: Integers | None, failed: Booleans
 ) -> GroupAdvantages:
     """What the library says, with the responses of rows that failed left out."""
     choice, n_rows = request.advantage, len(rewards.lengths)
@@ -175,14 +175,14 @@ def _advantages(
     )
 
 
-def _whitening_of(request: v1.GroupRequest) -> Whitening | None:
+def _whitening_of(request: groups.GroupRequest) -> Whitening | None:
     choice = request.advantage.whitening
     if choice is None:
         return Whitening(request.convention)
     return None if choice.type == "none" else Whitening(choice.type, ddof=choice.ddof, epsilon=choice.epsilon)
 
 
-def _rewards_of(request: v1.GroupRequest, limits: RequestLimits) -> _Rewards:
+def _rewards_of(request: groups.GroupRequest, limits: RequestLimits) -> _Rewards:
     """The rewards of a request as arrays, their rows checked against each other."""
     names = tuple(sorted(request.rewards)) if isinstance(request.rewards, dict) else None
     if isinstance(request.rewards, dict):
@@ -207,7 +207,7 @@ def _rewards_of(request: v1.GroupRequest, limits: RequestLimits) -> _Rewards:
     )
 
 
-def _weights_of(request: v1.GroupRequest, rewards: _Rewards) -> Floats:
+def _weights_of(request: groups.GroupRequest, rewards: _Rewards) -> Floats:
     """One weight per name, 1 where none is given."""
     given = request.weights or {}
     if request.weights is not None and rewards.names is None:
@@ -223,7 +223,7 @@ def _weights_of(request: v1.GroupRequest, rewards: _Rewards) -> Floats:
     return weights
 
 
-def _tokens_of(request: v1.GroupRequest, rewards: _Rewards) -> Integers | None:
+def _tokens_of(request: groups.GroupRequest, rewards: _Rewards) -> Integers | None:
     """Trainable tokens of each response, shape (N,), if they are given."""
     if request.n_tokens is None:
         return None
@@ -286,7 +286,7 @@ def _negative_tokens(rewards: _Rewards, n_tokens: Integers | None) -> dict[int, 
     }
 
 
-def _unfit_sums(request: v1.GroupRequest, rewards: _Rewards, weights: Floats) -> dict[int, RowFailure]:
+def _unfit_sums(request: groups.GroupRequest, rewards: _Rewards, weights: Floats) -> dict[int, RowFailure]:
     """Rows whose rewards the rule cannot take: sums that are too large, or neither right nor wrong."""
     if request.advantage.type == "gdpo":
         return {}

@@ -30,12 +30,13 @@ from creditd.wire.choices import options_of
 from creditd.wire.columns import batch_of
 from creditd.wire.errors import ErrorCode, ErrorItem
 from creditd.wire.group_rows import solve_group
+from creditd.wire.groups import GroupRequest
 from creditd.wire.limits import RequestLimits
 from creditd.wire.set_batches import SetBatch, causes_first
 from creditd.wire.solve import SolveRequest
 from creditd.wire.solve_items import item_flags, solve_items
 from creditd.wire.solve_items import pointer_to as solve_pointer
-from creditd.wire.v1 import GroupRequest, ShapleyRequest
+from creditd.wire.v1 import ShapleyRequest
 from creditd.wire.validation import WireError
 
 

@@ -16,8 +16,9 @@ from pydantic.json_schema import models_json_schema
 
 from creditd.wire import codec
 from creditd.wire.errors import ERROR_KINDS, ErrorCode, Problem
+from creditd.wire.groups import GroupRequest
 from creditd.wire.solve import SolveRequest
-from creditd.wire.v1 import GroupRequest, ShapleyRequest
+from creditd.wire.v1 import ShapleyRequest
 
 _REFERENCE = "#/components/schemas/{model}"
 _FORMATS = (

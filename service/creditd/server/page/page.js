@@ -4,7 +4,7 @@ const SETS = new URL("v1/credit/shapley", location.href.replace(/[?#].*/, "")).h
 const CHOICES = ["utility", "credit", "advantage"];
 const ABOVE = ["sets", "columns", ...CHOICES];
 /** What `Client.shapley` takes beside the sets and the choices. */
-const CLIENT_OPTIONS = ["aggregation", "tokens", "malformed", "expect", "estimator", "incomplete_group"];
+const CLIENT_OPTIONS = ["rewards", "features", "aggregation", "tokens", "malformed", "expect", "estimator", "incomplete_group", "deterministic"];
 const PAUSE_MS = 300;
 const WIDTH = 88;
 const NUMBER = /^[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/i;

@@ -22,9 +22,10 @@ from creditd.server.openapi import described
 from creditd.server.resources import Resources, resources_of
 from creditd.wire import codec
 from creditd.wire.errors import ErrorCode
+from creditd.wire.groups import GroupRequest, GroupResponse
 from creditd.wire.model_texts import asks_models
 from creditd.wire.solve import SolveRequest, SolveResponse
-from creditd.wire.v1 import GroupRequest, GroupResponse, ShapleyRequest, ShapleyResponse
+from creditd.wire.v1 import ShapleyRequest, ShapleyResponse
 
 _M = TypeVar("_M", bound=BaseModel)
 
