@@ -4,7 +4,7 @@ import time
 import numpy as np
 import pytest
 
-from creditd.engines.batching import Batcher
+from creditd.engines.batching import Batcher, answer_of
 from creditd.engines.errors import (
     EngineExpiredError,
     EngineFailedError,
@@ -107,6 +107,55 @@ def test_cancelled_and_expired_work_is_never_run(scorer, batcher):
     assert scorer.batches == [[[0.0]], [[3.0]]]
     batcher.close(PATIENCE_S)
     assert batcher.queued_tokens == 0
+
+
+def test_work_that_nobody_waits_for_any_more_ends_between_two_passes(scorer, batcher):
+    """A batch whose callers have all gone is not run to its end; one of whom somebody waits for is."""
+    scorer.gate.clear()
+    kept, gone = (answer_of(batcher.submit([number]), lambda found: found.scores.tolist()) for number in (1.0, 2.0))
+    assert scorer.begun.acquire(timeout=PATIENCE_S)
+    assert not kept.done()
+    gone.cancel()
+    scorer.gate.set()
+    assert kept.result(PATIENCE_S) == [2.0]
+    scorer.gate.clear()
+    asked = batcher.submit([3.0])
+    left = answer_of(asked, lambda found: found.scores.tolist())
+    while not scorer.begun.acquire(timeout=PATIENCE_S) or scorer.batches[-1] != [[3.0]]:
+        pass
+    assert left.cancel()
+    assert asked.unwanted
+    scorer.gate.set()
+    with pytest.raises(EngineExpiredError, match="nobody waited any more"):
+        asked.result(PATIENCE_S)
+    assert batcher.submit([4.0]).result(PATIENCE_S).scores.tolist() == [8.0]
+
+
+def test_work_whose_deadline_passes_ends_between_two_passes(scorer):
+    """The clock ends a batch as well as its callers do."""
+    now = [0.0]
+    batcher = Batcher(scorer, batch_tokens=8, max_queued_tokens=20, name="test", clock=lambda: now[0])
+    scorer.gate.clear()
+    asked = batcher.submit([1.0], expires_s=5.0)
+    assert scorer.begun.acquire(timeout=PATIENCE_S)
+    now[0] = 5.0
+    scorer.gate.set()
+    with pytest.raises(EngineExpiredError):
+        asked.result(PATIENCE_S)
+    batcher.close(PATIENCE_S)
+
+
+def test_cancelled_work_takes_no_place_from_others(scorer, batcher):
+    """Hundreds of callers who have gone do not make an engine refuse those who come."""
+    held(scorer, batcher)
+    waiting = batcher.submit([1.0] * 19)
+    with pytest.raises(EngineOverloadedError):
+        batcher.submit([1.0] * 19)
+    assert waiting.cancel()
+    again = batcher.submit([2.0] * 19)
+    assert batcher.queued_tokens == 20
+    scorer.gate.set()
+    assert again.result(PATIENCE_S).scores.tolist() == [4.0] * 19
 
 
 def test_one_bad_work_does_not_fail_its_batch(scorer, batcher):

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from creditd.engines.errors import (
+    EngineError,
     EngineExpiredError,
     EngineFailedError,
     EngineOverloadedError,
@@ -33,6 +34,7 @@ LONGEST_RETRY_S = 30.0
 """What is said at most to a caller who is refused."""
 _FIRST_GUESS = 1e4
 """Tokens per second before any batch has been timed."""
+_TOO_LATE = "the deadline passed before the model was asked"
 _MEMORY = 0.8
 """Share of the old estimate of tokens per second in the new one."""
 
@@ -62,13 +64,28 @@ class Answered:
     engine_s: float
 
 
+class _NobodyWaitsError(Exception):
+    """Everybody who asked for a batch has gone while it was run."""
+
+
+class WorkFuture(Future[Answered]):
+    """The scores of a work to come.
+
+    Attributes:
+        unwanted: Whether nobody waits for them any more. Work that has begun cannot be cancelled, but ends at its next
+            forward pass when all of its batch is unwanted.
+    """
+
+    unwanted = False
+
+
 @dataclass
 class _Job(Generic[W]):
     work: W
     n_tokens: int
     expires_s: float
     queued_s: float
-    future: Future[Answered] = field(default_factory=Future)
+    future: WorkFuture = field(default_factory=WorkFuture)
 
 
 class Batcher(Generic[W]):
@@ -112,7 +129,7 @@ class Batcher(Generic[W]):
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
-    def submit(self, work: W, expires_s: float = float("inf")) -> Future[Answered]:
+    def submit(self, work: W, expires_s: float = float("inf")) -> WorkFuture:
         """Queue a work.
 
         Args:
@@ -120,7 +137,8 @@ class Batcher(Generic[W]):
             expires_s: When nobody waits any more, on the clock.
 
         Returns:
-            Its scores to come, or an `EngineError`. Cancelling it drops the work if it has not begun.
+            Its scores to come, or an `EngineError`. Cancelling it drops the work if it has not begun; one that has ends
+            between two forward passes once it is `unwanted` or expired, if nothing else of its batch is wanted.
 
         Raises:
             EngineOverloadedError: If more tokens wait than the limit; a work that finds an idle engine is taken
@@ -131,7 +149,9 @@ class Batcher(Generic[W]):
         with self._changed:
             if self._closed or not self._thread.is_alive():
                 raise EngineStoppedError("the engine is stopped")
-            if self.queued_tokens and self.queued_tokens + job.n_tokens > self._max_queued_tokens:
+            if self._is_too_much(job):
+                self._drop_unwanted()
+            if self._is_too_much(job):
                 wait_s = min(LONGEST_RETRY_S, max(1.0, self.queued_tokens / self._tokens_per_s))
                 raise EngineOverloadedError(
                     f"{self.queued_tokens} tokens wait for this model; expected at most {self._max_queued_tokens} "
@@ -142,6 +162,22 @@ class Batcher(Generic[W]):
             self.queued_tokens += job.n_tokens
             self._changed.notify()
         return job.future
+
+    def _is_too_much(self, job: _Job[W]) -> bool:
+        """Whether a work finds more before it than the limit leaves room for."""
+        return bool(self.queued_tokens) and self.queued_tokens + job.n_tokens > self._max_queued_tokens
+
+    def _drop_unwanted(self) -> None:
+        """Take from the queue what nobody waits for any more."""
+        waiting = list(self._queue)
+        self._queue.clear()
+        for job in waiting:
+            if job.future.cancelled() or job.expires_s <= self._clock():
+                self.queued_tokens -= job.n_tokens
+                if job.future.set_running_or_notify_cancel():
+                    job.future.set_exception(EngineExpiredError(_TOO_LATE))
+            else:
+                self._queue.append(job)
 
     def close(self, timeout_s: float | None = None) -> None:
         """Finish the batch that is being run, fail what waits, and end the thread.
@@ -198,13 +234,13 @@ class Batcher(Generic[W]):
             return False
         if self._clock() < job.expires_s:
             return True
-        job.future.set_exception(EngineExpiredError("the deadline passed before the model was asked"))
+        job.future.set_exception(EngineExpiredError(_TOO_LATE))
         return False
 
     def _answer(self, jobs: list[_Job[W]]) -> None:
         """Run a batch, and deliver what came of it once its tokens are no longer counted."""
         begun, tokens = self._clock(), sum(job.n_tokens for job in jobs)
-        outcomes: list[Answered | EngineFailedError] = []
+        outcomes: list[Answered | EngineError] = []
         try:
             outcomes = self._outcomes(jobs)
         finally:
@@ -223,22 +259,31 @@ class Batcher(Generic[W]):
         if seconds > 0:
             self._tokens_per_s = _MEMORY * self._tokens_per_s + (1 - _MEMORY) * tokens / seconds
 
-    def _outcomes(self, jobs: list[_Job[W]]) -> list[Answered | EngineFailedError]:
+    def _outcomes(self, jobs: list[_Job[W]]) -> list[Answered | EngineError]:
         """The scores of a batch; if it fails, of each work by itself, so that one does not fail the others."""
         begun = self._clock()
         try:
-            scores = self._scorer.score([job.work for job in jobs], self.beat)
+            scores = self._scorer.score([job.work for job in jobs], lambda: self._beat_for(jobs))
             seconds, tokens = self._clock() - begun, sum(job.n_tokens for job in jobs)
             return [
                 Answered(found, queue_s=begun - job.queued_s, engine_s=seconds * job.n_tokens / max(tokens, 1))
                 for job, found in zip(jobs, scores, strict=True)
             ]
+        except _NobodyWaitsError:
+            return [EngineExpiredError("nobody waited any more while the model was asked")] * len(jobs)
         except Exception as error:  # noqa: BLE001 - whatever a model raises belongs to whoever asked it
             if len(jobs) > 1:
                 return [self._outcomes([job])[0] for job in jobs]
             failure = EngineFailedError(f"the model failed: {type(error).__name__}")
             failure.__cause__ = error
             return [failure]
+
+    def _beat_for(self, jobs: list[_Job[W]]) -> None:
+        """Say that the thread is alive, and end a batch that nobody waits for."""
+        self.beat()
+        now = self._clock()
+        if all(job.future.unwanted or job.expires_s <= now for job in jobs):
+            raise _NobodyWaitsError
 
     def _fail_all(self, error: EngineStoppedError) -> None:
         with self._changed:
@@ -250,7 +295,7 @@ class Batcher(Generic[W]):
                 job.future.set_exception(error)
 
 
-def answer_of(asked: Future[Answered], made: Callable[[Answered], T]) -> Future[T]:
+def answer_of(asked: WorkFuture, made: Callable[[Answered], T]) -> Future[T]:
     """A future of what is made of a work's scores; cancelling it drops the work.
 
     Args:
@@ -270,6 +315,10 @@ def answer_of(asked: Future[Answered], made: Callable[[Answered], T]) -> Future[
         except BaseException as error:  # noqa: BLE001 - whatever it is, nobody is left waiting for it
             answer.set_exception(error)
 
+    def give_up(done: Future[T]) -> None:
+        if done.cancelled() and not asked.cancel():
+            asked.unwanted = True
+
     asked.add_done_callback(deliver)
-    answer.add_done_callback(lambda done: asked.cancel() if done.cancelled() else None)
+    answer.add_done_callback(give_up)
     return answer
