@@ -143,7 +143,7 @@ define run_conventions
 endef
 
 models: $(TRL)/stamp ## lane: engines with torch and transformers, in the environment of TRL
-	$(TRL)/bin/python -m pytest -q -m models
+	$(TRL)/bin/python -m pytest -q -n auto -m models
 
 # The machine with a GPU is as it is: its own Python with torch, transformers and pytest, and nothing is installed.
 gpu: ## on a machine with a GPU, installing nothing: tests of engines there, and the benchmark of tries

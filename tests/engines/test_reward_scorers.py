@@ -143,8 +143,14 @@ def test_models_that_take_any_mask_pass_their_check(name, dtype):
         assert checked.failure is None
 
 
-@pytest.mark.parametrize(("dtype", "most"), [(torch.bfloat16, 2.5), (torch.float16, 2.5), (torch.float32, 6.5)])
-@pytest.mark.parametrize("name", [*CAUSAL, "34 M"])
+STEPS = ((torch.bfloat16, 2.5), (torch.float16, 2.5), (torch.float32, 6.5))
+"""Largest error that was measured, in steps of the type at the largest score, and a little more."""
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "most"),
+    [*((name, *steps) for name in CAUSAL for steps in STEPS), ("34 M", *STEPS[0]), ("34 M", *STEPS[2])],
+)
 def test_rounding_is_as_small_as_was_measured(name, dtype, most):
     """The documented bound, in steps of the type at the largest score, is what was measured and little more."""
     model = reward_model(name, dtype) if name in SHAPES else made(name).to(dtype)

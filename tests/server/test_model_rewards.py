@@ -308,6 +308,7 @@ def test_models_are_named_with_what_they_are():
     assert (one["id"], one["kind"], one["backend"], one["revision"]) == ("rm", "reward", "fake", "r1")
     assert (one["max_tokens"], one["queued_tokens"], one["alive"], one["weight_version"]) == (100, 0, True, None)
     assert info.json()["models"] == ["rm"]
+    assert info.json()["utilities"][-1] == "model"
     assert 'creditd_evaluations_total{model="rm"} 5.0' in metrics.text
     assert 'creditd_engine_queued_tokens{model="rm"} 0.0' in metrics.text
 

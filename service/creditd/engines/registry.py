@@ -43,6 +43,11 @@ class Registry:
         """All ids, sorted."""
         return tuple(engine.spec.id for engine in self.engines)
 
+    @property
+    def has_scorers(self) -> bool:
+        """Whether there is any reward model."""
+        return bool(self._scorers)
+
     def scorer(self, name: str) -> TextScorer:
         """The reward model of an id.
 

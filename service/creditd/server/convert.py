@@ -5,7 +5,7 @@ One document for both formats: JSON writes its arrays as lists, with null for Na
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from itertools import pairwise
 from typing import Any, TypeAlias, get_args
 
@@ -19,6 +19,7 @@ from creditd.credit.group_advantages import GroupRule
 from creditd.credit.set_advantages import NormalizationType
 from creditd.credit.set_credit import SetCredits
 from creditd.engines.protocol import EngineStatus, EngineUsage
+from creditd.engines.registry import Registry
 from creditd.scoring.model_questions import Estimates
 from creditd.server.settings import Settings
 from creditd.wire.choices import CREDIT_NAMES, UTILITY_NAMES
@@ -128,11 +129,11 @@ def group_document(answer: GroupRows, head: Mapping[str, Any]) -> dict[str, Any]
     }
 
 
-def info_body(settings: Settings, limits: RequestLimits, models: Sequence[str]) -> bytes:
-    """The answer to `/v1/info` as JSON that fits `Info`."""
+def info_body(settings: Settings, limits: RequestLimits, engines: Registry) -> bytes:
+    """The answer to `/v1/info` as JSON that fits `Info`; models evaluate a utility where there are any."""
     document = Info(
         service=service(),
-        utilities=list(UTILITY_NAMES),
+        utilities=[*UTILITY_NAMES, *["model"] * engines.has_scorers],
         credits=list(CREDIT_NAMES),
         advantages=list(get_args(NormalizationType)),
         group_advantages=list(get_args(GroupRule)),
@@ -144,7 +145,7 @@ def info_body(settings: Settings, limits: RequestLimits, models: Sequence[str]) 
             body_timeout_s=settings.body_timeout_s,
             requests_in_flight=settings.max_requests_in_flight,
         ),
-        models=list(models),
+        models=list(engines.ids),
     )
     return document.model_dump_json().encode()
 

@@ -17,7 +17,7 @@ router = APIRouter(prefix="/v1", tags=["service"])
 async def info(request: Request) -> Response:
     """Version, methods, limits and models of this service."""
     held = resources_of(request)
-    return Response(info_body(held.settings, held.limits, held.engines.ids), media_type="application/json")
+    return Response(info_body(held.settings, held.limits, held.engines), media_type="application/json")
 
 
 @router.get("/models", operation_id="models", response_model=Models, responses={**answered(), **failures()})
