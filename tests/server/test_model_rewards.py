@@ -296,6 +296,29 @@ def test_livez_is_quick_while_a_model_is_saturated():
     on_service(ask, with_models(engine, compute_threads=1))
 
 
+def test_arithmetic_does_not_wait_for_tokenizers():
+    """Texts that take long to read hold no thread of the arithmetic."""
+    gate, engine = threading.Event(), fake()
+    prepared = engine.prepared
+
+    def slow(texts, **options):
+        assert gate.wait(PATIENCE_S)
+        return prepared(texts, **options)
+
+    engine.prepared = slow
+
+    async def ask(service):
+        async with anyio.create_task_group() as tasks:
+            for _ in range(8):
+                tasks.start_soon(service.post, sets_of(("sun",), **REWARDS))
+            await service.in_flight(8)
+            with anyio.fail_after(PATIENCE_S / 10):
+                assert (await service.post(nested())).status_code == 200
+            gate.set()
+
+    on_service(ask, with_models(engine, compute_threads=1, max_inline_candidates=0))
+
+
 def test_models_are_named_with_what_they_are():
     """`/v1/models` says what is loaded, its memory and its queue; `/v1/info` names it; `/metrics` counts it."""
 

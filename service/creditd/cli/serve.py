@@ -48,8 +48,11 @@ def run_service(config: Path | None, *, host: str | None, port: int | None) -> i
     keep_freed_memory()
     app = create_app(settings, Resources(settings, engines=engines))
     status = serve(app, lambda bound: print(greeting(settings, bound), flush=True))
-    if app.state.resources.abandoned:
-        os._exit(status)  # an orderly end would wait for computations that nobody waits for
+    if app.state.resources.abandoned or engines.ids:
+        # An orderly end would wait for computations that nobody waits for, or tear down a model that is still at work.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
     return status
 
 

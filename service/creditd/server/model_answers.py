@@ -56,6 +56,10 @@ class _Caller:
     deadline: Deadline
     receive: Receive
 
+    async def read(self, work: Callable[[], T]) -> T:
+        """Tokens of texts, off the event loop."""
+        return await self.resources.read(work, self.deadline, self.receive)
+
     async def run(self, work: Callable[[], T]) -> T:
         """Arithmetic, off the event loop."""
         return await self.resources.compute(work, self.deadline, self.receive)
@@ -99,7 +103,7 @@ async def answer_with_model(
         alone = {"alone": asked.deterministic} if engine.spec.kind == "reward" else {}
         if asked.dry_run:
             texts = await caller.run(questions.ask)
-            usage += (await caller.run(partial(engine.prepared, texts, **alone))).usage
+            usage += (await caller.read(partial(engine.prepared, texts, **alone))).usage
             continue
         cost = EngineUsage()
         while texts := await caller.run(questions.ask):
@@ -132,7 +136,7 @@ async def _answer_of(engine: AnyEngine, prepare: Callable[[], PreparedTexts], ca
     """One question and its answer; every way to have none is an error of the service."""
     name = engine.spec.id
     try:
-        prepared = await caller.run(prepare)
+        prepared = await caller.read(prepare)
         future: asyncio.Future[Any] = asyncio.wrap_future(engine.submit(prepared, caller.deadline.at_s))
         return await caller.resources.wait_for(future, caller.deadline, caller.receive)
     except EngineExpiredError:

@@ -27,6 +27,8 @@ from creditd.wire.limits import RequestLimits
 
 T = TypeVar("T")
 
+READERS = 2
+"""Threads that make tokens of texts."""
 CLOSING_S = 10.0
 """How long a model may take to finish its last batch when the process ends."""
 
@@ -76,6 +78,7 @@ class Resources:
     idle: asyncio.Event = field(default_factory=asyncio.Event)
     abandoned: bool = False
     _threads: ThreadPoolExecutor | None = None
+    _readers: ThreadPoolExecutor | None = None
 
     @property
     def limits(self) -> RequestLimits:
@@ -152,6 +155,7 @@ class Resources:
         """Start the threads."""
         self.idle.set()
         self._threads = ThreadPoolExecutor(self.settings.compute_threads, thread_name_prefix="creditd-compute")
+        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="creditd-texts")
 
     def close(self) -> None:
         """Finish what the threads and the models have begun, unless it is abandoned, drop what they have not, and stop.
@@ -159,9 +163,10 @@ class Resources:
         A model that does not finish in time is left to the end of the process.
         """
         self.engines.close(timeout_s=0.0 if self.abandoned else CLOSING_S)
-        if self._threads is not None:
-            self._threads.shutdown(wait=not self.abandoned, cancel_futures=True)
-            self._threads = None
+        for pool in (self._readers, self._threads):
+            if pool is not None:
+                pool.shutdown(wait=not self.abandoned, cancel_futures=True)
+        self._readers = self._threads = None
 
     @property
     def stalled(self) -> tuple[str, ...]:
@@ -192,10 +197,21 @@ class Resources:
             ClientDisconnect: If the caller leaves first. In both cases work that has not begun never begins, and work
                 that has ends where it next looks at its deadline.
         """
-        if self._threads is None:
+        return await self._on(self._threads, work, deadline, receive)
+
+    async def read(self, work: Callable[[], T], deadline: Deadline, receive: Receive) -> T:
+        """Run what makes tokens of texts, on threads of its own: tokenizers take turns, and arithmetic does not wait.
+
+        Arguments, result and errors as those of `compute`.
+        """
+        return await self._on(self._readers, work, deadline, receive)
+
+    async def _on(
+        self, pool: ThreadPoolExecutor | None, work: Callable[[], T], deadline: Deadline, receive: Receive
+    ) -> T:
+        if pool is None:
             raise RuntimeError("the resources are not open")
-        future = asyncio.get_running_loop().run_in_executor(self._threads, work)
-        return await self.wait_for(future, deadline, receive)
+        return await self.wait_for(asyncio.get_running_loop().run_in_executor(pool, work), deadline, receive)
 
     async def wait_for(self, future: asyncio.Future[T], deadline: Deadline, receive: Receive) -> T:
         """Wait for something for as long as somebody waits for it in turn.
