@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import nn
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils.logging import disable_progress_bar
 
 from creditd.engines.errors import ModelUnsuitableError
 from creditd.engines.model_spec import ModelSpec
@@ -38,6 +39,7 @@ def load_files(
     Raises:
         ModelUnsuitableError: If it cannot be loaded, or the files lack weights: those would be random.
     """
+    disable_progress_bar()
     try:
         model, info = auto.from_pretrained(
             path,
