@@ -178,6 +178,7 @@ def built(root, dockerfile, rules, tmp_path_factory):
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(path, target)
     settings = dict(pair.split("=", 1) for pair in dockerfile.only("ENV", "builder").text.split())
+    settings |= dict(line.text.split("=", 1) for line in dockerfile.named("ARG", "builder"))
     search = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     env = {**os.environ, **settings, "PATH": search}
     env.pop("PYTHONPATH", None)
