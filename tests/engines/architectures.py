@@ -16,6 +16,8 @@ from transformers import (
     LlamaForSequenceClassification,
     MistralConfig,
     MistralForSequenceClassification,
+    MixtralConfig,
+    MixtralForSequenceClassification,
     Qwen2Config,
     Qwen2ForSequenceClassification,
     Qwen3Config,
@@ -60,6 +62,17 @@ WINDOWED = {
     "gemma2": lambda: Gemma2ForSequenceClassification(Gemma2Config(**GROUPED, head_dim=8, sliding_window=8)),
 }
 """Models that look at the last tokens alone in some layers: nodes that stand beside each other are not neighbours."""
+EXPERTS = {
+    "mixtral": lambda: MixtralForSequenceClassification(
+        MixtralConfig(
+            **{**GROUPED, "hidden_size": 256, "intermediate_size": 512},
+            num_local_experts=8,
+            num_experts_per_tok=2,
+            sliding_window=None,
+        )
+    ),
+}
+"""Models whose tokens choose their experts: what else is in a pass changes the last bits of a state."""
 BIDIRECTIONAL = {
     "bert": lambda: BertForSequenceClassification(BertConfig(**SHAPE)),
     "deberta": lambda: DebertaV2ForSequenceClassification(
@@ -72,7 +85,7 @@ BIDIRECTIONAL = {
 def made(name, **config):
     """The model of a name, the same each time, in evaluation mode."""
     torch.manual_seed(0)
-    model = {**CAUSAL, **WINDOWED, **BIDIRECTIONAL}[name]().eval()
+    model = {**CAUSAL, **EXPERTS, **WINDOWED, **BIDIRECTIONAL}[name]().eval()
     if config:
         torch.manual_seed(0)
         model = type(model)(type(model.config)(**{**model.config.to_dict(), **config})).eval()

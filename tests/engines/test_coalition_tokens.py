@@ -8,7 +8,7 @@ pytestmark = pytest.mark.models
 
 from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers  # noqa: E402
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers  # noqa: E402
 
 from creditd.engines.coalition_tokens import coalition_tokens  # noqa: E402
 
@@ -52,9 +52,40 @@ def word_piece():
     return made
 
 
-TOKENIZERS = {make.__name__: make() for make in (byte_level, sentence_piece, word_piece)}
+def three_digits():
+    """Byte-level BPE that takes numbers three digits at a time, as Llama 3 does."""
+    made = Tokenizer(models.BPE())
+    pattern = Regex(r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
+    made.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(pattern, "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    numbers = [" ".join(str(number) for number in range(start, 1000, 7)) for start in range(7)]
+    made.train_from_iterator(
+        [*CORPUS * 4, *numbers * 2], trainers.BpeTrainer(vocab_size=900, initial_alphabet=alphabet, show_progress=False)
+    )
+    return made
+
+
+TOKENIZERS = {make.__name__: make() for make in (byte_level, sentence_piece, word_piece, three_digits)}
 pieces = st.text(st.sampled_from(list("ab 1.\n你🙂é")) | st.characters(codec="utf-8"), max_size=5) | st.sampled_from(
-    [" the quick", " brown fox", "jumps over", " 你好", "，世界", " 12", "345", "\n\n", "  ", "🙂", "🙃 "]
+    [
+        "55",
+        "5a ",
+        "3452",
+        "1",
+        " the quick",
+        " brown fox",
+        "jumps over",
+        " 你好",
+        "，世界",
+        " 12",
+        "345",
+        "\n\n",
+        "  ",
+        "🙂",
+        "🙃 ",
+    ]
 )
 
 
@@ -102,50 +133,82 @@ def test_sentences_are_tokenised_once_each():
         tokenize, "x = 1;", units, "\n", coalitions, whole=lambda text: tokenize(f"x = 1;{text}\n")
     )
     assert found.spliced.tolist() == [False] + [True] * 255
-    assert len(asked) <= 10 + 9 * 10 // 2 + 4
+    assert len(asked) <= 10 + 9 * 10 // 2 + 5
 
 
-def test_a_seam_that_does_not_hold_is_not_spliced():
-    """Halves of a word are tokenised together where they meet, and apart where something stands between."""
-    made = TOKENIZERS["byte_level"]
+def test_units_that_meet_without_a_space_are_tokenised_together():
+    """Halves of a word are one run where they meet, and two texts where something stands between."""
+    made, asked = TOKENIZERS["byte_level"], []
 
     def tokenize(text):
+        asked.append(text)
         return made.encode(text, add_special_tokens=False).ids
 
     units, coalitions = [" do", "g", " the"], all_coalitions(3)
     assert tokenize(" dog") != [*tokenize(" do"), *tokenize("g")]
     found = coalition_tokens(tokenize, "", units, "", coalitions, whole=tokenize)
-    assert found.spliced.sum() == 6
+    assert found.spliced.tolist() == [False, False, False, True, False, True, False, True]
     assert [sequence.tolist() for sequence in found.sequences] == [
         tokenize(text) for text in texts_of("", units, "", coalitions)
     ]
 
 
-def test_what_no_pair_shows_is_found_in_a_probe():
-    """A tokeniser that looks at the whole text undoes every splice."""
+def test_numbers_that_are_split_by_their_length_are_tokenised_together():
+    """A tokenizer that takes three digits at a time sees more than two units; pairs of them would hold, and mislead."""
+    made = TOKENIZERS["three_digits"]
 
     def tokenize(text):
-        return [ord(letter) for letter in text] if len(text) < 3 else [len(text)]
+        return made.encode(text, add_special_tokens=False).ids
 
-    found = coalition_tokens(tokenize, "", ["a", "b", "c"], "", all_coalitions(3), whole=tokenize)
+    units = ["55", "5a ", "2b5", "3452", "ab", "1", "345"]
+    coalitions = all_coalitions(7)
+    found = coalition_tokens(tokenize, "q ", units, "", coalitions, whole=lambda text: tokenize(f"q {text}"))
+    assert [sequence.tolist() for sequence in found.sequences] == [
+        tokenize(text) for text in texts_of("q ", units, "", coalitions)
+    ]
+    assert found.spliced.any()
+
+
+def test_what_no_run_shows_is_found_in_a_probe():
+    """A tokenizer that looks at the length of the whole text undoes every splice."""
+
+    def tokenize(text):
+        return [ord(letter) for letter in text] if len(text) < 5 else [len(text)]
+
+    units = [" a", " b", " c", " d"]
+    found = coalition_tokens(tokenize, "", units, "", all_coalitions(4), whole=tokenize)
     assert found.spliced.sum() == 0
-    assert [sequence.tolist() for sequence in found.sequences][-1] == [3]
+    assert [sequence.tolist() for sequence in found.sequences] == [
+        tokenize(text) for text in texts_of("", units, "", all_coalitions(4))
+    ]
 
 
-def test_what_is_stripped_is_not_spliced():
-    """A variant that ends with a space is tokenised as a whole where templates strip it; the others are spliced."""
+def test_what_is_not_framed_is_not_spliced():
+    """A variant whose text is not read as it is is tokenised as a whole, and so is an empty one."""
     made = TOKENIZERS["byte_level"]
 
     def tokenize(text):
         return made.encode(text, add_special_tokens=False).ids
 
     def whole(text):
-        return tokenize(f"<{text.strip()}>")
+        return tokenize(f"< {text.strip()} >" if text else "nothing")
 
     coalitions = all_coalitions(2)
-    found = coalition_tokens(tokenize, "<", ["x =", " 1 "], ">", coalitions, whole=whole, stripped=True)
-    assert found.spliced.tolist() == [False, False, True, False]
+    found = coalition_tokens(
+        tokenize, "< ", ["x =", " 1 "], " >", coalitions, whole=whole, framed=lambda text: text == text.strip()
+    )
+    assert not found.spliced[[0, 1, 3]].any()
     assert [row.tolist() for row in found.sequences] == [whole(text) for text in ("", " 1 ", "x =", "x = 1 ")]
+
+
+def test_who_has_gone_is_not_worked_for():
+    """What the checkpoint raises ends the work."""
+
+    def gone():
+        raise TimeoutError
+
+    with pytest.raises(TimeoutError):
+        coalition_tokens(list, "", ["a"], "", all_coalitions(1), whole=list, checkpoint=gone)
 
 
 def test_coalitions_are_about_the_units():

@@ -236,7 +236,7 @@ def of_a_decoder(folder):
         (pooled_by(pooling_mode=["mean", "cls"]), "its pooling is mean with cls"),
         (pooled_by(pooling_mode_mean_tokens=True, pooling_mode_max_tokens=True), "its pooling is max with mean"),
         (leading_outside, "modules.json leads outside the directory for models"),
-        (linked_outside, "modules.json leads outside the directory for models"),
+        (linked_outside, "config.json leads outside the directory for models"),
         (without_safetensors, r"got pytorch_model\.bin, which can run code; expected weights as safetensors"),
         (of_nan, "its states are no finite numbers"),
         (of_a_decoder, "gives no state for each token of a text"),

@@ -14,7 +14,7 @@ from creditd.engines.errors import EngineStoppedError  # noqa: E402
 from creditd.engines.model_spec import ModelSpec  # noqa: E402
 from creditd.engines.protocol import VariantTexts  # noqa: E402
 from creditd.engines.reward_engine import RewardEngine  # noqa: E402
-from engines.saved import TEMPLATE, saved  # noqa: E402
+from engines.saved import TEMPLATE, saved, tokenizer  # noqa: E402
 
 PATIENCE_S = 60.0
 AGREEMENT = 1e-5
@@ -60,14 +60,22 @@ def test_texts_become_rewards(engine):
     assert found.usage.engine_s > 0
 
 
+DROPS_EMPTY = "{% for m in messages %}{% if m.content %}<{{ m.role }}> {{ m.content }}{% endif %}{% endfor %}"
+STRIPS_LINES = TEMPLATE.replace("message['content']", "message['content'].rstrip('\\n')")
+
+
 @pytest.mark.parametrize("prompt", ["why?", MESSAGES])
-@pytest.mark.parametrize("template", [TEMPLATE, TEMPLATE.replace("message['content']", "message['content'] | trim")])
+@pytest.mark.parametrize(
+    "template",
+    [TEMPLATE, TEMPLATE.replace("message['content']", "message['content'] | trim"), DROPS_EMPTY, STRIPS_LINES],
+    ids=["plain", "trims", "drops_empty", "strips_lines"],
+)
 def test_coalitions_have_the_scores_of_their_whole_texts(tmp_path, prompt, template):
     """Every coalition of units is scored as its text, spliced or not, and computed by its distinct prefixes."""
     saved(tmp_path / "rm", template=template)
     engine = RewardEngine.load(ModelSpec("rm", Path("rm")), tmp_path)
-    units = ("the quick", " brown fox", "\njumps ", " over")
-    coalitions = np.array(list(itertools.product([False, True], repeat=4)))
+    units = ("the quick", " brown fox\n", "jumps ", "over", " it\n")
+    coalitions = np.array(list(itertools.product([False, True], repeat=5)))
     prepared = engine.prepared([VariantTexts(prompt, units, coalitions)])
     found = engine.submit(prepared).result(PATIENCE_S)
     texts = ["".join(itertools.compress(units, row)) for row in coalitions]
@@ -78,13 +86,38 @@ def test_coalitions_have_the_scores_of_their_whole_texts(tmp_path, prompt, templ
     engine.close(PATIENCE_S)
 
 
+def test_the_state_that_is_read_is_the_one_that_the_model_reads(tmp_path):
+    """A model whose padding is its end of text reads the token before it, and so does its engine."""
+    saved(tmp_path / "rm", template=TEMPLATE + "<eos>", pad_token_id=2)
+    engine = RewardEngine.load(ModelSpec("rm", Path("rm")), tmp_path)
+    units, coalitions = (" the", " quick", " fox"), np.array(list(itertools.product([False, True], repeat=3)))
+    found = rewards_of(engine, VariantTexts(MESSAGES, units, coalitions))
+    texts = ["".join(itertools.compress(units, row)) for row in coalitions]
+    assert engine._loaded.text.tokens(MESSAGES, " the")[-1] == engine._loaded.pad_id == 2
+    assert found.rewards == pytest.approx(one_by_one(engine, MESSAGES, texts), abs=AGREEMENT)
+    engine.close(PATIENCE_S)
+
+
+def test_a_token_without_an_embedding_fails_its_text_alone(tmp_path):
+    """A tokenizer may know more than the model; a text with such a token has no score, and the others have theirs."""
+    saved(tmp_path / "rm")
+    made = tokenizer()
+    made.add_tokens([f"[new {n}]" for n in range(10)])
+    made.save_pretrained(tmp_path / "rm")
+    engine = RewardEngine.load(ModelSpec("rm", Path("rm")), tmp_path)
+    found = rewards_of(engine, VariantTexts.of_one("a", "[new 9]"), VariantTexts.of_one("a", "b"))
+    assert np.isfinite(found.rewards).tolist() == [False, True]
+    assert "no embedding for" in found.failures[0].detail
+    engine.close(PATIENCE_S)
+
+
 def test_what_is_too_long_is_said_and_never_cut(engine):
     """A text beyond the context has no reward and a reason; the others are scored."""
     found = rewards_of(engine, *(VariantTexts.of_one("a", text) for text in ("b", "b" * 199, "c")))
     assert np.isfinite(found.rewards).tolist() == [True, False, True]
     assert set(found.failures) == {1}
     assert found.failures[1].code == "context_exceeded"
-    assert "the model reads 1 to 80" in found.failures[1].detail
+    assert "the model reads at most 80" in found.failures[1].detail
     alone = rewards_of(engine, VariantTexts.of_one("a", "b" * 199))
     assert (np.isnan(alone.rewards).all(), alone.usage.evaluations) == (True, 0)
 
@@ -93,7 +126,7 @@ def test_a_text_of_no_token_is_no_zero(engine):
     """Where a tokenizer adds nothing, an empty prompt with an empty completion has nothing that can be scored."""
     found = rewards_of(engine, VariantTexts.of_one("", ""))
     assert np.isnan(found.rewards).all()
-    assert found.failures[0].code == "context_exceeded"
+    assert (found.failures[0].code, "no token" in found.failures[0].detail) == ("invalid_request", True)
 
 
 def test_a_score_that_is_no_number_fails_its_text_alone(engine):

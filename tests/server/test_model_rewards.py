@@ -95,7 +95,7 @@ def test_copies_collapse_as_with_rewards():
     [
         (lambda body: body["sets"][0].pop("prompt"), "/sets/0/prompt"),
         (lambda body: body["sets"][0]["candidates"][1].pop("text"), "/sets/0/candidates/1/text"),
-        (lambda body: body["sets"][0]["candidates"][0].update(reward=1.0), "/sets"),
+        (lambda body: body["sets"][0]["candidates"][0].update(reward=1.0), "/sets/0/candidates/0/reward"),
         (lambda body: body.update(rewards=None), "/sets/0/prompt"),
         (lambda body: body.update(utility={"type": "table"}), "/rewards"),
         (lambda body: body.update(rewards={"type": "model", "model": "no such"}), "/rewards/model"),

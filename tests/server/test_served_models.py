@@ -109,11 +109,11 @@ def test_a_directory_of_save_pretrained_gives_rewards(service, form, prompt):
 def test_coalitions_are_scored_as_their_texts(service):
     """A utility that the model evaluates: v(N) and v(∅) are its scores of the texts."""
     url, model = service
-    body = sets_of(ROWS[0], prompt="why? ", utility={"type": "model", "model": "rm"})
+    body = sets_of(ROWS[0], prompt="why?\n", utility={"type": "model", "model": "rm"})
     found = post(url, body).json()
     (one,) = found["sets"]
     text = "".join(f"{text}\n" for text in sorted(ROWS[0], key=str.encode))
-    empty, grand = one_by_one(model, "why? ", ["", text])
+    empty, grand = one_by_one(model, "why?\n", ["", text])
     assert (one["utility_empty"], one["utility_grand"]) == pytest.approx((empty, grand), abs=AGREEMENT)
     assert found["usage"]["evaluations"] == 8
     assert 0 < found["usage"]["tokens_spliced"] <= found["usage"]["tokens_naive"]

@@ -177,7 +177,7 @@ def test_what_the_model_tells_is_not_given_beside(form):
         body["sets"][0]["candidates"][0]["scores"] = [1.0]
     else:
         body["columns"]["scores"] = [[1.0]] * 6
-    assert asked(body).json()["errors"][0]["pointer"] in {"/sets", "/columns/scores"}
+    assert asked(body).json()["errors"][0]["pointer"] in {"/sets/0/candidates/0/scores", "/columns/scores"}
     body = body_of(form, ("sun", None), ("sun",), utility={"type": "facility_location"}, **embedding(targets=["sun"]))
     found = asked(body).json()
     errors = found.get("errors") or [one["error"] for one in found["sets"] if one["status"] == "error"]

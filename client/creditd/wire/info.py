@@ -69,8 +69,9 @@ class ModelInfo(WireModel):
     """What its operator calls this state of it."""
     weight_version: str | None
     """Of a policy whose weights are replaced; null for a model whose weights stay."""
-    dtype: str
-    device: str
+    dtype: str | None
+    """Type of its weights; null for a remote model, of which it is not known."""
+    device: str | None
     attention: str | None
     """What runs its attention."""
     reads_tries: bool | None

@@ -36,7 +36,7 @@ _WANTED: dict[str, str] = {
 }
 _NULLABLE = {"reward", "label", "union", "span", "text"}
 PROMPT_WITHOUT_USE = "no model is asked; expected null, or rewards or a utility of type model"
-TOLD_BY_A_MODEL = "a model tells them, or its utility uses none; expected none here"
+TOLD_BY_A_MODEL = "a model tells this, or evaluates a utility that uses none; expected null"
 
 
 def from_sets(request: v1.ShapleyRequest, needed: frozenset[Need], models: ModelNeeds, *, unions: bool) -> SetBatch:
@@ -60,7 +60,7 @@ def from_sets(request: v1.ShapleyRequest, needed: frozenset[Need], models: Model
     of_sets, fields = fields_needed(needed, models, unions=unions, tokens=tokens)
     rejected = [error for row, item in enumerate(sets) if (error := lacking(row, item, of_sets, fields))]
     rewards = _rewards(candidates, request.aggregation, needed)
-    _check_untold(sets, candidates, models)
+    _check_untold(sets, models)
     if models.reward:
         rewards = RewardColumns(rewards.rewards, missing_texts([candidate.text for candidate in candidates]))
     groups, n_groups = group_numbers([item.group for item in sets], "/sets")
@@ -176,12 +176,17 @@ def _rewards(
     )
 
 
-def _check_untold(sets: Sequence[v1.CandidateSet], candidates: Sequence[v1.Candidate], models: ModelNeeds) -> None:
+def _check_untold(sets: Sequence[v1.CandidateSet], models: ModelNeeds) -> None:
     """Nobody gives what a model tells."""
     told = ("reward", "named_rewards") * models.reward + ("scores", "topics") * models.features
-    given = any(getattr(candidate, name) is not None for name in told for candidate in candidates)
-    if given or (models.features and any(item.similarities is not None for item in sets)):
-        raise wire_error(ErrorCode.INVALID_REQUEST, "/sets", TOLD_BY_A_MODEL)
+    for row, item in enumerate(sets):
+        if models.features and item.similarities is not None:
+            raise wire_error(ErrorCode.INVALID_REQUEST, f"/sets/{row}/similarities", TOLD_BY_A_MODEL)
+        for place, candidate in enumerate(item.candidates):
+            for name in told:
+                if getattr(candidate, name) is not None:
+                    pointer = f"/sets/{row}/candidates/{place}/{name}"
+                    raise wire_error(ErrorCode.INVALID_REQUEST, pointer, TOLD_BY_A_MODEL)
 
 
 def _named(candidates: Sequence[v1.Candidate], aggregation: v1.AggregationChoice) -> RewardColumns:

@@ -6,12 +6,15 @@ passed is dropped before it is run. Admission is by tokens: a number of requests
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Generic, Protocol, TypeAlias, TypeVar
 
 import numpy as np
@@ -29,6 +32,8 @@ Floats: TypeAlias = NDArray[np.float64]
 T = TypeVar("T")
 W = TypeVar("W")
 _W_contra = TypeVar("_W_contra", contravariant=True)
+
+log = logging.getLogger("creditd.engines")
 
 LONGEST_RETRY_S = 30.0
 """What is said at most to a caller who is refused."""
@@ -158,6 +163,8 @@ class Batcher(Generic[W]):
                     "with those of the request",
                     retry_after_s=wait_s,
                 )
+            if not self.queued_tokens:
+                self.beat()  # silence is counted from the first work on
             self._queue.append(job)
             self.queued_tokens += job.n_tokens
             self._changed.notify()
@@ -274,6 +281,8 @@ class Batcher(Generic[W]):
         except Exception as error:  # noqa: BLE001 - whatever a model raises belongs to whoever asked it
             if len(jobs) > 1:
                 return [self._outcomes([job])[0] for job in jobs]
+            where = _place_of(error)
+            log.error("%s failed: %s at %s", self._thread.name, type(error).__name__, where)  # noqa: TRY400 - its message may hold words of a request
             failure = EngineFailedError(f"the model failed: {type(error).__name__}")
             failure.__cause__ = error
             return [failure]
@@ -293,6 +302,12 @@ class Batcher(Generic[W]):
         for job in jobs:
             if job.future.set_running_or_notify_cancel():
                 job.future.set_exception(error)
+
+
+def _place_of(error: BaseException) -> str:
+    """Where an error was raised, without its message, which may hold words of a request."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return " < ".join(f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames[:-4:-1])
 
 
 def answer_of(asked: WorkFuture, made: Callable[[Answered], T]) -> Future[T]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -25,6 +25,7 @@ Integers: TypeAlias = NDArray[np.int64]
 
 _MARK = "\u2060creditd\u2060"
 """Stands for the completion where the text around it is looked for."""
+_SYSTEM = {"role": "system", "content": "a rule"}
 _PROBE = ({"role": "user", "content": "a question"}, {"role": "assistant", "content": "an answer"})
 
 
@@ -66,12 +67,10 @@ class ChatText:
         self._tokenizer = tokenizer
         # A tokenizer is changed by being used: one thread at a time.
         self._alone = threading.Lock()
-        self._template = template if template is not None else getattr(tokenizer, "chat_template", None)
+        self._template = _one_of(getattr(tokenizer, "chat_template", None)) if template is None else template
         self.has_template = self._template is not None
-        self._strips = False
         if self.has_template:
             self._try()
-            self._strips = " an answer " not in self._rendered([_PROBE[0], {**_PROBE[1], "content": " an answer "}])
         self._special = self._special_tokens()
         self.identity = hash_of_tokenizer(tokenizer, self._template)
 
@@ -93,11 +92,12 @@ class ChatText:
         # The template writes special tokens itself.
         return self._ids(self._with_completion(prompt, completion), special=False)
 
-    def variants(self, texts: VariantTexts) -> CoalitionTokens:
+    def variants(self, texts: VariantTexts, checkpoint: Callable[[], None] = lambda: None) -> CoalitionTokens:
         """The tokens of a prompt with each of its completions.
 
         Args:
             texts: The prompt, and units with their coalitions.
+            checkpoint: Called now and then; what it raises ends the work.
 
         Returns:
             What `tokens` gives for each completion, with each unit tokenised once wherever that is the same.
@@ -106,7 +106,8 @@ class ChatText:
             ModelUnsuitableError: As `tokens`.
 
         Cost:
-            Tokenises each unit and each pair of units that meet; one text by itself is tokenised once.
+            Tokenises each unit and each pair of units that meet; one text by itself is tokenised once. A template is
+            rendered for every variant, some 50 µs each, because what it does with a text may depend on the text.
         """
         prompt, units = texts.prompt, texts.units
 
@@ -117,8 +118,17 @@ class ChatText:
         meets = len(texts.coalitions) > 1 and texts.coalitions.sum(axis=1).max(initial=0) > 1
         frame = self._frame(prompt) if meets else None
         if frame is None:
-            rows = ["".join(itertools.compress(units, row)) for row in texts.coalitions.tolist()]
-            return CoalitionTokens(tuple(map(whole, rows)), np.zeros(len(rows), dtype=np.bool_))
+            found = []
+            for row in texts.coalitions.tolist():
+                checkpoint()
+                found.append(whole("".join(itertools.compress(units, row))))
+            return CoalitionTokens(tuple(found), np.zeros(len(found), dtype=np.bool_))
+
+        def framed(completion: str) -> bool:
+            if isinstance(prompt, str):
+                return True
+            return self._with_completion(prompt, completion) == f"{frame.before}{completion}{frame.after}"
+
         return coalition_tokens(
             lambda text: self._ids(text, special=False),
             frame.before,
@@ -128,7 +138,8 @@ class ChatText:
             whole=whole,
             head=frame.head,
             tail=frame.tail,
-            stripped=not isinstance(prompt, str) and self._strips,
+            framed=framed,
+            checkpoint=checkpoint,
         )
 
     def _frame(self, prompt: Prompt) -> _Frame | None:
@@ -166,15 +177,31 @@ class ChatText:
         return str(self._tokenizer.apply_chat_template([dict(message) for message in messages], **options))
 
     def _try(self) -> None:
+        """Render a conversation; some templates need a message of the system first."""
         try:
             text = self._rendered(_PROBE)
-        except Exception as error:
-            raise ModelUnsuitableError(
-                f"the chat template cannot render a user's and an assistant's message: {type(error).__name__}"
-            ) from error
+        except Exception:  # noqa: BLE001 - templates refuse messages with exceptions of their own
+            try:
+                text = self._rendered((_SYSTEM, *_PROBE))
+            except Exception as error:
+                raise ModelUnsuitableError(
+                    f"the chat template cannot render a user's and an assistant's message: {type(error).__name__}"
+                ) from error
         missing = [message["role"] for message in _PROBE if message["content"] not in text]
         if missing:
             raise ModelUnsuitableError(f"the chat template leaves out the messages of {' and '.join(missing)}")
+
+
+def _one_of(templates: str | Mapping[str, str] | None) -> str | None:
+    """The template of a tokenizer; of several named ones the default, as transformers takes it."""
+    if templates is None or isinstance(templates, str):
+        return templates
+    if "default" not in templates:
+        raise ModelUnsuitableError(
+            f"the tokenizer has the chat templates {', '.join(sorted(templates))}; expected one called default, or the "
+            "setting chat_template"
+        )
+    return templates["default"]
 
 
 def hash_of_tokenizer(tokenizer: PreTrainedTokenizerBase, template: str | None) -> str:

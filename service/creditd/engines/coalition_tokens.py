@@ -1,15 +1,14 @@
 """The tokens of every coalition of the units of a text, with each unit tokenised once wherever that is the same.
 
-Units are put side by side as tokens where a tokeniser would have put them the same: for each two units that meet, their
-texts are tokenised together once and compared with the two apart. A variant with a seam at which they differ is
-tokenised as a whole.
+Tokenizers split texts at spaces before anything else, and look at what stands between two spaces as a whole. So units
+that meet without a space are one run, and so are two whose texts together have other tokens than apart, which is looked
+at once for each two that meet. Each run that occurs is tokenised once, and runs are put side by side as tokens.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import TypeAlias
 
 import numpy as np
@@ -18,9 +17,17 @@ from numpy.typing import NDArray
 Integers: TypeAlias = NDArray[np.int64]
 Booleans: TypeAlias = NDArray[np.bool_]
 Tokenize: TypeAlias = Callable[[str], Sequence[int] | Integers]
+Run: TypeAlias = tuple[int, ...]
+"""Places of texts that meet without a space."""
 
 N_PROBES = 4
 """Spliced variants that are tokenised as a whole after all, the longest among them: one that differs undoes all."""
+_ROWS_PER_LOOK = 256
+"""Variants that are made before somebody is asked whether they are still wanted."""
+
+
+def _nobody_asks() -> None:
+    """Everything is wanted."""
 
 
 @dataclass(frozen=True)
@@ -37,21 +44,41 @@ class CoalitionTokens:
 
 
 @dataclass
-class _Seams:
-    """Which texts may stand behind which as tokens; each pair is looked at once."""
+class _Runs:
+    """Tokens of runs of texts, and which runs may stand behind which; each is looked at once."""
 
     tokenize: Tokenize
     texts: Sequence[str]
-    tokens: list[Integers]
-    known: dict[tuple[int, int], bool] = field(default_factory=dict)
+    known: dict[Run, Integers] = field(default_factory=dict)
+    seams: dict[tuple[int, int], bool] = field(default_factory=dict)
+
+    def tokens(self, run: Run) -> Integers:
+        """Tokens of the texts of a run together."""
+        if run not in self.known:
+            text = "".join(self.texts[place] for place in run)
+            self.known[run] = np.asarray(self.tokenize(text), dtype=np.int64)
+        return self.known[run]
+
+    def of(self, places: Sequence[int]) -> list[Run]:
+        """Texts that follow each other as runs."""
+        runs: list[list[int]] = []
+        for place in places:
+            if runs and not self.holds(runs[-1][-1], place):
+                runs[-1].append(place)
+            else:
+                runs.append([place])
+        return [tuple(run) for run in runs]
 
     def holds(self, left: int, right: int) -> bool:
-        """Whether two texts together have the tokens that they have apart."""
+        """Whether a run ends between two texts: they meet at a space, and have the same tokens together and apart."""
         pair = (left, right)
-        if pair not in self.known:
+        if pair not in self.seams and not (self.texts[left][-1].isspace() or self.texts[right][0].isspace()):
+            self.seams[pair] = False
+        if pair not in self.seams:
             together = np.asarray(self.tokenize(self.texts[left] + self.texts[right]), dtype=np.int64)
-            self.known[pair] = np.array_equal(together, np.concatenate([self.tokens[left], self.tokens[right]]))
-        return self.known[pair]
+            apart = np.concatenate([self.tokens((left,)), self.tokens((right,))])
+            self.seams[pair] = np.array_equal(together, apart)
+        return self.seams[pair]
 
 
 def coalition_tokens(
@@ -64,7 +91,8 @@ def coalition_tokens(
     whole: Callable[[str], Integers],
     head: Sequence[int] | Integers = (),
     tail: Sequence[int] | Integers = (),
-    stripped: bool = False,
+    framed: Callable[[str], bool] = lambda _: True,
+    checkpoint: Callable[[], None] = _nobody_asks,
 ) -> CoalitionTokens:
     """The tokens of a text with some of its units left out.
 
@@ -77,7 +105,9 @@ def coalition_tokens(
         whole: Token ids of a variant from the text of its units, special tokens included: what splicing has to equal.
         head: Special tokens before everything.
         tail: Special tokens behind everything.
-        stripped: Whether `whole` drops spaces around the text of the units, as some chat templates do.
+        framed: Whether `whole` reads the text of a variant between prefix and suffix as it is; chat templates may strip
+            it, or leave it out.
+        checkpoint: Called every few hundred variants; what it raises ends the work.
 
     Returns:
         For each coalition the tokens that `whole` has.
@@ -86,40 +116,37 @@ def coalition_tokens(
         ValueError: If the coalitions are not about n units.
 
     Cost:
-        Each unit and each pair of units that meet is tokenised once, and a variant as a whole where a seam does not
-        hold, or where spaces at its ends are stripped. Seams are judged by the two texts that meet; what depends on
-        more is looked for in a few variants.
+        Each run of units and each pair that meets at a space is tokenised once, and a variant as a whole where it is
+        one run, is empty, or is not framed. What depends on more than that is looked for in a few variants.
     """
     if coalitions.ndim != 2 or coalitions.shape[1] != len(units):
         raise ValueError(f"coalitions must have shape (V, {len(units)}): got {coalitions.shape}")
     texts = [prefix, *units, suffix]
     first, last = (np.asarray(ids, dtype=np.int64) for ids in (head, tail))
-    tokens = [np.asarray(tokenize(text), dtype=np.int64) for text in texts]
-    seams = _Seams(tokenize, texts, tokens)
-    n_units = len(units)
+    runs, n_units = _Runs(tokenize, texts), len(units)
     members = [[unit for unit in np.flatnonzero(row).tolist() if units[unit]] for row in coalitions]
-    present = [[place for place in (0, *(unit + 1 for unit in row), n_units + 1) if texts[place]] for row in members]
-    spliced = [
-        (bool(row) or not suffix)
-        and (not stripped or _is_bare(units, row))
-        and all(seams.holds(*pair) for pair in pairwise(places))
-        for row, places in zip(members, present, strict=True)
-    ]
+    words = ["".join(units[unit] for unit in row) for row in members]
+    spliced, laid = [], []
+    for number, row in enumerate(members):
+        if number % _ROWS_PER_LOOK == 0:
+            checkpoint()
+        found = runs.of([place for place in (0, *(unit + 1 for unit in row), n_units + 1) if texts[place]])
+        spliced.append(bool(row) and len(found) > 1 and framed(words[number]))
+        laid.append(found)
 
     def side_by_side(row: int) -> Integers:
-        return np.concatenate([first, *(tokens[place] for place in present[row]), last])
+        return np.concatenate([first, *(runs.tokens(run) for run in laid[row]), last])
 
     def together(row: int) -> Integers:
-        return np.asarray(whole("".join(units[unit] for unit in members[row])), dtype=np.int64)
+        return np.asarray(whole(words[row]), dtype=np.int64)
 
-    candidates = sorted((row for row, holds in enumerate(spliced) if holds), key=lambda row: -len(present[row]))
+    candidates = sorted((row for row, holds in enumerate(spliced) if holds), key=lambda row: -len(members[row]))
     probes = candidates[:1] + candidates[1 :: max(1, len(candidates) // N_PROBES)][: N_PROBES - 1]
     if any(not np.array_equal(together(row), side_by_side(row)) for row in probes):
-        spliced = [False] * len(present)
-    sequences = [side_by_side(row) if holds else together(row) for row, holds in enumerate(spliced)]
+        spliced = [False] * len(spliced)
+    sequences = []
+    for place, holds in enumerate(spliced):
+        if place % _ROWS_PER_LOOK == 0:
+            checkpoint()
+        sequences.append(side_by_side(place) if holds else together(place))
     return CoalitionTokens(tuple(sequences), np.array(spliced, dtype=np.bool_))
-
-
-def _is_bare(units: Sequence[str], row: list[int]) -> bool:
-    """Whether a text begins and ends with something that is not stripped."""
-    return bool(row) and not units[row[0]][0].isspace() and not units[row[-1]][-1].isspace()

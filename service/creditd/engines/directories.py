@@ -36,7 +36,7 @@ def checked_path(spec: ModelSpec, root: Path) -> Path:
         raise ModelUnsuitableError(f"model {spec.id}: its path is outside the directory for models")
     if not path.is_dir():
         raise ModelUnsuitableError(f"model {spec.id}: there is no directory {spec.path} among the models")
-    for file in path.iterdir():
+    for file in path.rglob("*"):
         if not file.resolve().is_relative_to(inside):
             raise ModelUnsuitableError(f"model {spec.id}: {file.name} leads outside the directory for models")
     if not (path / "config.json").is_file():
@@ -49,9 +49,21 @@ def checked_path(spec: ModelSpec, root: Path) -> Path:
         raise ModelUnsuitableError(
             f"model {spec.id}: {found}expected weights as safetensors (save_pretrained writes them)"
         )
+    for index in path.glob("*.index.json"):
+        _check_shards(spec, index)
     if "auto_map" in read_json(spec, path / "config.json", dict):
         raise ModelUnsuitableError(f"model {spec.id}: its config asks for code of its own (auto_map), which is not run")
     return path
+
+
+def _check_shards(spec: ModelSpec, index: Path) -> None:
+    """The files that an index of weights names stand beside it."""
+    shards = read_json(spec, index, dict).get("weight_map")
+    if not isinstance(shards, dict):
+        raise ModelUnsuitableError(f"model {spec.id}: {index.name} names no files; expected what save_pretrained wrote")
+    for shard in shards.values():
+        if not isinstance(shard, str) or shard != Path(shard).name:
+            raise ModelUnsuitableError(f"model {spec.id}: {index.name} names a file that is not beside it")
 
 
 def read_json(spec: ModelSpec, file: Path, expected: type[J]) -> J:

@@ -83,9 +83,12 @@ class FakeEngine:
         self._sleep(self._per_batch_s + self._per_token_s * sum(map(self.n_tokens, works)))
         return [np.array([self._score(*pair) for pair in work], dtype=np.float64) for work in works]
 
-    def prepared(self, texts: Sequence[VariantTexts], *, alone: bool = False) -> PreparedTexts:
+    def prepared(
+        self, texts: Sequence[VariantTexts], *, alone: bool = False, checkpoint: Callable[[], None] = lambda: None
+    ) -> PreparedTexts:
         """Texts as pairs of prompt and completion."""
         del alone  # one text changes no bit of another
+        checkpoint()
         pairs = [
             (one.prompt, "".join(itertools.compress(one.units, row)))
             for one in texts

@@ -17,8 +17,9 @@ from creditd.engines.errors import ModelUnsuitableError
 from creditd.engines.memory import Reading
 from creditd.engines.model_files import bytes_of, load_files, longest_sequence
 from creditd.engines.model_spec import ModelSpec
+from creditd.engines.own_scores import check_own_scores
 from creditd.engines.reading import FLEX_ATTENTION, choose_reader
-from creditd.engines.reward_scorers import LengthScorer, TrieScorer
+from creditd.engines.reward_scorers import LengthScorer, TrieScorer, is_causal
 from creditd.engines.self_check import SelfCheck
 
 
@@ -36,6 +37,8 @@ class LoadedReward:
         max_tokens: Longest sequence.
         n_bytes: Memory of its weights.
         forward_bytes: Most memory of one forward pass beside the weights.
+        pad_id: The token before which a causal model stops reading a text's end; None where it reads all.
+        n_embeddings: Tokens that it knows.
     """
 
     spec: ModelSpec
@@ -47,6 +50,8 @@ class LoadedReward:
     max_tokens: int
     n_bytes: int
     forward_bytes: int
+    pad_id: int | None
+    n_embeddings: int
 
     @property
     def reads_tries(self) -> bool:
@@ -94,8 +99,15 @@ def _served(spec: ModelSpec, model: PreTrainedModel, tokenizer: Any) -> LoadedRe
     try:
         text = ChatText(tokenizer, spec.chat_template)
         reader = choose_reader(spec, model, longest=longest, pad_id=tokenizer.pad_token_id or 0)
+        pad_id = model.config.get_text_config().pad_token_id if is_causal(model) else None
+        check_own_scores(model, reader.scorer, longest=longest, pad_id=pad_id)
     except ModelUnsuitableError as error:
         raise ModelUnsuitableError(f"model {spec.id}: {error}") from error
+    except Exception as error:
+        # Architectures that are asked otherwise fail in ways of their own.
+        raise ModelUnsuitableError(
+            f"model {spec.id}: a {type(model).__name__} cannot be asked here ({type(error).__name__}: {error})"
+        ) from error
     return LoadedReward(
         spec=spec,
         model=model,
@@ -106,4 +118,6 @@ def _served(spec: ModelSpec, model: PreTrainedModel, tokenizer: Any) -> LoadedRe
         max_tokens=longest,
         n_bytes=bytes_of(model),
         forward_bytes=reader.forward_bytes,
+        pad_id=pad_id,
+        n_embeddings=int(model.get_input_embeddings().num_embeddings),
     )

@@ -7,7 +7,7 @@ A request prepares its texts once, on any thread, and submits what it prepared; 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeAlias
@@ -178,12 +178,15 @@ class Engine(Protocol):
 class TextScorer(Engine, Protocol):
     """A reward model that takes texts."""
 
-    def prepared(self, texts: Sequence[VariantTexts], *, alone: bool = False) -> PreparedTexts:
+    def prepared(
+        self, texts: Sequence[VariantTexts], *, alone: bool = False, checkpoint: Callable[[], None] = lambda: None
+    ) -> PreparedTexts:
         """Texts as the model reads them; may take a while, and may be called from any thread.
 
         Args:
             texts: Prompts with their completions.
             alone: Whether each prompt is run by itself, so that no other changes a bit of its rewards.
+            checkpoint: Called now and then; what it raises ends the work.
         """
 
     def submit(self, prepared: PreparedTexts, expires_s: float = float("inf")) -> Future[ScoredTexts]:

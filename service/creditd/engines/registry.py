@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 from creditd.engines.errors import EngineError, ModelUnsuitableError
 from creditd.engines.model_spec import ModelKind, ModelSpec
 from creditd.engines.protocol import Engine, EngineStatus, TextEmbedder, TextScorer
 
+E = TypeVar("E")
 AnyEngine: TypeAlias = TextScorer | TextEmbedder
 
 
@@ -131,7 +132,7 @@ def _scorer(spec: ModelSpec, root: Path | None, report: Callable[[str], None]) -
         from creditd.engines.reward_engine import RewardEngine  # noqa: PLC0415 - torch, only where it is used
     except ModuleNotFoundError as error:
         raise _no_torch(spec, error) from error
-    return RewardEngine.load(spec, _root_of(spec, root))
+    return _loaded(RewardEngine.load, spec, _root_of(spec, root))
 
 
 def _embedder(spec: ModelSpec, root: Path | None) -> TextEmbedder:
@@ -141,7 +142,18 @@ def _embedder(spec: ModelSpec, root: Path | None) -> TextEmbedder:
         from creditd.engines.embedding_engine import EmbeddingEngine  # noqa: PLC0415 - torch, only where it is used
     except ModuleNotFoundError as error:
         raise _no_torch(spec, error) from error
-    return EmbeddingEngine.load(spec, _root_of(spec, root))
+    return _loaded(EmbeddingEngine.load, spec, _root_of(spec, root))
+
+
+def _loaded(load: Callable[[ModelSpec, Path], E], spec: ModelSpec, root: Path) -> E:
+    """An engine of this process; whatever keeps it from loading is said in one sentence."""
+    try:
+        return load(spec, root)
+    except EngineError:
+        raise
+    except Exception as error:
+        # Architectures that nobody has tried fail in ways of their own.
+        raise ModelUnsuitableError(f"model {spec.id} cannot be served: {type(error).__name__}: {error}") from error
 
 
 def _root_of(spec: ModelSpec, root: Path | None) -> Path:

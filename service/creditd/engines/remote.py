@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass, field
 
@@ -135,7 +135,9 @@ class RemoteEngine:
         except CancelledError as error:
             raise EngineStoppedError("the engine is stopped") from error
 
-    def prepared(self, texts: Sequence[VariantTexts], *, alone: bool = False) -> PreparedTexts:
+    def prepared(
+        self, texts: Sequence[VariantTexts], *, alone: bool = False, checkpoint: Callable[[], None] = lambda: None
+    ) -> PreparedTexts:
         """Texts as the server is asked for them: whole, each different one once.
 
         How long a text is for the model is not known here: the server says so, of each by itself.
@@ -143,6 +145,7 @@ class RemoteEngine:
         Args:
             texts: Prompts with their completions.
             alone: Whether each prompt has to be run by itself, of which nobody can be sure here.
+            checkpoint: Called before the work; what it raises ends it.
 
         Returns:
             The work; its usage has the different texts, and no tokens.
@@ -150,6 +153,7 @@ class RemoteEngine:
         Raises:
             ModelUnsuitableError: If a prompt has messages and the server takes none, or `alone` is asked for.
         """
+        checkpoint()
         if alone:
             raise ModelUnsuitableError(
                 "which texts another server runs together is not known; expected deterministic to be false"

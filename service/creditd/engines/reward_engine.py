@@ -28,7 +28,7 @@ from creditd.engines.protocol import (
     TextFailure,
     VariantTexts,
 )
-from creditd.engines.reward_scorers import LengthScorer, TrieScorer, Variants
+from creditd.engines.reward_scorers import LengthScorer, TrieScorer, Variants, read_part
 
 Floats: TypeAlias = NDArray[np.float64]
 Integers: TypeAlias = NDArray[np.int64]
@@ -115,12 +115,15 @@ class RewardEngine:
         spec = self._loaded.spec
         return repr((spec.id, spec.revision, spec.dtype, self._loaded.text.identity, spec.head))
 
-    def prepared(self, texts: Sequence[VariantTexts], *, alone: bool = False) -> PreparedTexts:
+    def prepared(
+        self, texts: Sequence[VariantTexts], *, alone: bool = False, checkpoint: Callable[[], None] = lambda: None
+    ) -> PreparedTexts:
         """Texts as the model reads them; nothing is ever cut.
 
         Args:
             texts: Prompts with their completions.
             alone: Whether each prompt is run by itself, so that no other changes a bit of its rewards.
+            checkpoint: Called now and then; what it raises ends the work.
 
         Returns:
             The work of all variants that fit, and why the others do not.
@@ -128,19 +131,23 @@ class RewardEngine:
         Cost:
             Tokenises each unit once wherever that is the same as tokenising each variant.
         """
-        found = [self._tokens_of(one) for one in texts]
+        found = [self._tokens_of(one, checkpoint) for one in texts]
         failures: dict[int, TextFailure] = {}
         parts: list[list[Integers]] = []
         n_variants = n_spliced = 0
         for one, tokens in zip(texts, found, strict=True):
             kept: list[Integers] = []
             for row in range(one.n_variants):
-                failure = tokens if isinstance(tokens, TextFailure) else self._failure(len(tokens.sequences[row]))
+                if isinstance(tokens, TextFailure):
+                    failures[n_variants + row] = tokens
+                    continue
+                sequence = tokens.sequences[row]
+                failure = self._failure(sequence)
                 if failure is not None:
                     failures[n_variants + row] = failure
-                elif not isinstance(tokens, TextFailure):
-                    kept.append(tokens.sequences[row])
-                    n_spliced += len(tokens.sequences[row]) * bool(tokens.spliced[row])
+                    continue
+                kept.append(read_part(sequence, self._loaded.pad_id))
+                n_spliced += len(kept[-1]) * bool(tokens.spliced[row])
             n_variants += one.n_variants
             parts.append(kept)
         if not alone:
@@ -191,15 +198,23 @@ class RewardEngine:
         """Finish the batch that is being run, fail what waits, and end the thread."""
         self._batcher.close(timeout_s)
 
-    def _tokens_of(self, texts: VariantTexts) -> CoalitionTokens | TextFailure:
+    def _tokens_of(self, texts: VariantTexts, checkpoint: Callable[[], None]) -> CoalitionTokens | TextFailure:
+        checkpoint()
         try:
-            return self._loaded.text.variants(texts)
+            return self._loaded.text.variants(texts, checkpoint)
         except ModelUnsuitableError as error:
             return TextFailure("invalid_request", str(error))
 
-    def _failure(self, n_tokens: int) -> TextFailure | None:
+    def _failure(self, sequence: Integers) -> TextFailure | None:
         longest = self._loaded.max_tokens
-        if 0 < n_tokens <= longest:
-            return None
-        detail = f"got {n_tokens} tokens with the prompt; the model reads 1 to {longest}, and nothing is cut"
-        return TextFailure("context_exceeded", detail)
+        if len(sequence) > longest:
+            detail = (
+                f"got {len(sequence)} tokens with the prompt; the model reads at most {longest}, and nothing is cut"
+            )
+            return TextFailure("context_exceeded", detail)
+        if not len(sequence):
+            return TextFailure("invalid_request", "prompt and text have no token together; expected at least one")
+        if int(sequence.max()) >= self._loaded.n_embeddings:
+            detail = "the text has a token of the tokenizer that the model has no embedding for"
+            return TextFailure("invalid_request", detail)
+        return None

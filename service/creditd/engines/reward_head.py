@@ -51,6 +51,7 @@ class RewardHead:
             )
         if any(not 0 <= label < n_labels for label in named):
             raise ModelUnsuitableError(f"the head has {n_labels} labels; got the labels {named}")
+        self._n_labels = n_labels
         self.original = found[0]
         self.module = copy.deepcopy(self.original).float()
         self._choice = choice
@@ -65,7 +66,10 @@ class RewardHead:
             Shape (V,), float64, computed in float32.
         """
         with torch.inference_mode():
-            return self.of_logits(self.module(states.float()))
+            logits = self.module(states.float())
+        if logits.shape != (len(states), self._n_labels):
+            raise RuntimeError(f"the head gave {tuple(logits.shape)}; expected {(len(states), self._n_labels)}")
+        return self.of_logits(logits)
 
     def of_logits(self, logits: torch.Tensor) -> Floats:
         """Rewards of logits of shape (V, labels), shape (V,), float64."""

@@ -28,6 +28,10 @@ Floats: TypeAlias = NDArray[np.float64]
 Integers: TypeAlias = NDArray[np.int64]
 
 
+_LEAST_ROUNDING, _ROUNDING_STEPS = 1e-4, 4
+"""Share of the largest state, and steps of the model's type, up to which a difference is rounding."""
+
+
 @dataclass(frozen=True)
 class Variants:
     """Token sequences to score, as they are asked.
@@ -63,7 +67,11 @@ class Variants:
 
 
 class TrieScorer:
-    """A causal reward model that reads tries."""
+    """A causal reward model that reads tries.
+
+    Attributes:
+        choice: Which number of its head is the reward.
+    """
 
     def __init__(
         self, model: PreTrainedModel, choice: HeadChoice, *, most_nodes: int, masks: Masks | None = None
@@ -77,6 +85,7 @@ class TrieScorer:
             masks: In the form that its attention takes. None: a cell for each two nodes.
         """
         self._backbone = model.base_model
+        self.choice = choice
         self._head = RewardHead(model, choice)
         self._most_nodes = most_nodes
         self._masks = masks
@@ -100,7 +109,11 @@ class TrieScorer:
 
 
 class LengthScorer:
-    """A reward model of any kind, by padded batches of sequences of nearly equal length."""
+    """A reward model of any kind, by padded batches of sequences of nearly equal length.
+
+    Attributes:
+        choice: Which number of its head is the reward.
+    """
 
     def __init__(self, model: PreTrainedModel, choice: HeadChoice, *, most_tokens: int, pad_id: int) -> None:
         """Take a loaded model.
@@ -112,6 +125,7 @@ class LengthScorer:
             pad_id: Fills up what is shorter; masked, so any token does.
         """
         self._model = model
+        self.choice = choice
         self._head = RewardHead(model, choice)
         self._most_tokens = most_tokens
         self._pad_id = pad_id
@@ -163,20 +177,44 @@ def is_causal(model: PreTrainedModel) -> bool:
         model: For sequence classification.
 
     Returns:
-        Whether changing the last token leaves the state of the first one as it is.
+        Whether changing all tokens but the first leaves the state of the first one as it is, but for rounding: experts
+        that are chosen by all tokens of a pass change its last bits.
 
     Cost:
-        Two forward passes of two tokens.
+        Two forward passes of a few tokens.
     """
     with torch.inference_mode():
         # In passes of their own: rows of one pass may be rounded otherwise, by the place that they have in it.
         first, second = (
             model.base_model(
-                input_ids=(row := torch.tensor([[1, last]], device=model.device)), attention_mask=torch.ones_like(row)
-            ).last_hidden_state[:, 0]
-            for last in (1, 2)
+                input_ids=(row := torch.tensor([[1, *tokens]], device=model.device)),
+                attention_mask=torch.ones_like(row),
+            )
+            .last_hidden_state[:, 0]
+            .float()
+            for tokens in ((2, 3, 4, 5, 6), (6, 5, 7, 3, 8))
         )
-    return bool(torch.equal(first, second))
+    rounding = max(_LEAST_ROUNDING, _ROUNDING_STEPS * torch.finfo(model.dtype).eps)
+    return bool((first - second).abs().max() <= rounding * first.abs().max())
+
+
+def read_part(sequence: Integers, pad_id: int | None) -> Integers:
+    """The tokens of a sequence up to the one whose state a causal model's head reads.
+
+    Transformers' models for sequence classification read the last token that is not padding, whatever the mask says: of
+    a text that ends with the padding token itself they read the one before.
+
+    Args:
+        sequence: Token ids, at least one.
+        pad_id: The padding token of the model's configuration. None: the last token is read.
+
+    Returns:
+        A beginning of the sequence; the first token of one that has nothing else.
+    """
+    if pad_id is None or sequence[-1] != pad_id:
+        return sequence
+    others = np.flatnonzero(sequence != pad_id)
+    return sequence[: int(others[-1]) + 1] if len(others) else sequence[:1]
 
 
 def length_turn(model: PreTrainedModel) -> int | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -100,14 +100,13 @@ async def answer_with_model(
     queue_s = time.perf_counter() - received_s
     for engine in engines:
         questions = await caller.run(partial(_questions, asked, engine.spec.kind, options, sets, resources.limits))
-        alone = {"alone": asked.deterministic} if engine.spec.kind == "reward" else {}
         if asked.dry_run:
             texts = await caller.run(questions.ask)
-            usage += (await caller.read(partial(engine.prepared, texts, **alone))).usage
+            usage += (await caller.read(_reading(engine, texts, asked, deadline))).usage
             continue
         cost = EngineUsage()
         while texts := await caller.run(questions.ask):
-            found = await _answer_of(engine, partial(engine.prepared, texts, **alone), caller)
+            found = await _answer_of(engine, _reading(engine, texts, asked, deadline), caller)
             cost += found.usage
             await caller.run(partial(_tell, questions, found))
         resources.metrics.count_engine(engine.spec.id, cost)
@@ -117,6 +116,16 @@ async def answer_with_model(
     if asked.dry_run:
         return Answer(encode(head), batch.sets.n_sets, {}, {})
     return await caller.run(partial(_answered, batch, options, sets, head, resources, deadline, encode))
+
+
+def _reading(
+    engine: AnyEngine, texts: Sequence[Any], asked: ShapleyRequest, deadline: Deadline
+) -> Callable[[], PreparedTexts]:
+    """The work of making tokens of texts; what takes long ends with the deadline."""
+    prepared: Callable[..., PreparedTexts] = engine.prepared
+    if engine.spec.kind == "embedding":
+        return partial(prepared, texts)
+    return partial(prepared, texts, alone=asked.deterministic, checkpoint=deadline.check)
 
 
 def _answered(
@@ -243,7 +252,11 @@ def _rewards_or_utilities(
         texts,
         rendering=CoalitionText(utility.template.before, utility.template.after, utility.empty),
         rule=options.rule,
-        estimator=EstimatorOptions(**asked.estimator.model_dump()),
+        # The price is that of the whole budget: nobody knows beforehand when an estimate will be good enough.
+        estimator=EstimatorOptions(
+            **asked.estimator.model_dump(exclude={"target_standard_error"}),
+            target_standard_error=None if asked.dry_run else asked.estimator.target_standard_error,
+        ),
         most_players=limits.candidates,
         most_evaluations=limits.evaluations,
         most_characters=limits.model_characters,

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from typing import Annotated, Literal
-from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 from typing_extensions import Self
 
 from creditd.engines.model_spec import HeadChoice, ModelSpec, RemoteChoice
+
+_ORIGIN = re.compile(r"https?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:(?P<port>\d{1,5}))?/?")
 
 
 class _Entry(BaseModel):
@@ -62,11 +63,9 @@ class RemoteSettings(_Entry):
     @field_validator("url")
     @classmethod
     def _is_an_origin(cls, url: str) -> str:
-        parts = urlsplit(url)
-        if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username or parts.query:
-            raise ValueError("expected http://host:port or https://host:port")
-        if parts.path not in {"", "/"}:
-            raise ValueError("expected no path: the route is a setting of its own")
+        match = _ORIGIN.fullmatch(url)
+        if match is None or not 1 <= int(match["port"] or 80) <= 65535:
+            raise ValueError("expected http://host:port or https://host:port and nothing behind it")
         return url.rstrip("/")
 
     @model_validator(mode="after")
