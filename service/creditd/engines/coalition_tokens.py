@@ -1,12 +1,14 @@
 """The tokens of every coalition of the units of a text, with each unit tokenised once wherever that is the same.
 
-Tokenizers split texts at spaces before anything else, and look at what stands between two spaces as a whole. So units
-that meet without a space are one run, and so are two whose texts together have other tokens than apart, which is looked
-at once for each two that meet. Each run that occurs is tokenised once, and runs are put side by side as tokens.
+Tokenizers split texts before spaces and behind line breaks before anything else, and look at what stands between as a
+whole. So units that meet anywhere else are one run, and so are two whose words at the seam have other tokens together
+than apart, which is looked at once for each two that meet. Each run that occurs is tokenised once, and runs are put
+side by side as tokens.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -20,6 +22,7 @@ Tokenize: TypeAlias = Callable[[str], Sequence[int] | Integers]
 Run: TypeAlias = tuple[int, ...]
 """Places of texts that meet without a space."""
 
+_WORD = re.compile(r"\s*\S+")
 N_PROBES = 4
 """Spliced variants that are tokenised as a whole after all, the longest among them: one that differs undoes all."""
 _ROWS_PER_LOOK = 256
@@ -45,40 +48,71 @@ class CoalitionTokens:
 
 @dataclass
 class _Runs:
-    """Tokens of runs of texts, and which runs may stand behind which; each is looked at once."""
+    """Tokens of runs of texts, and where runs end; each is looked at once."""
 
     tokenize: Tokenize
     texts: Sequence[str]
     known: dict[Run, Integers] = field(default_factory=dict)
-    seams: dict[tuple[int, int], bool] = field(default_factory=dict)
+    words: dict[str, list[int]] = field(default_factory=dict)
+    seams: dict[tuple[str, str], bool] = field(default_factory=dict)
+
+    def text(self, run: Sequence[int]) -> str:
+        """The texts of a run, one behind the other."""
+        return "".join(self.texts[place] for place in run)
 
     def tokens(self, run: Run) -> Integers:
         """Tokens of the texts of a run together."""
         if run not in self.known:
-            text = "".join(self.texts[place] for place in run)
-            self.known[run] = np.asarray(self.tokenize(text), dtype=np.int64)
+            self.known[run] = np.asarray(self.tokenize(self.text(run)), dtype=np.int64)
         return self.known[run]
 
     def of(self, places: Sequence[int]) -> list[Run]:
         """Texts that follow each other as runs."""
-        runs: list[list[int]] = []
+        pieces: list[list[int]] = []
         for place in places:
-            if runs and not self.holds(runs[-1][-1], place):
-                runs[-1].append(place)
+            if pieces and not _splits(self.texts[pieces[-1][-1]], self.texts[place]):
+                pieces[-1].append(place)
             else:
-                runs.append([place])
+                pieces.append([place])
+        runs: list[list[int]] = []
+        for piece in pieces:
+            if runs and not self.holds(_end_of(self.text(runs[-1])), _beginning_of(self.text(piece))):
+                runs[-1] += piece
+            else:
+                runs.append(piece)
         return [tuple(run) for run in runs]
 
-    def holds(self, left: int, right: int) -> bool:
-        """Whether a run ends between two texts: they meet at a space, and have the same tokens together and apart."""
+    def holds(self, left: str, right: str) -> bool:
+        """Whether the words of a seam have the same tokens together and apart."""
         pair = (left, right)
-        if pair not in self.seams and not (self.texts[left][-1].isspace() or self.texts[right][0].isspace()):
-            self.seams[pair] = False
         if pair not in self.seams:
-            together = np.asarray(self.tokenize(self.texts[left] + self.texts[right]), dtype=np.int64)
-            apart = np.concatenate([self.tokens((left,)), self.tokens((right,))])
-            self.seams[pair] = np.array_equal(together, apart)
+            self.seams[pair] = list(self.tokenize(left + right)) == [*self.of_words(left), *self.of_words(right)]
         return self.seams[pair]
+
+    def of_words(self, text: str) -> list[int]:
+        """Tokens of the words at a seam."""
+        if text not in self.words:
+            self.words[text] = list(self.tokenize(text))
+        return self.words[text]
+
+
+def _splits(left: str, right: str) -> bool:
+    """Whether a tokenizer looks at two texts apart: a space begins the second, or a line break ends the first."""
+    if right[0].isspace():
+        return not left[-1].isspace()
+    return left[-1] in "\r\n"
+
+
+def _end_of(text: str) -> str:
+    """The last two words of a text, with the spaces before them."""
+    found = list(_WORD.finditer(text))
+    return text[found[-2].start() :] if len(found) > 1 else text
+
+
+def _beginning_of(text: str) -> str:
+    """The first two words of a text, with the spaces before them."""
+    found = list(_WORD.finditer(text))
+    return text[: found[1].end()] if len(found) > 1 else text
 
 
 def coalition_tokens(
