@@ -145,6 +145,7 @@ WITHOUT_TORCH = {
             "directories",
             "errors",
             "fake",
+            "local_engine",
             "model_spec",
             "protocol",
             "registry",

@@ -10,15 +10,16 @@ from pathlib import Path
 
 import numpy as np
 
-from creditd.engines.batching import Answered, Batcher
+from creditd.engines.batching import Answered
 from creditd.engines.delivery import submitted
 from creditd.engines.embedding_loading import LoadedEmbedding, load_embedding
+from creditd.engines.local_engine import LocalEngine
 from creditd.engines.model_spec import ModelSpec
-from creditd.engines.protocol import EmbeddedTexts, EngineStatus, EngineUsage, PreparedTexts, TextFailure
+from creditd.engines.protocol import EmbeddedTexts, EngineUsage, PreparedTexts, TextFailure
 from creditd.engines.reward_scorers import Variants
 
 
-class EmbeddingEngine:
+class EmbeddingEngine(LocalEngine[LoadedEmbedding, Variants]):
     """A loaded embedding model and the thread that runs it: a `TextEmbedder`.
 
     Texts are read as they are: no prompt or instruction stands before them, also where the files of the model name one
@@ -32,15 +33,7 @@ class EmbeddingEngine:
             loaded: The model.
             clock: Monotonic seconds.
         """
-        self._loaded = loaded
-        self._clock = clock
-        self._batcher = Batcher[Variants](
-            loaded.scorer,
-            batch_tokens=loaded.spec.batch_tokens,
-            max_queued_tokens=loaded.spec.max_queued_tokens,
-            name=f"creditd-engine-{loaded.spec.id}",
-            clock=clock,
-        )
+        super().__init__(loaded, loaded.scorer, clock)
 
     @classmethod
     def load(cls, spec: ModelSpec, root: Path) -> EmbeddingEngine:
@@ -57,11 +50,6 @@ class EmbeddingEngine:
             Reading the weights, and some tokens.
         """
         return cls(load_embedding(spec, root))
-
-    @property
-    def spec(self) -> ModelSpec:
-        """The model, as it was registered."""
-        return self._loaded.spec
 
     @property
     def identity(self) -> str:
@@ -113,27 +101,6 @@ class EmbeddingEngine:
             EngineStoppedError: If the engine is closed, or its thread has ended.
         """
         return submitted(prepared, self._batcher, expires_s, partial(self._embedded, prepared))
-
-    def status(self) -> EngineStatus:
-        """What can be said of the engine now."""
-        loaded, batcher = self._loaded, self._batcher
-        return EngineStatus(
-            spec=loaded.spec,
-            backend="local",
-            n_bytes=loaded.n_bytes,
-            max_tokens=loaded.max_tokens,
-            reads_tries=False,
-            attention=str(loaded.model.config._attn_implementation),  # noqa: SLF001 - transformers has no other name
-            working_bytes=loaded.forward_bytes,
-            queued_tokens=batcher.queued_tokens,
-            n_batches=batcher.n_batches,
-            silent_s=self._clock() - batcher.last_beat_s if batcher.queued_tokens else 0.0,
-            alive=batcher.is_alive,
-        )
-
-    def close(self, timeout_s: float | None = None) -> None:
-        """Finish the batch that is being run, fail what waits, and end the thread."""
-        self._batcher.close(timeout_s)
 
     def _failure(self, n_tokens: int) -> TextFailure | None:
         longest = self._loaded.max_tokens

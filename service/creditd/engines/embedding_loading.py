@@ -89,6 +89,16 @@ class LoadedEmbedding:
     n_bytes: int
     forward_bytes: int
 
+    @property
+    def reads_tries(self) -> bool:
+        """Whether distinct prefixes are computed once: an encoder reads no tries."""
+        return False
+
+    @property
+    def attention(self) -> str:
+        """What runs its attention, as registrations name it."""
+        return str(self.model.config._attn_implementation)  # noqa: SLF001 - transformers has no other name for it
+
 
 def load_embedding(spec: ModelSpec, root: Path) -> LoadedEmbedding:
     """Load an embedding model and ask it once.

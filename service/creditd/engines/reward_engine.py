@@ -14,14 +14,13 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from creditd.engines.batching import Batcher
 from creditd.engines.coalition_tokens import CoalitionTokens
 from creditd.engines.delivery import scored, submitted
 from creditd.engines.errors import ModelUnsuitableError
 from creditd.engines.loading import LoadedReward, load_reward
+from creditd.engines.local_engine import LocalEngine
 from creditd.engines.model_spec import ModelSpec
 from creditd.engines.protocol import (
-    EngineStatus,
     EngineUsage,
     PreparedTexts,
     ScoredTexts,
@@ -67,7 +66,7 @@ class _WorkScorer:
         ]
 
 
-class RewardEngine:
+class RewardEngine(LocalEngine[LoadedReward, RewardWork]):
     """A loaded reward model and the thread that runs it: a `TextScorer`."""
 
     def __init__(self, loaded: LoadedReward, clock: Callable[[], float] = time.monotonic) -> None:
@@ -77,16 +76,8 @@ class RewardEngine:
             loaded: The model.
             clock: Monotonic seconds.
         """
-        self._loaded = loaded
-        self._clock = clock
         self._scorer = _WorkScorer(loaded.scorer)
-        self._batcher = Batcher[RewardWork](
-            self._scorer,
-            batch_tokens=loaded.spec.batch_tokens,
-            max_queued_tokens=loaded.spec.max_queued_tokens,
-            name=f"creditd-engine-{loaded.spec.id}",
-            clock=clock,
-        )
+        super().__init__(loaded, self._scorer, clock)
 
     @classmethod
     def load(cls, spec: ModelSpec, root: Path) -> RewardEngine:
@@ -103,11 +94,6 @@ class RewardEngine:
             Reading the weights, and some two thousand tokens.
         """
         return cls(load_reward(spec, root))
-
-    @property
-    def spec(self) -> ModelSpec:
-        """The model, as it was registered."""
-        return self._loaded.spec
 
     @property
     def identity(self) -> str:
@@ -176,27 +162,6 @@ class RewardEngine:
             EngineStoppedError: If the engine is closed, or its thread has ended.
         """
         return submitted(prepared, self._batcher, expires_s, partial(scored, prepared))
-
-    def status(self) -> EngineStatus:
-        """What can be said of the engine now."""
-        loaded, batcher = self._loaded, self._batcher
-        return EngineStatus(
-            spec=loaded.spec,
-            backend="local",
-            n_bytes=loaded.n_bytes,
-            max_tokens=loaded.max_tokens,
-            reads_tries=loaded.reads_tries,
-            attention=loaded.attention,
-            working_bytes=loaded.forward_bytes,
-            queued_tokens=batcher.queued_tokens,
-            n_batches=batcher.n_batches,
-            silent_s=self._clock() - batcher.last_beat_s if batcher.queued_tokens else 0.0,
-            alive=batcher.is_alive,
-        )
-
-    def close(self, timeout_s: float | None = None) -> None:
-        """Finish the batch that is being run, fail what waits, and end the thread."""
-        self._batcher.close(timeout_s)
 
     def _tokens_of(self, texts: VariantTexts, checkpoint: Callable[[], None]) -> CoalitionTokens | TextFailure:
         checkpoint()

@@ -1,0 +1,90 @@
+"""What every engine of this process has: a loaded model, the thread that runs it, and an account of both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Generic, Protocol, TypeVar
+
+from creditd.engines.batching import Batcher, Scorer
+from creditd.engines.model_spec import ModelSpec
+from creditd.engines.protocol import EngineStatus
+
+
+class Loaded(Protocol):
+    """A model in memory, as far as every engine has one."""
+
+    @property
+    def spec(self) -> ModelSpec:
+        """As it was registered."""
+
+    @property
+    def n_bytes(self) -> int:
+        """Memory of its weights."""
+
+    @property
+    def forward_bytes(self) -> int:
+        """Most memory of one forward pass beside the weights."""
+
+    @property
+    def max_tokens(self) -> int:
+        """Longest sequence."""
+
+    @property
+    def reads_tries(self) -> bool:
+        """Whether distinct prefixes are computed once."""
+
+    @property
+    def attention(self) -> str:
+        """What runs its attention, as registrations name it."""
+
+
+L = TypeVar("L", bound=Loaded)
+W = TypeVar("W")
+
+
+class LocalEngine(Generic[L, W]):
+    """A loaded model and the thread that runs it."""
+
+    def __init__(self, loaded: L, scorer: Scorer[W], clock: Callable[[], float]) -> None:
+        """Start the thread.
+
+        Args:
+            loaded: The model.
+            scorer: How it is asked.
+            clock: Monotonic seconds.
+        """
+        self._loaded = loaded
+        self._clock = clock
+        self._batcher = Batcher[W](
+            scorer,
+            batch_tokens=loaded.spec.batch_tokens,
+            max_queued_tokens=loaded.spec.max_queued_tokens,
+            name=f"creditd-engine-{loaded.spec.id}",
+            clock=clock,
+        )
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The model, as it was registered."""
+        return self._loaded.spec
+
+    def status(self) -> EngineStatus:
+        """What can be said of the engine now."""
+        loaded, batcher = self._loaded, self._batcher
+        return EngineStatus(
+            spec=loaded.spec,
+            backend="local",
+            n_bytes=loaded.n_bytes,
+            max_tokens=loaded.max_tokens,
+            reads_tries=loaded.reads_tries,
+            attention=loaded.attention,
+            working_bytes=loaded.forward_bytes,
+            queued_tokens=batcher.queued_tokens,
+            n_batches=batcher.n_batches,
+            silent_s=self._clock() - batcher.last_beat_s if batcher.queued_tokens else 0.0,
+            alive=batcher.is_alive,
+        )
+
+    def close(self, timeout_s: float | None = None) -> None:
+        """Finish the batch that is being run, fail what waits, and end the thread."""
+        self._batcher.close(timeout_s)
