@@ -259,3 +259,36 @@ def test_many_small_requests_are_nearly_as_fast_as_one_large():
     tokens_s = 1e-6 * n_callers * n_tokens
     assert sum(map(len, scorer.batches)) == n_callers
     assert (0.002 + tokens_s) / (0.002 * len(scorer.batches) + tokens_s) >= 0.7
+
+
+def test_others_have_their_turn_between_the_slices_of_a_work(scorer, batcher):
+    """A large work comes in slices; what came after it is not behind all of them, and its scores are in order."""
+    first = held(scorer, batcher)
+    large = batcher.submit_slices([[1.0] * 6, [2.0] * 6, [3.0] * 6])
+    small = batcher.submit([4.0])
+    assert batcher.queued_tokens == 20
+    scorer.gate.set()
+    first.result(PATIENCE_S)
+    assert large.result(PATIENCE_S).scores.tolist() == [2.0] * 6 + [4.0] * 6 + [6.0] * 6
+    assert small.result(PATIENCE_S).scores.tolist() == [8.0]
+    assert scorer.batches == [[[0.0]], [[1.0] * 6, [4.0]], [[2.0] * 6], [[3.0] * 6]]
+    assert batcher.queued_tokens == 0
+
+
+def test_a_work_of_slices_fails_or_ends_as_a_whole(scorer, batcher):
+    """A slice that fails fails its work, and the rest of it counts no more; so does the rest of one that was left."""
+    failing = batcher.submit_slices([[1.0], [-1], [2.0]])
+    with pytest.raises(EngineFailedError):
+        failing.result(PATIENCE_S)
+    held(scorer, batcher)
+    left = batcher.submit_slices([[1.0], [2.0]])
+    left.unwanted = True
+    closing = threading.Thread(target=batcher.close)
+    waiting = batcher.submit_slices([[3.0] * 8, [4.0] * 8])
+    closing.start()
+    scorer.gate.set()
+    closing.join(PATIENCE_S)
+    for future in (left, waiting):
+        with pytest.raises((EngineExpiredError, EngineStoppedError)):
+            future.result(PATIENCE_S)
+    assert batcher.queued_tokens == 0

@@ -14,6 +14,7 @@ from creditd.engines.errors import EngineStoppedError  # noqa: E402
 from creditd.engines.model_spec import ModelSpec  # noqa: E402
 from creditd.engines.protocol import VariantTexts  # noqa: E402
 from creditd.engines.reward_engine import RewardEngine  # noqa: E402
+from creditd.engines.reward_scorers import Variants  # noqa: E402
 from engines.saved import TEMPLATE, saved, tokenizer  # noqa: E402
 
 PATIENCE_S = 60.0
@@ -173,6 +174,27 @@ def test_prompts_that_are_run_alone_have_equal_bits_in_any_request(engine):
         assert alone.tolist() == row.tolist()
     shared = engine.submit(engine.prepared(texts)).result(PATIENCE_S).rewards.reshape(4, 3)
     assert np.abs(shared - together).max() <= AGREEMENT
+
+
+@pytest.mark.parametrize("name", ["llama", "bert"])
+def test_a_large_work_is_run_in_slices(tmp_path, name):
+    """Scores come back in the order of the variants, at little more than the cost of one piece."""
+    saved(tmp_path / "rm", name)
+    engine = RewardEngine.load(ModelSpec("rm", Path("rm"), batch_tokens=32, chunk_tokens=32), tmp_path)
+    units = tuple(f" unit {n}" for n in range(6))
+    coalitions = np.array(list(itertools.product([False, True], repeat=6)))
+    coalitions = np.concatenate([coalitions, coalitions[::-1]])[np.random.default_rng(0).permutation(128)]
+    prepared = engine.prepared([VariantTexts("a question", units, coalitions)])
+    assert len(prepared.work.parts) > 1
+    found = engine.submit(prepared).result(PATIENCE_S)
+    texts = ["".join(itertools.compress(units, row)) for row in coalitions]
+    expected = dict(zip(set(texts), one_by_one(engine, "a question", set(texts)), strict=True))
+    assert found.rewards == pytest.approx([expected[text] for text in texts], abs=AGREEMENT)
+    assert found.usage.evaluations == 64
+    assert engine.status().n_batches == len(prepared.work.parts)
+    whole = engine._loaded.scorer.n_tokens(Variants(tuple(engine._loaded.text.tokens("a question", t) for t in texts)))
+    assert whole <= found.usage.tokens_computed <= whole + len(prepared.work.parts) * 40
+    engine.close(PATIENCE_S)
 
 
 def test_cancelled_work_is_dropped(engine):

@@ -86,11 +86,40 @@ class WorkFuture(Future[Answered]):
 
 @dataclass
 class _Job(Generic[W]):
-    work: W
-    n_tokens: int
+    """A work in slices, of which one is run at a time.
+
+    Attributes:
+        slices: Those that have not been run, with their tokens.
+        expires_s: When nobody waits any more.
+        waits_since_s: When it was queued last.
+        future: The scores of all slices.
+        scores: Those of the slices that were run.
+        queue_s: What it waited so far.
+        engine_s: What it took of the device so far.
+    """
+
+    slices: deque[tuple[W, int]]
     expires_s: float
-    queued_s: float
+    waits_since_s: float
     future: WorkFuture = field(default_factory=WorkFuture)
+    scores: list[Floats] = field(default_factory=list)
+    queue_s: float = 0.0
+    engine_s: float = 0.0
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens that have not been run."""
+        return sum(n_tokens for _, n_tokens in self.slices)
+
+    @property
+    def n_next(self) -> int:
+        """Tokens of the next slice."""
+        return self.slices[0][1]
+
+    def fail(self, error: EngineError) -> None:
+        """Say that there will be no scores, if anybody still waits."""
+        if self.future.running() or self.future.set_running_or_notify_cancel():
+            self.future.set_exception(error)
 
 
 class Batcher(Generic[W]):
@@ -150,13 +179,30 @@ class Batcher(Generic[W]):
                 whatever its size.
             EngineStoppedError: If the engine is closed or its thread has ended.
         """
-        job = _Job(work, self._scorer.n_tokens(work), expires_s, self._clock())
+        return self.submit_slices([work], expires_s)
+
+    def submit_slices(self, works: Sequence[W], expires_s: float = float("inf")) -> WorkFuture:
+        """Queue a work in slices: others have their turn between two of them.
+
+        Args:
+            works: At least one.
+            expires_s: When nobody waits any more, on the clock.
+
+        Returns:
+            The scores of all slices to come, one after another; else as `submit`.
+
+        Raises:
+            EngineOverloadedError: As `submit`.
+            EngineStoppedError: As `submit`.
+        """
+        job = _Job(deque((work, self._scorer.n_tokens(work)) for work in works), expires_s, self._clock())
+        n_tokens = job.n_tokens
         with self._changed:
             if self._closed or not self._thread.is_alive():
                 raise EngineStoppedError("the engine is stopped")
-            if self._is_too_much(job):
+            if self._is_too_much(n_tokens):
                 self._drop_unwanted()
-            if self._is_too_much(job):
+            if self._is_too_much(n_tokens):
                 wait_s = min(LONGEST_RETRY_S, max(1.0, self.queued_tokens / self._tokens_per_s))
                 raise EngineOverloadedError(
                     f"{self.queued_tokens} tokens wait for this model; expected at most {self._max_queued_tokens} "
@@ -166,25 +212,19 @@ class Batcher(Generic[W]):
             if not self.queued_tokens:
                 self.beat()  # silence is counted from the first work on
             self._queue.append(job)
-            self.queued_tokens += job.n_tokens
+            self.queued_tokens += n_tokens
             self._changed.notify()
         return job.future
 
-    def _is_too_much(self, job: _Job[W]) -> bool:
+    def _is_too_much(self, n_tokens: int) -> bool:
         """Whether a work finds more before it than the limit leaves room for."""
-        return bool(self.queued_tokens) and self.queued_tokens + job.n_tokens > self._max_queued_tokens
+        return bool(self.queued_tokens) and self.queued_tokens + n_tokens > self._max_queued_tokens
 
     def _drop_unwanted(self) -> None:
         """Take from the queue what nobody waits for any more."""
         waiting = list(self._queue)
         self._queue.clear()
-        for job in waiting:
-            if job.future.cancelled() or job.expires_s <= self._clock():
-                self.queued_tokens -= job.n_tokens
-                if job.future.set_running_or_notify_cancel():
-                    job.future.set_exception(EngineExpiredError(_TOO_LATE))
-            else:
-                self._queue.append(job)
+        self._queue.extend(job for job in waiting if self._is_wanted(job))
 
     def close(self, timeout_s: float | None = None) -> None:
         """Finish the batch that is being run, fail what waits, and end the thread.
@@ -223,11 +263,13 @@ class Batcher(Generic[W]):
                 self.beat()
                 jobs: list[_Job[W]] = []
                 tokens = 0
-                while self._queue and (not jobs or tokens + self._queue[0].n_tokens <= self._batch_tokens):
+                while self._queue and (not jobs or tokens + self._queue[0].n_next <= self._batch_tokens):
                     job = self._queue.popleft()
-                    if self._is_wanted(job):
+                    if not self._is_wanted(job):
+                        continue
+                    if job.future.running() or job.future.set_running_or_notify_cancel():
                         jobs.append(job)
-                        tokens += job.n_tokens
+                        tokens += job.n_next
                     else:
                         self.queued_tokens -= job.n_tokens
                 if jobs:
@@ -236,51 +278,60 @@ class Batcher(Generic[W]):
         return []
 
     def _is_wanted(self, job: _Job[W]) -> bool:
-        """Whether somebody still waits; who does not is told so."""
-        if not job.future.set_running_or_notify_cancel():
-            return False
-        if self._clock() < job.expires_s:
+        """Whether somebody still waits; what nobody waits for is told so, and counts no more."""
+        if not (job.future.cancelled() or job.future.unwanted or job.expires_s <= self._clock()):
             return True
-        job.future.set_exception(EngineExpiredError(_TOO_LATE))
+        self.queued_tokens -= job.n_tokens
+        job.fail(EngineExpiredError(_TOO_LATE))
         return False
 
     def _answer(self, jobs: list[_Job[W]]) -> None:
-        """Run a batch, and deliver what came of it once its tokens are no longer counted."""
-        begun, tokens = self._clock(), sum(job.n_tokens for job in jobs)
-        outcomes: list[Answered | EngineError] = []
+        """Run a slice of each work, and deliver those that are done once their tokens are no longer counted."""
+        begun, tokens = self._clock(), sum(job.n_next for job in jobs)
+        outcomes: list[Floats | EngineError] = []
         try:
-            outcomes = self._outcomes(jobs)
+            outcomes = self._outcomes([job.slices[0] for job in jobs], jobs)
         finally:
-            with self._changed:
-                self.queued_tokens -= tokens
             self.n_batches += 1
             self.beat()
+            ended = self._clock()
             # Only what ends the thread leaves a work of the batch without an outcome.
-            ended = [EngineStoppedError("the thread of the engine has ended")] * (len(jobs) - len(outcomes))
-            for job, outcome in zip(jobs, [*outcomes, *ended], strict=True):
-                if isinstance(outcome, Answered):
-                    job.future.set_result(outcome)
-                else:
-                    job.future.set_exception(outcome)
-        seconds = self._clock() - begun
-        if seconds > 0:
-            self._tokens_per_s = _MEMORY * self._tokens_per_s + (1 - _MEMORY) * tokens / seconds
+            lost = [EngineStoppedError("the thread of the engine has ended")] * (len(jobs) - len(outcomes))
+            for job, outcome in zip(jobs, [*outcomes, *lost], strict=True):
+                job.queue_s += begun - job.waits_since_s
+                job.engine_s += (ended - begun) * job.n_next / max(tokens, 1)
+                self._deliver(job, outcome)
+        if ended > begun:
+            self._tokens_per_s = _MEMORY * self._tokens_per_s + (1 - _MEMORY) * tokens / (ended - begun)
 
-    def _outcomes(self, jobs: list[_Job[W]]) -> list[Answered | EngineError]:
-        """The scores of a batch; if it fails, of each work by itself, so that one does not fail the others."""
-        begun = self._clock()
+    def _deliver(self, job: _Job[W], outcome: Floats | EngineError) -> None:
+        """Take what came of the next slice of a work: its answer if it was the last one, else its next turn."""
+        with self._changed:
+            if isinstance(outcome, EngineError):
+                self.queued_tokens -= job.n_tokens
+            else:
+                self.queued_tokens -= job.n_next
+                job.slices.popleft()
+                job.scores.append(outcome)
+                if job.slices:
+                    job.waits_since_s = self._clock()
+                    self._queue.append(job)
+                    return
+        if isinstance(outcome, EngineError):
+            job.fail(outcome)
+        else:
+            job.future.set_result(Answered(np.concatenate(job.scores), job.queue_s, job.engine_s))
+
+    def _outcomes(self, slices: Sequence[tuple[W, int]], jobs: list[_Job[W]]) -> list[Floats | EngineError]:
+        """The scores of a batch; if it fails, of each slice by itself, so that one does not fail the others."""
         try:
-            scores = self._scorer.score([job.work for job in jobs], lambda: self._beat_for(jobs))
-            seconds, tokens = self._clock() - begun, sum(job.n_tokens for job in jobs)
-            return [
-                Answered(found, queue_s=begun - job.queued_s, engine_s=seconds * job.n_tokens / max(tokens, 1))
-                for job, found in zip(jobs, scores, strict=True)
-            ]
+            scores = self._scorer.score([work for work, _ in slices], lambda: self._beat_for(jobs))
+            return [found for _, found in zip(slices, scores, strict=True)]
         except _NobodyWaitsError:
             return [EngineExpiredError("nobody waited any more while the model was asked")] * len(jobs)
         except Exception as error:  # noqa: BLE001 - whatever a model raises belongs to whoever asked it
             if len(jobs) > 1:
-                return [self._outcomes([job])[0] for job in jobs]
+                return [self._outcomes([one], [job])[0] for one, job in zip(slices, jobs, strict=True)]
             where = _place_of(error)
             log.error("%s failed: %s at %s", self._thread.name, type(error).__name__, where)  # noqa: TRY400 - its message may hold words of a request
             failure = EngineFailedError(f"the model failed: {type(error).__name__}")
@@ -300,8 +351,7 @@ class Batcher(Generic[W]):
             self._queue.clear()
             self.queued_tokens -= sum(job.n_tokens for job in jobs)
         for job in jobs:
-            if job.future.set_running_or_notify_cancel():
-                job.future.set_exception(error)
+            job.fail(error)
 
 
 def _place_of(error: BaseException) -> str:

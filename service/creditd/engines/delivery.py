@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
@@ -16,12 +16,17 @@ T = TypeVar("T")
 
 
 def submitted(
-    prepared: PreparedTexts, batcher: Batcher[Any], expires_s: float, made: Callable[[Answered | None], T]
+    prepared: PreparedTexts,
+    slices: Sequence[Any],
+    batcher: Batcher[Any],
+    expires_s: float,
+    made: Callable[[Answered | None], T],
 ) -> Future[T]:
     """Queue prepared texts.
 
     Args:
-        prepared: Their work has one score for each text that is not a failure, in their order.
+        prepared: Their work has one score for each text that is not a failure.
+        slices: That work, as much of it at a time as is run in a row.
         batcher: The queue of the model.
         expires_s: When nobody waits any more, on the batcher's clock.
         made: The answer, from what the batcher answered; from None where nothing fits the model.
@@ -34,7 +39,7 @@ def submitted(
         EngineStoppedError: If the engine is closed, or its thread has ended.
     """
     if prepared.work is not None:
-        return answer_of(batcher.submit(prepared.work, expires_s), made)
+        return answer_of(batcher.submit_slices(slices, expires_s), made)
     if not batcher.is_alive:
         raise EngineStoppedError("the engine is stopped")
     answer: Future[T] = Future()

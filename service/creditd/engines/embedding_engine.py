@@ -100,7 +100,7 @@ class EmbeddingEngine(LocalEngine[LoadedEmbedding, Variants]):
             EngineOverloadedError: If more tokens wait than the limit.
             EngineStoppedError: If the engine is closed, or its thread has ended.
         """
-        return submitted(prepared, self._batcher, expires_s, partial(self._embedded, prepared))
+        return submitted(prepared, [prepared.work], self._batcher, expires_s, partial(self._embedded, prepared))
 
     def _failure(self, n_tokens: int) -> TextFailure | None:
         longest = self._loaded.max_tokens

@@ -107,7 +107,7 @@ class FakeEngine:
 
     def submit(self, prepared: PreparedTexts, expires_s: float = float("inf")) -> Future[ScoredTexts]:
         """Ask for the values; as `TextScorer.submit`."""
-        return submitted(prepared, self._batcher, expires_s, partial(scored, prepared))
+        return submitted(prepared, [prepared.work], self._batcher, expires_s, partial(scored, prepared))
 
     def status(self) -> EngineStatus:
         """What can be said of it now."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from creditd.engines.batching import Answered
 from creditd.engines.coalition_tokens import CoalitionTokens
 from creditd.engines.delivery import scored, submitted
 from creditd.engines.errors import ModelUnsuitableError
@@ -27,10 +28,14 @@ from creditd.engines.protocol import (
     TextFailure,
     VariantTexts,
 )
-from creditd.engines.reward_scorers import LengthScorer, TrieScorer, Variants, read_part
+from creditd.engines.reward_scorers import LengthScorer, TrieScorer, Variants, read_part, sliced
 
 Floats: TypeAlias = NDArray[np.float64]
 Integers: TypeAlias = NDArray[np.int64]
+
+
+SLICE_BATCHES = 4
+"""Batches of tokens that one request has in a row before others have their turn."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +43,19 @@ class RewardWork:
     """What one request asks of a model.
 
     Attributes:
-        parts: Token sequences; of one part all that can be shared is.
+        parts: Token sequences, of which one part is run at a time; of one part all that can be shared is.
+        places: Shape (V,), int64: which sequence each one of the parts is, part after part.
         alone: Whether each part is run by itself.
     """
 
     parts: tuple[Variants, ...]
+    places: Integers
     alone: bool
+
+    @property
+    def slices(self) -> list[RewardWork]:
+        """The parts as works of their own."""
+        return [RewardWork((part,), np.arange(len(part.sequences)), self.alone) for part in self.parts]
 
 
 class _WorkScorer:
@@ -136,9 +148,7 @@ class RewardEngine(LocalEngine[LoadedReward, RewardWork]):
                 n_spliced += len(kept[-1]) * bool(tokens.spliced[row])
             n_variants += one.n_variants
             parts.append(kept)
-        if not alone:
-            parts = [list(chain.from_iterable(parts))]
-        work = RewardWork(tuple(Variants(tuple(part)) for part in parts if part), alone=alone)
+        work = self._work_of(parts, alone=alone)
         usage = EngineUsage(
             evaluations=sum(len(part.distinct[0]) for part in work.parts),
             tokens_computed=self._scorer.n_tokens(work),
@@ -161,7 +171,21 @@ class RewardEngine(LocalEngine[LoadedReward, RewardWork]):
             EngineOverloadedError: If more tokens wait than the limit.
             EngineStoppedError: If the engine is closed, or its thread has ended.
         """
-        return submitted(prepared, self._batcher, expires_s, partial(scored, prepared))
+        work = prepared.work
+        slices = work.slices if isinstance(work, RewardWork) else ()
+        return submitted(prepared, slices, self._batcher, expires_s, partial(_scored, prepared))
+
+    def _work_of(self, parts: list[list[Integers]], *, alone: bool) -> RewardWork:
+        """Sequences of each prompt as work: prompts by themselves, or all together in slices."""
+        if alone:
+            found = [Variants(tuple(part)) for part in parts if part]
+            return RewardWork(tuple(found), np.arange(sum(map(len, parts))), alone)
+        together = tuple(chain.from_iterable(parts))
+        if not together:
+            return RewardWork((), np.arange(0), alone)
+        most = SLICE_BATCHES * self._loaded.spec.batch_tokens
+        slices, places = sliced(self._loaded.scorer, Variants(together), most)
+        return RewardWork(tuple(slices), places, alone)
 
     def _tokens_of(self, texts: VariantTexts, checkpoint: Callable[[], None]) -> CoalitionTokens | TextFailure:
         checkpoint()
@@ -183,3 +207,12 @@ class RewardEngine(LocalEngine[LoadedReward, RewardWork]):
             detail = "the text has a token of the tokenizer that the model has no embedding for"
             return TextFailure("invalid_request", detail)
         return None
+
+
+def _scored(prepared: PreparedTexts, answered: Answered | None) -> ScoredTexts:
+    """The rewards of all variants, in their order and not in that of the slices."""
+    if answered is None:
+        return scored(prepared, None)
+    scores = np.empty(len(answered.scores))
+    scores[prepared.work.places] = answered.scores
+    return scored(prepared, replace(answered, scores=scores))

@@ -94,6 +94,11 @@ class TrieScorer:
         """Distinct prefixes."""
         return len(work.trie)
 
+    def order(self, work: Variants) -> tuple[Integers, Integers]:
+        """Sequences in the order in which they are cheapest together, shape (V,), and the tokens that each adds."""
+        order = np.argsort(work.trie.leaves, kind="stable")
+        return order, np.diff(work.trie.leaves[order] + 1, prepend=0)
+
     def score(self, works: Sequence[Variants], beat: Callable[[], None]) -> list[Floats]:
         """Rewards of the sequences of each work, in their order."""
         found = leaf_states(
@@ -135,6 +140,14 @@ class LengthScorer:
     def n_tokens(self, work: Variants) -> int:
         """Tokens of the distinct sequences."""
         return sum(map(len, work.distinct[0]))
+
+    def order(self, work: Variants) -> tuple[Integers, Integers]:
+        """Sequences by length, copies together, shape (V,), and the tokens that each adds."""
+        lengths = np.array(list(map(len, work.sequences)))
+        numbers = work.distinct[1]
+        order = np.lexsort((numbers, lengths))
+        copies = np.diff(numbers[order], prepend=-1) == 0
+        return order, np.where(copies, 0, lengths[order])
 
     def score(self, works: Sequence[Variants], beat: Callable[[], None]) -> list[Floats]:
         """Rewards of the sequences of each work, in their order."""
@@ -215,6 +228,29 @@ def read_part(sequence: Integers, pad_id: int | None) -> Integers:
         return sequence
     others = np.flatnonzero(sequence != pad_id)
     return sequence[: int(others[-1]) + 1] if len(others) else sequence[:1]
+
+
+def sliced(scorer: TrieScorer | LengthScorer, work: Variants, most_tokens: int) -> tuple[list[Variants], Integers]:
+    """Sequences in slices that are run one at a time, so that others have their turn between.
+
+    Args:
+        scorer: What they are for; sequences that are cheap together stay together.
+        work: V sequences.
+        most_tokens: Tokens from which a slice is full.
+
+    Returns:
+        The slices, and which sequence each one in them is, shape (V,), int64, slice after slice.
+
+    Cost:
+        Prefixes that two slices share are computed in both: at most one sequence per slice.
+    """
+    if scorer.n_tokens(work) <= most_tokens:
+        return [work], np.arange(len(work.sequences))
+    order, added = scorer.order(work)
+    numbers = (np.cumsum(added) - 1) // most_tokens
+    cuts = np.flatnonzero(np.diff(numbers)) + 1
+    parts = np.split(order, cuts)
+    return [Variants(tuple(work.sequences[place] for place in part.tolist())) for part in parts], order
 
 
 def length_turn(model: PreTrainedModel) -> int | None:
