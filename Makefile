@@ -58,8 +58,11 @@ $(VENV)/models.stamp: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) --editable '.[service,models]'
 	@touch $(VENV)/service.stamp $@
 
-serve-models: $(VENV)/models.stamp ## install the service with torch and run it with the models of a file (CONFIG=FILE.toml)
+.PHONY: named-config
+named-config:
 	@test -n "$(CONFIG)" || { echo "make serve-models CONFIG=FILE.toml: expected a file that registers models; deploy/models.toml shows one"; exit 2; }
+
+serve-models: named-config $(VENV)/models.stamp ## install the service with torch and run it with the models of a file (CONFIG=FILE.toml)
 	@exec $(BIN)/creditd serve --host 127.0.0.1 --port $(PORT) --config $(CONFIG)
 
 setup: $(VENV)/dev.stamp ## install everything that development needs

@@ -121,8 +121,10 @@ def _segments(entry: ErrorDetails) -> list[str]:
     loc = entry["loc"]
     for place, part in enumerate(loc):
         is_name = entry["type"] == "extra_forbidden" and place == len(loc) - 1
-        if isinstance(part, str) and not is_name and (after_choice or "[" in part or part in _BRANCHES):
-            after_choice = part.startswith("tagged-union[")
+        of_prompt = part == "str" and ("prompt" in loc[:place] or "prompts" in loc[:place])
+        named = isinstance(part, str) and (after_choice or "[" in part or part in _BRANCHES or of_prompt)
+        if named and not is_name:
+            after_choice = str(part).startswith("tagged-union[")
             continue
         after_choice = part in _CHOICES
         name = "from" if part == "from_" and not is_name else str(part)
