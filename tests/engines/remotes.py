@@ -3,7 +3,7 @@
 import math
 import time
 
-from creditd.engines.protocol import VariantTexts
+from engines.texts import of_one
 from engines.vllm_server import PATIENCE_S
 
 KEY = "a-secret-key"
@@ -11,7 +11,7 @@ KEY = "a-secret-key"
 
 def one(completion, prompt="why?"):
     """A prompt with one completion."""
-    return VariantTexts.of_one(prompt, completion)
+    return of_one(prompt, completion)
 
 
 def asked(engine, *texts, within_s=math.inf):

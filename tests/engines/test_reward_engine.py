@@ -16,6 +16,7 @@ from creditd.engines.protocol import VariantTexts  # noqa: E402
 from creditd.engines.reward_engine import RewardEngine  # noqa: E402
 from creditd.engines.reward_scorers import Variants  # noqa: E402
 from engines.saved import TEMPLATE, saved, tokenizer  # noqa: E402
+from engines.texts import of_one  # noqa: E402
 
 PATIENCE_S = 60.0
 AGREEMENT = 1e-5
@@ -54,7 +55,7 @@ MESSAGES = [{"role": "user", "content": "why?"}]
 
 def test_texts_become_rewards(engine):
     """Prompts of both kinds with completions have the model's own scores."""
-    found = rewards_of(engine, VariantTexts.of_one("why?", " because"), VariantTexts.of_one(MESSAGES, "because"))
+    found = rewards_of(engine, of_one("why?", " because"), of_one(MESSAGES, "because"))
     expected = one_by_one(engine, "why?", [" because"]) + one_by_one(engine, MESSAGES, ["because"])
     assert found.rewards == pytest.approx(expected, abs=AGREEMENT)
     assert (found.failures, found.usage.evaluations) == ({}, 2)
@@ -106,7 +107,7 @@ def test_a_token_without_an_embedding_fails_its_text_alone(tmp_path):
     made.add_tokens([f"[new {n}]" for n in range(10)])
     made.save_pretrained(tmp_path / "rm")
     engine = RewardEngine.load(ModelSpec("rm", Path("rm")), tmp_path)
-    found = rewards_of(engine, VariantTexts.of_one("a", "[new 9]"), VariantTexts.of_one("a", "b"))
+    found = rewards_of(engine, of_one("a", "[new 9]"), of_one("a", "b"))
     assert np.isfinite(found.rewards).tolist() == [False, True]
     assert "no embedding for" in found.failures[0].detail
     engine.close(PATIENCE_S)
@@ -114,18 +115,18 @@ def test_a_token_without_an_embedding_fails_its_text_alone(tmp_path):
 
 def test_what_is_too_long_is_said_and_never_cut(engine):
     """A text beyond the context has no reward and a reason; the others are scored."""
-    found = rewards_of(engine, *(VariantTexts.of_one("a", text) for text in ("b", "b" * 199, "c")))
+    found = rewards_of(engine, *(of_one("a", text) for text in ("b", "b" * 199, "c")))
     assert np.isfinite(found.rewards).tolist() == [True, False, True]
     assert set(found.failures) == {1}
     assert found.failures[1].code == "context_exceeded"
     assert "the model reads at most 80" in found.failures[1].detail
-    alone = rewards_of(engine, VariantTexts.of_one("a", "b" * 199))
+    alone = rewards_of(engine, of_one("a", "b" * 199))
     assert (np.isnan(alone.rewards).all(), alone.usage.evaluations) == (True, 0)
 
 
 def test_a_text_of_no_token_is_no_zero(engine):
     """Where a tokenizer adds nothing, an empty prompt with an empty completion has nothing that can be scored."""
-    found = rewards_of(engine, VariantTexts.of_one("", ""))
+    found = rewards_of(engine, of_one("", ""))
     assert np.isnan(found.rewards).all()
     assert (found.failures[0].code, "no token" in found.failures[0].detail) == ("invalid_request", True)
 
@@ -137,7 +138,7 @@ def test_a_score_that_is_no_number_fails_its_text_alone(engine):
     scorer.score = lambda works, beat: [
         np.where(np.arange(len(one)) == 1, np.nan, one) for one in original(works, beat)
     ]
-    found = rewards_of(engine, *(VariantTexts.of_one("a", text) for text in ("b", "c", "d")))
+    found = rewards_of(engine, *(of_one("a", text) for text in ("b", "c", "d")))
     assert np.isfinite(found.rewards).tolist() == [True, False, True]
     assert found.failures[1].code == "non_finite_utility"
 
@@ -145,7 +146,7 @@ def test_a_score_that_is_no_number_fails_its_text_alone(engine):
 def test_concurrent_requests_share_forward_passes(engine):
     """Eight requests of four short variants that come at a time take fewer than four passes."""
     passes = passes_of(engine)
-    works = [engine.prepared([VariantTexts.of_one("why?", f" {n}{m}") for m in range(4)]) for n in range(8)]
+    works = [engine.prepared([of_one("why?", f" {n}{m}") for m in range(4)]) for n in range(8)]
     held = threading.Event()
     scorer = engine._loaded.scorer
     original = scorer.score
@@ -209,9 +210,9 @@ def test_cancelled_work_is_dropped(engine):
         return original(works, beat)
 
     scorer.score = slow
-    first, second = (engine.submit(engine.prepared([VariantTexts.of_one("a", text)])) for text in ("b", "c"))
+    first, second = (engine.submit(engine.prepared([of_one("a", text)])) for text in ("b", "c"))
     assert begun.wait(PATIENCE_S)
-    third = engine.submit(engine.prepared([VariantTexts.of_one("a", "d")]))
+    third = engine.submit(engine.prepared([of_one("a", "d")]))
     assert second.cancel() or second.done()
     assert third.cancel()
     held.set()
@@ -222,7 +223,7 @@ def test_cancelled_work_is_dropped(engine):
 
 def test_an_engine_says_what_it_is(engine):
     """Status and identity name what an operator asks for, and what decides a score."""
-    rewards_of(engine, VariantTexts.of_one("a", "b"))
+    rewards_of(engine, of_one("a", "b"))
     status = engine.status()
     assert (status.spec.id, status.spec.kind, status.spec.dtype, status.max_tokens) == ("rm", "reward", "float32", 80)
     assert (status.backend, status.reads_tries, status.queued_tokens, status.alive) == ("local", True, 0, True)
@@ -243,14 +244,14 @@ def test_a_template_changes_the_identity(tmp_path):
     for engine in (own, other):
         engine.close(PATIENCE_S)
         with pytest.raises(EngineStoppedError):
-            rewards_of(engine, VariantTexts.of_one("a", "b"))
+            rewards_of(engine, of_one("a", "b"))
 
 
 def test_messages_need_a_template(tmp_path):
     """A model without a template refuses messages with a sentence, and scores what it can."""
     saved(tmp_path / "rm", template=None)
     engine = RewardEngine.load(ModelSpec("rm", Path("rm")), tmp_path)
-    found = rewards_of(engine, VariantTexts.of_one(MESSAGES, "a"), VariantTexts.of_one("q", "a"))
+    found = rewards_of(engine, of_one(MESSAGES, "a"), of_one("q", "a"))
     assert found.failures[0].code == "invalid_request"
     assert "expected a prompt that is a string" in found.failures[0].detail
     assert np.isfinite(found.rewards).tolist() == [False, True]

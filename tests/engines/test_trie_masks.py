@@ -165,7 +165,7 @@ def test_what_does_not_fit_is_refused():
     mask = BlockMasks.of(model, 64, 100)(trie := trie_of([[1, 2, 3]]), next(chunks_of(trie, 64)))
     from creditd.engines import trie_masks
 
-    with pytest.raises(NotImplementedError, match="no softcap"):
+    with pytest.raises(ValueError, match="no softcap"):
         trie_masks._attention(attend, query, query, query, mask, scaling=None, softcap=30.0)
 
 

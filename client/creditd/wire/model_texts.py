@@ -52,8 +52,10 @@ def model_needs(request: v1.ShapleyRequest) -> ModelNeeds:
                 detail = f"a utility from a model uses no {name}; expected null, or another utility"
                 raise wire_error(ErrorCode.INVALID_REQUEST, f"/{name}", detail)
         return ModelNeeds(texts=True, prompts=True, reward=True)
-    needed = needs(utility_of(request.utility))
     reward, features = request.rewards is not None, request.features is not None
+    if not reward and not features:
+        return ModelNeeds()
+    needed = needs(utility_of(request.utility))
     if reward and "reward" not in needed:
         detail = f"{request.utility.type} uses no rewards; expected null, or another utility"
         raise wire_error(ErrorCode.INVALID_REQUEST, "/rewards", detail)

@@ -37,11 +37,6 @@ class VariantTexts:
     units: tuple[str, ...]
     coalitions: Booleans
 
-    @classmethod
-    def of_one(cls, prompt: Prompt, completion: str) -> VariantTexts:
-        """A prompt with one completion."""
-        return cls(prompt, (completion,), np.ones((1, 1), dtype=np.bool_))
-
     @property
     def n_variants(self) -> int:
         """Number of completions V."""

@@ -217,7 +217,7 @@ def _attention(
         return plain
     unknown = [name for name in ("softcap", "s_aux", "position_bias") if options.get(name) is not None]
     if unknown or query.shape[0] != 1:
-        raise NotImplementedError(f"attention to a trie has one row and no {', '.join(unknown) or 'batch'}")
+        raise ValueError(f"attention to a trie has one row and no {', '.join(unknown) or 'batch'}")
     return block_attention(query, key, value, attention_mask, scaling).transpose(1, 2).contiguous(), None
 
 

@@ -99,19 +99,19 @@ async def answer_with_model(
     sets, usage = EvaluatedSets(batch.sets, batch.rejected), EngineUsage()
     queue_s = time.perf_counter() - received_s
     for engine in engines:
-        questions = await caller.run(partial(_questions, asked, engine.spec.kind, options, sets, resources.limits))
+        questions, texts = await caller.run(partial(_asked, asked, engine.spec.kind, options, sets, resources.limits))
         if asked.dry_run:
-            texts = await caller.run(questions.ask)
             usage += (await caller.read(_reading(engine, texts, asked, deadline))).usage
             continue
-        cost = EngineUsage()
-        while texts := await caller.run(questions.ask):
-            found = await _answer_of(engine, _reading(engine, texts, asked, deadline), caller)
-            cost += found.usage
-            await caller.run(partial(_tell, questions, found))
+        cost, answered = EngineUsage(), None
+        while answered is None:
+            found = None
+            if texts:
+                found = await _answer_of(engine, _reading(engine, texts, asked, deadline), caller)
+                cost += found.usage
+            texts, answered = await caller.run(partial(_told, questions, found))
         resources.metrics.count_engine(engine.spec.id, cost)
-        usage += cost
-        sets = await caller.run(questions.answer)
+        sets, usage = answered, usage + cost
     head = {**envelope(request_id, queue_s, usage), "model": engines[-1].spec.id, "weight_version": None}
     if asked.dry_run:
         return Answer(encode(head), batch.sets.n_sets, {}, {})
@@ -159,12 +159,16 @@ async def _answer_of(engine: AnyEngine, prepare: Callable[[], PreparedTexts], ca
         raise ServiceError(ErrorCode.ENGINE_FAILED, f"model {name}: {error}") from error
 
 
-def _tell(questions: ModelQuestions, found: Any) -> None:  # noqa: ANN401 - scores or vectors
+def _told(questions: ModelQuestions, found: Any) -> tuple[Sequence[Any], EvaluatedSets | None]:  # noqa: ANN401 - scores or vectors
+    """What to ask next; once there is nothing, the sets with what the model said of them."""
     try:
-        questions.tell(found)
+        if found is not None:
+            questions.tell(found)
     except UnusableTargetError as error:
         pointer, code = f"/features/targets/{error.number}", ErrorCode(error.failure.code)
         raise _refusal(code, pointer, error.failure.detail) from None
+    texts = questions.ask()
+    return texts, None if texts else questions.answer()
 
 
 def _engines_of(asked: ShapleyRequest, resources: Resources) -> list[AnyEngine]:
@@ -196,14 +200,14 @@ def _prepared(asked: ShapleyRequest, limits: RequestLimits) -> tuple[SetCreditOp
         return options_of(asked, limits), batch_of(asked, limits)
 
 
-def _questions(
+def _asked(
     asked: ShapleyRequest, kind: ModelKind, options: SetCreditOptions, found: EvaluatedSets, limits: RequestLimits
-) -> ModelQuestions:
-    """What a model is asked about the sets, or why that is too much."""
+) -> tuple[ModelQuestions, Sequence[Any]]:
+    """What a model is asked about the sets, beginning with the first texts, or why that is too much."""
     try:
-        if kind == "embedding":
-            return _features(asked, options, found, limits)
-        return _rewards_or_utilities(asked, options, found, limits)
+        of_kind = _features if kind == "embedding" else _rewards_or_utilities
+        questions = of_kind(asked, options, found, limits)
+        return questions, questions.ask()
     except CostExceededError as error:
         raise _refusal(ErrorCode.BUDGET_EXCEEDED, "", str(error)) from None
     except ValueError as error:
