@@ -4,7 +4,7 @@ import anyio
 import pytest
 
 from server.model_services import REWARDS, WORDS, columns_of, fake, sets_of, with_models
-from server.running import PATIENCE_S, nested, on_service, rows_of
+from server.running import PATIENCE_S, nested, on_service, post, rows_of
 
 ROWS = [("sun", "rain", "wind"), ("snow", "fog", "fog"), ("wind", "snow")]
 KNOWN = [[WORDS[text] for text in row] for row in ROWS]
@@ -138,6 +138,13 @@ def test_an_unknown_model_names_those_that_there_are():
     problem = response.json()
     assert (response.status_code, problem["code"], problem["retryable"]) == (404, "unknown_model", False)
     assert problem["detail"] == "/rewards/model: there is no such reward model; this service has: rm"
+
+
+def test_a_service_without_models_says_so():
+    """404 as well, and where models come from."""
+    response = post(sets_of(("sun",), **REWARDS))
+    assert (response.status_code, response.json()["code"]) == (404, "unknown_model")
+    assert "this service has no reward model; its operator registers them" in response.json()["detail"]
 
 
 def test_a_dry_run_says_the_price_and_runs_nothing():

@@ -169,5 +169,6 @@ def _no_torch(spec: ModelSpec, error: ModuleNotFoundError) -> ModelUnsuitableErr
 
 
 def _unknown(kind: ModelKind, known: Mapping[str, object]) -> UnknownModelError:
-    names = ", ".join(sorted(known)[:10]) or "none is registered"
-    return UnknownModelError(f"there is no such {kind} model; this service has: {names}")
+    if not known:
+        return UnknownModelError(f"this service has no {kind} model; its operator registers them in the settings")
+    return UnknownModelError(f"there is no such {kind} model; this service has: {', '.join(sorted(known)[:10])}")
