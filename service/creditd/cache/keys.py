@@ -1,0 +1,172 @@
+"""By which key a utility is remembered: everything that changes it, and nothing else. Pure functions.
+
+A key is text: where it belongs, in words that an operator can search for, and 128 bits of a keyed BLAKE2b of the rest.
+
+    creditd:1:model:MODEL:DIGEST      utilities that a model gave
+    creditd:1:caller:DIGEST           utilities that callers of `/v1/credit/shapley/solve` supplied
+
+Seed, estimator and budget are not in it: estimators share what is known of a game. Fields are written with their
+lengths before they are hashed, so that no two lists of fields are the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+KEY_FORMAT = 1
+"""Raised whenever the derivation of a key or the format of a value changes: the old ones are then never found."""
+NAMESPACE = f"creditd:{KEY_FORMAT}"
+DIGEST_BYTES = 16
+_SECRET_BYTES = 32
+_PERSON = b"creditd game 1"
+
+Source: TypeAlias = Literal["model", "caller"]
+Prompt: TypeAlias = str | Sequence[Mapping[str, str]]
+"""A text, or chat messages with `role` and `content`."""
+
+
+@dataclass(frozen=True)
+class UtilitySource:
+    """Whose utilities these are: what changes all of them at once.
+
+    Attributes:
+        tenant: Secret of whoever may see them, of `tenant_secret`; never readable in a key.
+        source: Whether a model gave them or a caller.
+        name: Id of the model, in the readable part of the key; empty for a caller's.
+        identity: Everything that decides a utility beside the texts: of a model its revision, type of weights, their
+            digest, tokenizer, template and head; of a caller the `utility_id`.
+        weight_version: Of a model whose weights are replaced while it is served; empty where they are not.
+        rendering: How a coalition becomes what is judged: what stands for absent units.
+        generation: Token of the last purge; whatever was remembered before it is not found.
+        numerics: What decides the last bits beside all that; empty where rounding does not matter.
+    """
+
+    tenant: bytes
+    source: Source
+    name: str
+    identity: str
+    weight_version: str = ""
+    rendering: str = "delete"
+    generation: str = ""
+    numerics: str = ""
+
+    @property
+    def prefix(self) -> str:
+        """The readable beginning of its keys, with the colon behind it."""
+        return model_prefix(self.name) if self.source == "model" else f"{NAMESPACE}:caller:"
+
+
+@dataclass(frozen=True, slots=True)
+class GameKey:
+    """The key of one game.
+
+    Attributes:
+        text: As Redis has it.
+        check: The first bytes of its digest, which stand in the value as well.
+    """
+
+    text: str
+    check: bytes
+
+    @classmethod
+    def of(cls, text: str) -> GameKey:
+        """The key that has this text.
+
+        Raises:
+            ValueError: If it is the key of no game.
+        """
+        prefix, _, digest = text.rpartition(":")
+        if not prefix.startswith(f"{NAMESPACE}:") or len(digest) != 2 * DIGEST_BYTES:
+            raise ValueError(f"got no key of a game; expected {NAMESPACE}:model:MODEL:DIGEST or {NAMESPACE}:caller:…")
+        return cls(text, bytes.fromhex(digest)[:CHECK_BYTES])
+
+
+CHECK_BYTES = 8
+
+
+def model_prefix(model: str) -> str:
+    """Beginning of the keys of all utilities that a model gave."""
+    return f"{NAMESPACE}:model:{model}:"
+
+
+def purge_key(model: str) -> str:
+    """Key of the token that the last purge of a model's utilities left."""
+    return f"{NAMESPACE}:purged:{model}"
+
+
+def tenant_secret(service_secret: bytes, api_key: bytes) -> bytes:
+    """What separates one caller's keys from another's.
+
+    Args:
+        service_secret: Of the replicas that share utilities; may be empty, then the API key alone is secret.
+        api_key: What the caller showed, or its digest; empty where no keys are configured.
+
+    Returns:
+        32 bytes. Who knows neither argument can tell from a key neither the texts nor the caller, nor try out guesses.
+    """
+    first = hashlib.blake2b(service_secret, digest_size=_SECRET_BYTES, person=b"creditd service").digest()
+    return hashlib.blake2b(api_key, key=first, digest_size=_SECRET_BYTES, person=b"creditd tenant").digest()
+
+
+class KeyMaker:
+    """Keys of the games of one source."""
+
+    def __init__(self, source: UtilitySource) -> None:
+        """Hash what all keys share.
+
+        Args:
+            source: Whose utilities these are.
+        """
+        self._prefix = source.prefix
+        self._shared = hashlib.blake2b(digest_size=DIGEST_BYTES, key=source.tenant, person=_PERSON)
+        fields = (
+            source.source,
+            source.name,
+            source.identity,
+            source.weight_version,
+            source.rendering,
+            source.generation,
+            source.numerics,
+        )
+        self._shared.update(_joined(map(_bytes, fields)))
+
+    def game(self, prompt: bytes, units: Sequence[str], asked: bytes = b"") -> GameKey:
+        """The key of the games that are made of the same units.
+
+        Args:
+            prompt: Of `prompt_bytes`.
+            units: The players' texts, or their names, in the order in which coalitions count them. Where the order of
+                candidates is nothing to the utility, whoever asks sorts them: then no permutation changes the key.
+            asked: For a value that holds for one list of coalitions alone: that list.
+
+        Returns:
+            A key; different for different arguments.
+
+        Cost:
+            Half a microsecond, and a nanosecond for each byte.
+        """
+        digest = self._shared.copy()
+        digest.update(_joined([prompt, asked, *map(_bytes, units)]))
+        found = digest.digest()
+        return GameKey(self._prefix + found.hex(), found[:CHECK_BYTES])
+
+
+def prompt_bytes(prompt: Prompt) -> bytes:
+    """A prompt as keys hash it: a text and messages are never the same."""
+    if isinstance(prompt, str):
+        return b"t" + _bytes(prompt)
+    fields = (_joined(_bytes(part) for item in sorted(message.items()) for part in item) for message in prompt)
+    return b"m" + _joined(fields)
+
+
+def _joined(fields: Iterable[bytes]) -> bytes:
+    """Fields one after another, each behind its length."""
+    return b"".join([part for field in fields for part in (len(field).to_bytes(8, "little"), field)])
+
+
+def _bytes(text: str) -> bytes:
+    """A text's bytes; JSON can carry halves of surrogate pairs."""
+    return text.encode("utf-8", "surrogatepass")
