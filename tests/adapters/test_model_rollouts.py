@@ -18,7 +18,7 @@ from creditd.wire import codec
 WORTH = {"a": 0.9, "b": 0.1, "c": 0.4, "curse": float("nan")}
 BATCH = [["a", "b"], ["c", "c"], ["a"], []]
 CURSED = [["a", "curse"], ["c"], ["a"], ["b"]]
-COST = {"evaluations": 4, "tokens_computed": 30, "tokens_naive": 40, "engine_s": 0.0}
+COST = {"evaluations": 4, "from_cache": 2, "tokens_computed": 30, "tokens_naive": 40, "engine_s": 0.0}
 
 
 def rollouts(texts, *, rewards=False, base=0.5):
@@ -83,7 +83,23 @@ def test_credit_and_utilities_are_those_of_the_same_rewards():
     assert body["columns"]["prompts"] == [[{"role": "user", "content": "?"}]] * 4
     costs = {f"credit/{name}": value for name, value in COST.items() if name != "engine_s"}
     assert {name: answered.metrics[name] for name in costs} == costs
-    assert not any(name.startswith("credit/tokens") for name in expected.metrics)
+    assert not expected.metrics.keys() & costs.keys()
+
+
+def test_deterministic_travels_where_a_model_reads():
+    """It is a wish of the configuration, and says nothing where the rewards are known."""
+    bodies = []
+    for deterministic in (False, True):
+        service = Service()
+        creditor(service, deterministic=deterministic).answer(rollouts(BATCH), 2, 0)
+        bodies += service.bodies
+    assert [body.get("deterministic") for body in bodies] == [None, True]
+    known = rollouts(BATCH, rewards=True)
+    same = [Creditor(CreditConfig(url="local:", deterministic=wish)).credit(known, 2, 0) for wish in (False, True)]
+    for given, wanted in zip(same[0].token_advantages, same[1].token_advantages, strict=True):
+        np.testing.assert_array_equal(given, wanted)
+    with pytest.raises(ValueError, match="got deterministic 'yes'; expected True or False"):
+        CreditConfig(deterministic="yes")
 
 
 def test_a_batch_without_candidates_is_worth_the_failure_reward():

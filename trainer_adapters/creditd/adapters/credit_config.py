@@ -62,6 +62,9 @@ class CreditConfig:
             the service gives the rewards: then nobody has them without it, and the plain advantage is that of the other
             reward functions). Each is counted.
         credit_in_eval: Whether evaluation asks too.
+        deterministic: Whether the model that gives the rewards reads each set by itself, so that the same completions
+            have the same bits whatever else the service does; it costs what sets would share. Without a model it
+            changes nothing: those answers have the same bits always.
         deadline_s: Seconds for one call, retries included.
         max_credit_share: Share of the step time above which, after three steps, one warning is given. None: never.
         api_key: Key of the service; None takes CREDITD_API_KEY.
@@ -81,6 +84,7 @@ class CreditConfig:
     malformed: Mapping[str, Any] = field(default_factory=dict)
     on_failure: FailurePolicy = "raise"
     credit_in_eval: bool = False
+    deterministic: bool = False
     deadline_s: float = 120.0
     max_credit_share: float | None = 0.25
     api_key: str | None = field(default=None, repr=False)
@@ -92,6 +96,8 @@ class CreditConfig:
             raise ValueError(
                 f"got on_failure {self.on_failure!r}; expected one of {', '.join(get_args(FailurePolicy))}"
             )
+        if not isinstance(self.deterministic, bool):
+            raise ValueError(f"got deterministic {self.deterministic!r}; expected True or False")  # noqa: TRY004 - as all
         for name in ("tokens", "malformed"):
             value: object = getattr(self, name)
             if not isinstance(value, Mapping):
@@ -100,6 +106,11 @@ class CreditConfig:
             raise ValueError(f"got candidates {self.candidates!r}; expected a whole number of at least 1, or None")
         if self.max_credit_share is not None and not _is_share(self.max_credit_share):
             raise ValueError(f"got max_credit_share {self.max_credit_share!r}; expected a share of at least 0, or None")
+        self._check_utility()
+        if not callable(self.credit):
+            self._check_rule(self.credit, "credit is")
+
+    def _check_utility(self) -> None:
         if callable(self.utility):
             raise ValueError("utility is a function; expected a name or a mapping: candidates have rewards here")  # noqa: TRY004 - as all
         if type_of(self.utility) == "model":
@@ -111,8 +122,6 @@ class CreditConfig:
         if set(wanted.of_sets + wanted.of_candidates) - {"reward"}:
             needed = ", ".join(sorted(set(wanted.of_sets + wanted.of_candidates) - {"reward"}))
             raise ValueError(f"utility needs {needed}, which no candidate reward gives; expected one of rewards alone")
-        if not callable(self.credit):
-            self._check_rule(self.credit, "credit is")
 
     def rule_at(self, step: int) -> Choice:
         """The rule of a step.

@@ -316,6 +316,7 @@ class Creditor:
                 tokens=tokens,
                 malformed=malformed,
                 expect={"group_size": group_size},
+                deterministic=told and self.config.deterministic,
             )
         except PartialResultError as error:
             if isinstance(error.result, ShapleyResult):
@@ -382,9 +383,10 @@ def _credit_metrics(result: ShapleyResult, used: NDArray[np.bool_]) -> dict[str,
 
 
 def _model_metrics(result: ShapleyResult) -> dict[str, float]:
-    """What the model did for an answer."""
+    """What the model did for an answer, and what was remembered."""
     return {
         "credit/evaluations": float(result.usage.evaluations),
+        "credit/from_cache": float(result.usage.from_cache),
         "credit/tokens_computed": float(result.usage.tokens_computed),
         "credit/tokens_naive": float(result.usage.tokens_naive),
         "credit/model_seconds": result.usage.engine_s,
