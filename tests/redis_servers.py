@@ -6,6 +6,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +23,9 @@ TRIES = 5
 """How many ports are tried: another process may take a free one before the server does."""
 POLL_S = 0.01
 READY = "Ready to accept connections"
+RECIPE = Path(__file__).resolve().parents[1] / "deploy" / "redis"
+SERVICE_USER, SERVICE_PASSWORD = "creditd", "the-password-of-the-service"
+ADMIN_USER, ADMIN_PASSWORD = "creditd-admin", "the-password-of-administration"
 NO_DISK = ("--save", "", "--appendonly", "no")
 
 
@@ -40,8 +44,9 @@ class RedisServer:
         directory: The working directory of the server, which also holds what it printed.
 
     Args:
-        arguments: More of its command line, as in `"--maxmemory", "2mb"`; these win over the configuration file.
-        configuration: Its configuration file; without one it keeps nothing on disk and has no password.
+        arguments: More of its command line, as in `"--maxmemory", "2mb"`; these win over a configuration file.
+        start: What starts it instead of redis-server, and takes its arguments; without it nothing is kept on disk and
+            no password is asked for.
         port: The port that it listens on; none takes a free one.
         directory: Its working directory; none makes one that is removed at the end.
         username: The user that tests are, and that `url` names; none is the default user.
@@ -51,7 +56,7 @@ class RedisServer:
     def __init__(
         self,
         *arguments: str,
-        configuration: Path | None = None,
+        start: Sequence[str | Path] | None = None,
         port: int | None = None,
         directory: Path | None = None,
         username: str | None = None,
@@ -62,7 +67,7 @@ class RedisServer:
             message = "redis-server is not on the PATH (apt-get install redis-server); these tests need a real one"
             raise RuntimeError(message)
         self._stack = ExitStack()
-        self._start = [program, *(NO_DISK if configuration is None else [str(configuration)])]
+        self._start = [program, *NO_DISK] if start is None else [str(part) for part in start]
         self._arguments = arguments
         self._process: subprocess.Popen[bytes] | None = None
         self._username, self._password = username, password
@@ -195,3 +200,23 @@ class RedisServer:
                 if isinstance(error, redis.AuthenticationError):
                     raise
                 return False
+
+
+def recipe_server(*arguments: str, secrets: Path, directory: Path | None = None) -> RedisServer:
+    """A server as `deploy/redis` describes it, whose user is the service's.
+
+    Args:
+        arguments: Of redis-server, as in `"--maxmemory", "4mb"`; these win over the recipe.
+        secrets: An existing folder for the files of the two passwords.
+        directory: The working directory of the server; none makes one that is removed at the end.
+    """
+    files = secrets / "service", secrets / "administration"
+    for file, password in zip(files, (SERVICE_PASSWORD, ADMIN_PASSWORD), strict=True):
+        file.write_text(f"{password}\n", encoding="utf-8")
+    return RedisServer(
+        *arguments,
+        start=("sh", RECIPE / "start.sh", *files),
+        directory=directory,
+        username=SERVICE_USER,
+        password=SERVICE_PASSWORD,
+    )
