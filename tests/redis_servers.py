@@ -157,8 +157,8 @@ class RedisServer:
         assert self._process is not None, "the server does not run"
         self._process.send_signal(signal.SIGCONT)
 
-    def close(self) -> None:
-        """End the process, frozen or not, close the clients, and remove the directory if it is its own."""
+    def end(self) -> None:
+        """End the process in peace, frozen or not; one that does not end is killed."""
         process, self._process = self._process, None
         if process is not None:
             process.send_signal(signal.SIGCONT)
@@ -168,6 +168,10 @@ class RedisServer:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+    def close(self) -> None:
+        """End the process, close the clients, and remove the directory if it is the server's own."""
+        self.end()
         self._stack.close()
 
     def _starts(self) -> bool:

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Start redis-server as creditd's cache: sh start.sh SERVICE_PASSWORD_FILE ADMIN_PASSWORD_FILE [--option value …]
 #
-# The first lines of these files are the passwords of the users `creditd` and `creditd-admin`. Redis reads the users from
+# Each file holds one line, the password of the user `creditd` and of `creditd-admin`. Redis reads the users from
 # its standard input, with the SHA-256 of each password in its place: passwords are in no other file, no command line and
 # no variable. Options of redis-server win over redis.conf.
 set -eu
@@ -10,9 +10,9 @@ recipe=$(dirname "$0")
 
 sha256_of() {
     password=
-    IFS= read -r password < "$1" || :
+    read -r password < "$1" || :
     if test "${#password}" -lt 16; then
-        echo "start.sh: the first line of $1 has fewer than the 16 characters of a password" >&2
+        echo "start.sh: expected a password of at least 16 characters in $1" >&2
         exit 2
     fi
     printf '%s' "$password" | sha256sum | cut -d ' ' -f 1

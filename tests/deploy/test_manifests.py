@@ -45,7 +45,7 @@ def trainer(pod):
 
 
 def environment(container):
-    return {variable["name"]: variable["value"] for variable in container["env"]}
+    return {variable["name"]: variable["value"] for variable in container["env"] if "value" in variable}
 
 
 @pytest.mark.parametrize("version", VERSIONS)
