@@ -20,11 +20,11 @@ def engine_of():
 
     engines = []
 
-    def made(server, head=None, chat_template=None, max_queued_tokens=1 << 20, **remote):
+    def made(server, head=None, chat_template=None, max_queued_tokens=1 << 20, revision="", cache=None, **remote):
         choice = RemoteChoice(server.url, **{"model": MODEL, "timeout_s": PATIENCE_S, **remote})
         spec = ModelSpec(
             "judge", remote=choice, head=head or HeadChoice(), chat_template=chat_template,
-            max_queued_tokens=max_queued_tokens,
+            max_queued_tokens=max_queued_tokens, revision=revision, cache=cache,
         )  # fmt: skip
         engines.append(RemoteEngine(spec))
         return engines[-1]

@@ -230,7 +230,8 @@ def test_an_engine_says_what_it_is(engine):
     assert status.n_bytes > 0
     assert status.silent_s == 0
     assert status.attention == "sdpa"
-    assert "rm" in engine.identity
+    assert status.fingerprint in engine.identity
+    assert status.is_remembered
 
 
 def test_a_template_changes_the_identity(tmp_path):

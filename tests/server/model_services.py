@@ -74,7 +74,7 @@ class FakeEmbedder:
     def __init__(self, name="emb", longest=40, *, known=True):
         self.known = known
         self.spec = ModelSpec(name, "nowhere", kind="embedding", max_tokens=longest)
-        self.identity = name
+        self.identity, self.numerics, self.is_remembered = name, "fake", True
         self.asked = []
 
     def prepared(self, texts):

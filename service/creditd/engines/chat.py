@@ -11,6 +11,7 @@ import itertools
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -19,6 +20,7 @@ from transformers import PreTrainedTokenizerBase
 
 from creditd.engines.coalition_tokens import CoalitionTokens, coalition_tokens
 from creditd.engines.errors import ModelUnsuitableError
+from creditd.engines.fingerprints import digest_of
 from creditd.engines.protocol import Prompt, VariantTexts
 
 Integers: TypeAlias = NDArray[np.int64]
@@ -50,7 +52,7 @@ class ChatText:
     """Renders prompts and completions for one model.
 
     Attributes:
-        has_template: Whether prompts may be chat messages.
+        template: What renders chat messages; None where none does.
         identity: Hash of what decides how texts become tokens: the template and the tokenizer.
     """
 
@@ -67,12 +69,16 @@ class ChatText:
         self._tokenizer = tokenizer
         # A tokenizer is changed by being used: one thread at a time.
         self._alone = threading.Lock()
-        self._template = _one_of(getattr(tokenizer, "chat_template", None)) if template is None else template
-        self.has_template = self._template is not None
+        self.template = _one_of(getattr(tokenizer, "chat_template", None)) if template is None else template
         if self.has_template:
             self._try()
         self._special = self._special_tokens()
-        self.identity = hash_of_tokenizer(tokenizer, self._template)
+        self.identity = hash_of_tokenizer(tokenizer, self.template)
+
+    @property
+    def has_template(self) -> bool:
+        """Whether prompts may be chat messages."""
+        return self.template is not None
 
     def tokens(self, prompt: Prompt, completion: str) -> Integers:
         """The tokens of a prompt with a completion.
@@ -173,7 +179,7 @@ class ChatText:
             ) from error
 
     def _rendered(self, messages: Sequence[Mapping[str, str]]) -> str:
-        options: dict[str, Any] = {"chat_template": self._template, "tokenize": False, "add_generation_prompt": False}
+        options: dict[str, Any] = {"chat_template": self.template, "tokenize": False, "add_generation_prompt": False}
         return str(self._tokenizer.apply_chat_template([dict(message) for message in messages], **options))
 
     def _try(self) -> None:
@@ -214,9 +220,20 @@ def hash_of_tokenizer(tokenizer: PreTrainedTokenizerBase, template: str | None) 
     Returns:
         The same for the same tokenizer, in hexadecimal digits.
     """
-    digest = hashlib.blake2b(digest_size=16)
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    vocabulary = backend.to_str() if backend is not None else repr(sorted(tokenizer.get_vocab().items()))
-    for part in (type(tokenizer).__name__, vocabulary, template or ""):
-        digest.update(len(part).to_bytes(8, "little") + part.encode())
+    parts = [_files_of(tokenizer)] if backend is None else [backend.to_str().encode()]
+    # A template may write special tokens by their roles.
+    roles = repr(sorted(tokenizer.special_tokens_map.items()))
+    parts += [part.encode() for part in (type(tokenizer).__name__, roles, template or "")]
+    digest = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "little") + part)
     return digest.hexdigest()
+
+
+def _files_of(tokenizer: PreTrainedTokenizerBase) -> bytes:
+    """What a tokenizer that is written in Python was made of: its vocabulary does not say how words are cut."""
+    folder = Path(tokenizer.name_or_path)
+    names = ("tokenizer_config.json", *tokenizer.vocab_files_names.values())
+    files = [folder / name for name in names if (folder / name).is_file()]
+    return (repr(sorted(tokenizer.get_vocab().items())) + digest_of(folder, files)).encode()

@@ -12,6 +12,9 @@ from creditd.engines.model_spec import ModelSpec
 J = TypeVar("J")
 
 _WEIGHTS = "*.safetensors"
+_ONE_FILE, _INDEX = "model.safetensors", "model.safetensors.index.json"
+_ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
+"""What transformers loads on top of a model where peft is installed."""
 _UNSAFE = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
 
 
@@ -50,20 +53,53 @@ def checked_path(spec: ModelSpec, root: Path) -> Path:
             f"model {spec.id}: {found}expected weights as safetensors (save_pretrained writes them)"
         )
     for index in path.glob("*.index.json"):
-        _check_shards(spec, index)
+        _shards(spec, index)
     if "auto_map" in read_json(spec, path / "config.json", dict):
         raise ModelUnsuitableError(f"model {spec.id}: its config asks for code of its own (auto_map), which is not run")
     return path
 
 
-def _check_shards(spec: ModelSpec, index: Path) -> None:
-    """The files that an index of weights names stand beside it."""
+def weight_files(spec: ModelSpec, path: Path) -> tuple[Path, ...]:
+    """The files whose bytes decide what a model computes of tokens: configuration, weights, their index, adapters.
+
+    Args:
+        spec: The model.
+        path: Its directory, from `checked_path`.
+
+    Returns:
+        Those that transformers loads: the file that `transformers_weights` in the configuration names, else
+        `model.safetensors`, else what the index beside it names. Where none of these is there, all safetensors.
+
+    Raises:
+        ModelUnsuitableError: If the configuration names a file outside the directory, or an index names no files.
+    """
+    config = path / "config.json"
+    named = read_json(spec, config, dict).get("transformers_weights")
+    names = [named] if isinstance(named, str) else [_ONE_FILE, _INDEX]
+    if any(Path(name).is_absolute() or ".." in Path(name).parts for name in names):
+        raise ModelUnsuitableError(
+            f"model {spec.id}: transformers_weights in its config.json leads outside its directory"
+        )
+    first = next((path / name for name in names if (path / name).is_file()), None)
+    if first is None:
+        weights = [*path.glob(_WEIGHTS)]
+    elif first.suffix == ".json":
+        # transformers looks for them in the directory, wherever in it the index is.
+        weights = [first, *(path / shard for shard in _shards(spec, first))]
+    else:
+        weights = [first]
+    return (config, *weights, *(path / name for name in _ADAPTER if (path / name).is_file()))
+
+
+def _shards(spec: ModelSpec, index: Path) -> list[str]:
+    """The files that an index of weights names, which have to stand beside it."""
     shards = read_json(spec, index, dict).get("weight_map")
     if not isinstance(shards, dict):
         raise ModelUnsuitableError(f"model {spec.id}: {index.name} names no files; expected what save_pretrained wrote")
     for shard in shards.values():
         if not isinstance(shard, str) or shard != Path(shard).name:
             raise ModelUnsuitableError(f"model {spec.id}: {index.name} names a file that is not beside it")
+    return sorted(set(shards.values()))
 
 
 def read_json(spec: ModelSpec, file: Path, expected: type[J]) -> J:

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import transformers
 
 from creditd.engines.batching import Answered
 from creditd.engines.delivery import submitted
@@ -53,9 +54,10 @@ class EmbeddingEngine(LocalEngine[LoadedEmbedding, Variants]):
 
     @property
     def identity(self) -> str:
-        """What decides a vector beside the text: model, revision, type of weights, tokenizer, pooling."""
+        """What decides a vector beside the text: weights and their type, code, tokenizer, pooling, revision."""
         spec = self._loaded.spec
-        return repr((spec.id, spec.revision, spec.dtype, self._loaded.text.identity, self._loaded.pooling))
+        files = (self._loaded.fingerprint, transformers.__version__, self._loaded.text.identity)
+        return repr((*files, spec.revision, spec.dtype, spec.attention, self._loaded.pooling))
 
     def prepared(self, texts: Sequence[str]) -> PreparedTexts:
         """Texts as the model reads them; nothing is ever cut.

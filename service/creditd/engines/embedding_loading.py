@@ -17,12 +17,14 @@ from numpy.typing import NDArray
 from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 
 from creditd.engines.chat import hash_of_tokenizer
-from creditd.engines.directories import checked_path
+from creditd.engines.directories import checked_path, weight_files
 from creditd.engines.embedding_scorer import EmbeddingScorer
 from creditd.engines.errors import ModelUnsuitableError
+from creditd.engines.fingerprints import SourceFiles
 from creditd.engines.memory import ForwardShape, batch_bytes, demand_room
 from creditd.engines.model_files import bytes_of, load_files, longest_sequence
 from creditd.engines.model_spec import ModelSpec, Pooling
+from creditd.engines.numerics import numerics_of
 from creditd.engines.reward_scorers import Variants
 from creditd.engines.sentence_files import chosen_pooling, read_sentence_files
 
@@ -77,6 +79,8 @@ class LoadedEmbedding:
         n_dimensions: Entries H of a vector.
         n_bytes: Memory of its weights.
         forward_bytes: Most memory of one forward pass beside the weights.
+        fingerprint: Digest of the files that it was loaded from, those of sentence-transformers among them.
+        numerics: What decides the last bits of its vectors.
     """
 
     spec: ModelSpec
@@ -88,6 +92,8 @@ class LoadedEmbedding:
     n_dimensions: int
     n_bytes: int
     forward_bytes: int
+    fingerprint: str
+    numerics: str
 
     @property
     def reads_tries(self) -> bool:
@@ -97,7 +103,12 @@ class LoadedEmbedding:
     @property
     def attention(self) -> str:
         """What runs its attention, as registrations name it."""
-        return str(self.model.config._attn_implementation)  # noqa: SLF001 - transformers has no other name for it
+        return _attention(self.model)
+
+    @property
+    def is_remembered(self) -> bool:
+        """Whether its vectors may be remembered."""
+        return self.spec.is_remembered()
 
 
 def load_embedding(spec: ModelSpec, root: Path) -> LoadedEmbedding:
@@ -115,13 +126,15 @@ def load_embedding(spec: ModelSpec, root: Path) -> LoadedEmbedding:
         ModelUnsuitableError: If it cannot serve; the message says what is wrong and what is expected.
 
     Cost:
-        Reading the weights, and some tokens.
+        Reading the weights twice, of which once as `SourceFiles.fingerprint` does, and some tokens.
     """
     path = checked_path(spec, root)
     files = read_sentence_files(spec, path, root)
     pooling = chosen_pooling(spec, files)
+    sources = SourceFiles.seen(path, [*weight_files(spec, path), *files.files])
     # Many encoders are saved without the layer on top of the first token that BERT was trained with.
     model, tokenizer = load_files(spec, path, AutoModel, attention=spec.attention, dispensable=("pooler.",))
+    fingerprint = sources.fingerprint(spec)
     # Where its file says nothing this is some 1e30.
     longest = longest_sequence(spec, model, files.max_tokens, int(tokenizer.model_max_length))
     needed = batch_bytes(ForwardShape.of(model), most_tokens=spec.batch_tokens, longest=longest)
@@ -133,7 +146,23 @@ def load_embedding(spec: ModelSpec, root: Path) -> LoadedEmbedding:
     text = WholeTexts(tokenizer, lowers=files.lowers)
     scorer = EmbeddingScorer(model, pooling, most_tokens=spec.batch_tokens, pad_id=pad_id)
     n_dimensions = _dimensions(spec, text, scorer)
-    return LoadedEmbedding(spec, model, text, scorer, pooling, longest, n_dimensions, bytes_of(model), needed)
+    return LoadedEmbedding(
+        spec=spec,
+        model=model,
+        text=text,
+        scorer=scorer,
+        pooling=pooling,
+        max_tokens=longest,
+        n_dimensions=n_dimensions,
+        n_bytes=bytes_of(model),
+        forward_bytes=needed,
+        fingerprint=fingerprint,
+        numerics=numerics_of(model, _attention(model), "batches", spec.batch_tokens),
+    )
+
+
+def _attention(model: PreTrainedModel) -> str:
+    return str(model.config._attn_implementation)  # noqa: SLF001 - transformers has no other name for it
 
 
 def _dimensions(spec: ModelSpec, text: WholeTexts, scorer: EmbeddingScorer) -> int:

@@ -67,8 +67,21 @@ class FakeEngine:
 
     @property
     def identity(self) -> str:
-        """The function's name."""
-        return repr((self._spec.id, self._score))
+        """The function's name, which is the same in every process; two functions of one name are one to it."""
+        score = self._score
+        kind = type(score)
+        module = getattr(score, "__module__", None) or kind.__module__
+        return repr((self._spec.id, self._spec.revision, module, getattr(score, "__qualname__", kind.__qualname__)))
+
+    @property
+    def numerics(self) -> str:
+        """Nothing decides last bits but the function."""
+        return "fake"
+
+    @property
+    def is_remembered(self) -> bool:
+        """Unless it is registered otherwise."""
+        return self._spec.is_remembered()
 
     def n_tokens(self, work: tuple[tuple[Prompt, str], ...]) -> int:
         """Characters."""
@@ -124,6 +137,7 @@ class FakeEngine:
             n_batches=batcher.n_batches,
             silent_s=time.monotonic() - batcher.last_beat_s if batcher.queued_tokens else 0.0,
             alive=batcher.is_alive,
+            is_remembered=self.is_remembered,
         )
 
     def close(self, timeout_s: float | None = None) -> None:

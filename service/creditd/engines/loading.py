@@ -12,13 +12,15 @@ from typing import Any
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from creditd.engines.chat import ChatText
-from creditd.engines.directories import checked_path, read_json
+from creditd.engines.directories import checked_path, read_json, weight_files
 from creditd.engines.errors import ModelUnsuitableError
+from creditd.engines.fingerprints import SourceFiles
 from creditd.engines.memory import Reading
 from creditd.engines.model_files import bytes_of, load_files, longest_sequence
 from creditd.engines.model_spec import ModelSpec
+from creditd.engines.numerics import numerics_of
 from creditd.engines.own_scores import check_own_scores
-from creditd.engines.reading import FLEX_ATTENTION, choose_reader
+from creditd.engines.reading import FLEX_ATTENTION, choose_reader, chunk_tokens
 from creditd.engines.reward_scorers import LengthScorer, TrieScorer, is_causal
 from creditd.engines.self_check import SelfCheck
 
@@ -39,6 +41,8 @@ class LoadedReward:
         forward_bytes: Most memory of one forward pass beside the weights.
         pad_id: The token before which a causal model stops reading a text's end; None where it reads all.
         n_embeddings: Tokens that it knows.
+        fingerprint: Digest of the files that it was loaded from.
+        numerics: What decides the last bits of its scores.
     """
 
     spec: ModelSpec
@@ -52,6 +56,8 @@ class LoadedReward:
     forward_bytes: int
     pad_id: int | None
     n_embeddings: int
+    fingerprint: str
+    numerics: str
 
     @property
     def reads_tries(self) -> bool:
@@ -61,8 +67,12 @@ class LoadedReward:
     @property
     def attention(self) -> str:
         """What runs its attention, as registrations name it."""
-        # transformers has no other name for it
-        return FLEX_ATTENTION if self.reading == "blocks" else str(self.model.config._attn_implementation)  # noqa: SLF001
+        return _attention(self.model, self.reading)
+
+    @property
+    def is_remembered(self) -> bool:
+        """Whether its scores may be remembered."""
+        return self.spec.is_remembered(self.text.template)
 
 
 def load_reward(spec: ModelSpec, root: Path) -> LoadedReward:
@@ -79,7 +89,7 @@ def load_reward(spec: ModelSpec, root: Path) -> LoadedReward:
         ModelUnsuitableError: If it cannot serve; the message says what is wrong and what is expected.
 
     Cost:
-        Reading the weights, and some two thousand tokens.
+        Reading the weights twice, of which once as `SourceFiles.fingerprint` does, and some two thousand tokens.
     """
     path = checked_path(spec, root)
     architectures = read_json(spec, path / "config.json", dict).get("architectures") or []
@@ -90,11 +100,17 @@ def load_reward(spec: ModelSpec, root: Path) -> LoadedReward:
         )
     # Attention by blocks is made here, for tries alone.
     attention = None if spec.attention == FLEX_ATTENTION else spec.attention
+    sources = SourceFiles.seen(path, weight_files(spec, path))
     model, tokenizer = load_files(spec, path, AutoModelForSequenceClassification, attention=attention)
-    return _served(spec, model, tokenizer)
+    return _served(spec, model, tokenizer, sources.fingerprint(spec))
 
 
-def _served(spec: ModelSpec, model: PreTrainedModel, tokenizer: Any) -> LoadedReward:  # noqa: ANN401 - transformers' own
+def _served(
+    spec: ModelSpec,
+    model: PreTrainedModel,
+    tokenizer: Any,  # noqa: ANN401 - transformers' own
+    fingerprint: str,
+) -> LoadedReward:
     longest = longest_sequence(spec, model)
     try:
         text = ChatText(tokenizer, spec.chat_template)
@@ -120,4 +136,13 @@ def _served(spec: ModelSpec, model: PreTrainedModel, tokenizer: Any) -> LoadedRe
         forward_bytes=reader.forward_bytes,
         pad_id=pad_id,
         n_embeddings=int(model.get_input_embeddings().num_embeddings),
+        fingerprint=fingerprint,
+        numerics=numerics_of(
+            model, _attention(model, reader.reading), reader.reading, chunk_tokens(spec), spec.batch_tokens, longest
+        ),
     )
+
+
+def _attention(model: PreTrainedModel, reading: Reading) -> str:
+    # transformers has no other name for it
+    return FLEX_ATTENTION if reading == "blocks" else str(model.config._attn_implementation)  # noqa: SLF001

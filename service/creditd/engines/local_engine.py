@@ -37,6 +37,18 @@ class Loaded(Protocol):
     def attention(self) -> str:
         """What runs its attention, as registrations name it."""
 
+    @property
+    def fingerprint(self) -> str:
+        """Digest of the files that it was loaded from."""
+
+    @property
+    def numerics(self) -> str:
+        """What decides the last bits of its numbers."""
+
+    @property
+    def is_remembered(self) -> bool:
+        """Whether its numbers may be remembered."""
+
 
 L = TypeVar("L", bound=Loaded)
 W = TypeVar("W")
@@ -68,6 +80,16 @@ class LocalEngine(Generic[L, W]):
         """The model, as it was registered."""
         return self._loaded.spec
 
+    @property
+    def numerics(self) -> str:
+        """What decides the last bits of its numbers beside what it is."""
+        return self._loaded.numerics
+
+    @property
+    def is_remembered(self) -> bool:
+        """Whether its numbers may be remembered: they are those of the files that it was loaded from."""
+        return self._loaded.is_remembered
+
     def status(self) -> EngineStatus:
         """What can be said of the engine now."""
         loaded, batcher = self._loaded, self._batcher
@@ -83,6 +105,8 @@ class LocalEngine(Generic[L, W]):
             n_batches=batcher.n_batches,
             silent_s=self._clock() - batcher.last_beat_s if batcher.queued_tokens else 0.0,
             alive=batcher.is_alive,
+            fingerprint=loaded.fingerprint,
+            is_remembered=loaded.is_remembered,
         )
 
     def close(self, timeout_s: float | None = None) -> None:

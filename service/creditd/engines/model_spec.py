@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeAlias
 
+_CLOCK = "strftime_now"
+"""What transformers calls the clock in chat templates."""
 ModelKind: TypeAlias = Literal["reward", "policy", "embedding"]
 Dtype: TypeAlias = Literal["float32", "bfloat16", "float16"]
 Pooling: TypeAlias = Literal["mean", "first", "last"]
@@ -92,6 +94,7 @@ class ModelSpec:
         max_queued_tokens: Tokens that wait at most.
         max_tokens: Longest sequence. None: as many as the model has positions.
         pooling: How an embedding model makes one vector of its tokens' states. None: as its directory says.
+        cache: Whether what it says of texts may be remembered. None: as `is_remembered` says.
     """
 
     id: str
@@ -110,7 +113,28 @@ class ModelSpec:
     max_tokens: int | None = None
     pooling: Pooling | None = None
     remote: RemoteChoice | None = None
+    cache: bool | None = None
 
     def __post_init__(self) -> None:
         if (self.path is None) == (self.remote is None):
             raise ValueError("a model has a path, or is remote: expected exactly one of path and remote")
+        if self.cache and self.remote is not None and not self.revision:
+            raise ValueError("a remote model is remembered by its revision: expected one")
+
+    def is_remembered(self, template: str | None = None) -> bool:
+        """Whether what the model said of a text may stand for what it would say now.
+
+        Which weights another server has, only its operator can vouch for: a remote model is remembered by its
+        `revision`, which has to change with them, and not at all without one. A chat template that reads the clock
+        makes other texts every day.
+
+        Args:
+            template: The chat template that prompts of messages go through, as far as it is known here.
+
+        Returns:
+            `cache`, if that is registered, else whether the identity of the model decides its numbers.
+        """
+        if self.cache is not None:
+            return self.cache
+        vouched = self.remote is None or bool(self.revision)
+        return vouched and _CLOCK not in (template or "")

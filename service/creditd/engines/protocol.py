@@ -137,6 +137,8 @@ class EngineStatus:
         n_batches: Batches that were run.
         silent_s: Seconds since the last sign of life while there is work; 0 when there is none.
         alive: Whether it can still answer.
+        fingerprint: Digest of the files that it is loaded from; None where there are none.
+        is_remembered: Whether its numbers may be remembered.
     """
 
     spec: ModelSpec
@@ -150,6 +152,8 @@ class EngineStatus:
     n_batches: int
     silent_s: float
     alive: bool
+    fingerprint: str | None = None
+    is_remembered: bool = False
 
 
 class Engine(Protocol):
@@ -161,7 +165,15 @@ class Engine(Protocol):
 
     @property
     def identity(self) -> str:
-        """Everything that decides its numbers beside the texts."""
+        """Everything that decides its numbers beside the texts, up to rounding; the same in every process."""
+
+    @property
+    def numerics(self) -> str:
+        """What decides their last bits beside `identity`: the machine, the libraries, sizes of passes."""
+
+    @property
+    def is_remembered(self) -> bool:
+        """Whether its numbers may be remembered: equal texts under an equal `identity` have equal ones."""
 
     def status(self) -> EngineStatus:
         """What can be said of it now."""

@@ -105,6 +105,16 @@ class RemoteEngine:
         spec, remote = self._spec, self._remote
         return repr((spec.id, spec.revision, remote.url, remote.route, remote.model, spec.chat_template, spec.head))
 
+    @property
+    def numerics(self) -> str:
+        """What rounds there is not known here."""
+        return "remote"
+
+    @property
+    def is_remembered(self) -> bool:
+        """Whether its operator says by a revision which weights the server has: nothing else does."""
+        return self._spec.is_remembered(self._spec.chat_template)
+
     def check(self, timeout_s: float = CHECK_S) -> str | None:
         """Whether the server is there with this model, so that a wrong setting is said when the service starts.
 
@@ -218,6 +228,7 @@ class RemoteEngine:
                 n_batches=calls.n_answers,
                 silent_s=0.0 if since_s is None else time.monotonic() - since_s,
                 alive=self.is_alive,
+                is_remembered=self.is_remembered,
             )
 
     @property

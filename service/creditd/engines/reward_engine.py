@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
+import transformers
 from numpy.typing import NDArray
 
 from creditd.engines.batching import Answered
@@ -109,9 +110,10 @@ class RewardEngine(LocalEngine[LoadedReward, RewardWork]):
 
     @property
     def identity(self) -> str:
-        """What decides a score beside the text: model, revision, type of weights, tokenizer, template, head."""
+        """What decides a score beside the text: weights and their type, code, tokenizer, template, head, revision."""
         spec = self._loaded.spec
-        return repr((spec.id, spec.revision, spec.dtype, self._loaded.text.identity, spec.head))
+        files = (self._loaded.fingerprint, transformers.__version__, self._loaded.text.identity)
+        return repr((*files, spec.revision, spec.dtype, spec.attention, spec.head))
 
     def prepared(
         self, texts: Sequence[VariantTexts], *, alone: bool = False, checkpoint: Callable[[], None] = lambda: None

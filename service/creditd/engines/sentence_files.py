@@ -38,11 +38,13 @@ class SentenceFiles:
         pooling: How one vector is made of the states of tokens; None where nothing is said.
         max_tokens: Longest sequence; None where nothing is said.
         lowers: Whether texts are read in lower case.
+        files: The files that say so.
     """
 
     pooling: Pooling | None = None
     max_tokens: int | None = None
     lowers: bool = False
+    files: tuple[Path, ...] = ()
 
 
 def read_sentence_files(spec: ModelSpec, path: Path, root: Path) -> SentenceFiles:
@@ -61,20 +63,25 @@ def read_sentence_files(spec: ModelSpec, path: Path, root: Path) -> SentenceFile
         ModelUnsuitableError: If there are modules beside a transformer, a pooling and a normalisation, a pooling that
             makes no vector by the mean, the first or the last token, or files outside the root.
     """
-    pooling = None
+    pooling, files = None, list[Path]()
     if (path / "modules.json").is_file():
+        files.append(path / "modules.json")
         modules = read_json(spec, path / "modules.json", list)
         poolings = [module for module in modules if _kind(spec, module) == "Pooling"]
         if len(poolings) > 1:
             raise ModelUnsuitableError(f"model {spec.id}: modules.json has {len(poolings)} poolings; expected one")
         if poolings:
-            pooling = _pooling(spec, _inside(spec, path, root, str(poolings[0].get("path"))))
+            files.append(_inside(spec, path, root, str(poolings[0].get("path"))))
+            pooling = _pooling(spec, files[-1])
     of_tokens = next(iter(sorted(path.glob("sentence_*_config.json"))), None)
-    settings: dict[str, Any] = {} if of_tokens is None else read_json(spec, of_tokens, dict)
+    settings: dict[str, Any] = {}
+    if of_tokens is not None:
+        files.append(of_tokens)
+        settings = read_json(spec, of_tokens, dict)
     longest = settings.get("max_seq_length")
     if longest is not None and (not isinstance(longest, int) or longest < 1):
         raise ModelUnsuitableError(f"model {spec.id}: max_seq_length is {longest}; expected a number of tokens")
-    return SentenceFiles(pooling, longest, bool(settings.get("do_lower_case")))
+    return SentenceFiles(pooling, longest, bool(settings.get("do_lower_case")), tuple(files))
 
 
 def chosen_pooling(spec: ModelSpec, found: SentenceFiles) -> Pooling:
