@@ -340,6 +340,7 @@ def test_models_are_named_with_what_they_are():
     (one,) = models.json()["models"]
     assert (one["id"], one["kind"], one["backend"], one["revision"]) == ("rm", "reward", "fake", "r1")
     assert (one["max_tokens"], one["queued_tokens"], one["alive"], one["weight_version"]) == (100, 0, True, None)
+    assert (one["fingerprint"], one["cached"]) == (None, True)
     assert info.json()["models"] == ["rm"]
     assert info.json()["utilities"][-1] == "model"
     assert 'creditd_evaluations_total{model="rm"} 5.0' in metrics.text

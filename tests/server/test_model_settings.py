@@ -19,7 +19,7 @@ def loaded(tmp_path, text, *, root=True):
 
 def test_a_file_registers_models(tmp_path):
     """Each entry becomes what the engines take."""
-    (tmp_path / "key").write_text("secret\n")
+    (tmp_path / "key").write_text("hidden-word\n")
     (tmp_path / "template").write_text("{{ messages }}")
     settings = loaded(
         tmp_path,
@@ -39,8 +39,21 @@ def test_a_file_registers_models(tmp_path):
     assert (near.id, near.path, near.kind, near.dtype, near.device) == ("rm", Path("a"), "reward", "float32", "cpu")
     assert near.head == HeadChoice(margin=(1, 0), activation="log_sigmoid")
     assert (near.chat_template, near.max_tokens, near.remote) == ("{{ messages }}", 512, None)
-    assert (far.path, far.remote.url, far.remote.key) == (None, "http://127.0.0.1:8000", "secret")
-    assert "secret" not in repr(far) + repr(settings)
+    assert (far.path, far.remote.url, far.remote.key) == (None, "http://127.0.0.1:8000", "hidden-word")
+    assert "hidden-word" not in repr(far) + repr(settings)
+
+
+def test_an_entry_says_what_may_be_remembered(tmp_path):
+    """Absent, a model decides; a remote one with a revision may be remembered, and none has to be."""
+    far = 'remote = { url = "http://h", model = "m" }\n'
+    entries = (
+        'path = "x"\n', 'path = "x"\ncache = false\n', 'path = "x"\ncache = true\n',
+        far, f'{far}revision = "1"\n', f'{far}revision = "1"\ncache = true\n', f"{far}cache = false\n",
+    )  # fmt: skip
+    text = "".join(f'[[models]]\nid = "m{number}"\n{entry}' for number, entry in enumerate(entries))
+    specs = [model.spec() for model in loaded(tmp_path, text).models]
+    assert [spec.cache for spec in specs] == [None, False, True, None, None, True, False]
+    assert [spec.is_remembered() for spec in specs] == [True, False, True, False, True, True, False]
 
 
 def test_a_variable_registers_models(monkeypatch, tmp_path):
@@ -74,6 +87,11 @@ def test_a_variable_registers_models(monkeypatch, tmp_path):
         ('id = "a"\nremote = { url = "http://h", model = "m", api_key_file = "/nowhere" }', "api_key_file cannot be"),
         ('id = "a"\nremote = { url = "http://h", model = "m", api_key_file = "/x", api_key = "y" }', "not both"),
         ('id = "a"\nremote = { url = "http://h" }', "models.0.remote.model"),
+        (
+            'id = "a"\ncache = true\nremote = { url = "http://h", model = "m" }',
+            "models.0.*a remote model is remembered by its revision: expected one",
+        ),
+        ('id = "a"\npath = "x"\ncache = "sometimes"', "models.0.cache"),
         ('id = "a"\npath = "x"\n[[models]]\nid = "a"\npath = "y"', "two models are called a"),
     ],
 )

@@ -143,6 +143,7 @@ def test_the_service_says_what_is_loaded(service):
     assert (one["id"], one["backend"], one["revision"], one["max_tokens"]) == ("rm", "local", "r1", 120)
     assert one["weight_bytes"] == sum(parameter.numel() * 4 for parameter in model.parameters())
     assert one["reads_tries"] is True
+    assert (len(one["fingerprint"]), one["cached"]) == (32, True)
     assert httpx.get(f"{url}/readyz", timeout=PATIENCE_S).text == "ready\n"
 
 

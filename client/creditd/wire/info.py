@@ -91,6 +91,11 @@ class ModelInfo(WireModel):
     """Seconds since its last sign of life, while it has work."""
     alive: bool
     """Whether it can still answer."""
+    fingerprint: str | None = None
+    """Digest of the files that it was loaded from: weights, their configuration, the pooling of an embedding model. The
+    same in every process and directory; null for a model that is not of this process."""
+    cached: bool = False
+    """Whether what it says of texts may be remembered."""
 
 
 class Models(WireModel):

@@ -172,6 +172,8 @@ def models_document(statuses: Iterable[EngineStatus]) -> Models:
                 batches=one.n_batches,
                 silent_s=round(one.silent_s, 3),
                 alive=one.alive,
+                fingerprint=one.fingerprint,
+                cached=one.is_remembered,
             )
             for one in statuses
         ]

@@ -101,7 +101,7 @@ class ModelSettings(_Entry):
     remote: RemoteSettings | None = None
     """Where it is, for a model that another server runs; instead of a path."""
     revision: Annotated[str, Field(max_length=256)] = ""
-    """What its operator calls this state of it; part of its identity."""
+    """What its operator calls this state of it; part of its identity. A remote model is remembered by it."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Type of its weights in memory; the head of a reward model computes in float32."""
     device: Annotated[str, Field(pattern=r"^(cpu|cuda(:\d+)?|mps|xpu(:\d+)?)$")] = "cpu"
@@ -126,6 +126,9 @@ class ModelSettings(_Entry):
     """Tokens that wait at most; more are refused with 503 and Retry-After."""
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     """Longest sequence. Absent: as many as the model has positions."""
+    cache: bool | None = None
+    """Whether what it says of texts may be remembered. Absent: yes, unless its chat template reads the clock or it is
+    remote without a revision, which has to change with its weights."""
 
     @field_validator("id")
     @classmethod
