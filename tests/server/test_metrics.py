@@ -20,6 +20,11 @@ OF_MODELS = {
     "creditd_engine_silent_seconds",
 }
 """Names that are there with a sample for each model alone."""
+OF_THE_CACHE = {
+    "creditd_cache_games", "creditd_cache_evaluations_saved", "creditd_cache_corrupt", "creditd_cache_errors",
+    "creditd_cache_dropped_writes", "creditd_cache_contradictions", "creditd_cache_breaker", "creditd_cache_memory_bytes",
+    "creditd_cache_memory_games", "creditd_cache_queued_bytes",
+}  # fmt: skip
 
 
 def counters_after(*requests, **settings):
@@ -42,11 +47,11 @@ def counters_after(*requests, **settings):
 def test_metrics_have_their_names():
     """The names are the glossary's, and no others appear."""
     families, samples = counters_after()
-    assert {family.name.removesuffix("_created") for family in families} <= NAMES | OF_MODELS
+    assert {family.name.removesuffix("_created") for family in families} <= NAMES | OF_MODELS | OF_THE_CACHE
     assert samples["creditd_requests_in_flight",] == 0
     assert samples["creditd_draining",] == 0
     families, _ = counters_after(lambda s: s.post(nested([[1.0], [float("nan")]])))
-    assert {family.name.removesuffix("_created") for family in families} == NAMES | OF_MODELS
+    assert {family.name.removesuffix("_created") for family in families} == NAMES | OF_MODELS | OF_THE_CACHE
 
 
 def test_counters_move():

@@ -187,7 +187,7 @@ def test_an_overloaded_model_says_when_to_come_back():
             gate.set()
         return refused
 
-    response = on_service(ask, with_models(fake(score=slow, max_queued_tokens=64)))
+    response = on_service(ask, with_models(fake(score=slow, max_queued_tokens=64), cache_bytes=0))
     assert (response.status_code, response.json()["code"]) == (503, "overloaded")
     assert 1 <= int(response.headers["Retry-After"]) <= 30
     assert "48 tokens wait for this model; expected at most 64" in response.json()["detail"]
@@ -281,7 +281,7 @@ def test_many_small_requests_are_nearly_as_fast_as_one_large():
             for _ in range(64):
                 tasks.start_soon(service.post, sets_of(row, **REWARDS))
 
-    on_service(ask, with_models(engine, compute_threads=2))
+    on_service(ask, with_models(engine, compute_threads=2, cache_bytes=0))
     tokens_s = 64 * 2 * 1008 * 1e-6
     assert sum(engine.batches) == 128
     assert (0.002 + tokens_s) / (0.002 * len(engine.batches) + tokens_s) >= 0.7

@@ -398,6 +398,7 @@ class Usage(WireModel):
     evaluations: int
     """Utilities evaluated by a model."""
     from_cache: int
+    """Utilities that were remembered from earlier requests, of this replica or another, and cost no evaluation."""
     tokens_computed: int
     """Tokens that went through the model: those of distinct prefixes, where it reads tries."""
     tokens_naive: int

@@ -49,6 +49,7 @@ class EngineUsage:
 
     Attributes:
         evaluations: Different texts that the model scores.
+        from_cache: Utilities that were remembered instead.
         tokens_computed: Tokens that go through the model; 0 before a remote model has said how many.
         tokens_naive: Tokens of all variants one by one.
         tokens_spliced: Those of `tokens_naive` in variants that were put together from the tokens of their units.
@@ -57,6 +58,7 @@ class EngineUsage:
     """
 
     evaluations: int = 0
+    from_cache: int = 0
     tokens_computed: int = 0
     tokens_naive: int = 0
     tokens_spliced: int = 0
@@ -67,6 +69,7 @@ class EngineUsage:
         """The cost of both."""
         return EngineUsage(
             evaluations=self.evaluations + other.evaluations,
+            from_cache=self.from_cache + other.from_cache,
             tokens_computed=self.tokens_computed + other.tokens_computed,
             tokens_naive=self.tokens_naive + other.tokens_naive,
             tokens_spliced=self.tokens_spliced + other.tokens_spliced,

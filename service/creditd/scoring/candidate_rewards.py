@@ -9,7 +9,7 @@ import numpy as np
 
 from creditd.credit.candidate_sets import CandidateSets, MalformedPolicy, SetError, SetErrors, find_players
 from creditd.engines.protocol import Prompt, ScoredTexts, VariantTexts
-from creditd.scoring.model_questions import EvaluatedSets, characters_of, check_characters, failed_text
+from creditd.scoring.model_questions import EvaluatedSets, RememberedBy, characters_of, check_characters, failed_text
 
 
 class CandidateRewards:
@@ -18,6 +18,8 @@ class CandidateRewards:
     Candidates that do not play, because they have no text or are surplus, are not asked about. Copies of one text are:
     they cost nothing, and their rewards are equal.
     """
+
+    remembered_by: RememberedBy = "candidate"
 
     def __init__(
         self,

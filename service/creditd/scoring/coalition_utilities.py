@@ -26,6 +26,7 @@ from creditd.scoring.model_questions import (
     CostExceededError,
     Estimates,
     EvaluatedSets,
+    RememberedBy,
     characters_of,
     check_characters,
     failed_text,
@@ -78,6 +79,8 @@ class _Game:
 
 class CoalitionUtilities:
     """Asks for the utilities of coalitions until every set is solved; `ModelQuestions`."""
+
+    remembered_by: RememberedBy = "set"
 
     def __init__(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,8 @@ from creditd.engines.protocol import Prompt, TextFailure
 
 Booleans: TypeAlias = NDArray[np.bool_]
 Floats: TypeAlias = NDArray[np.float64]
+RememberedBy: TypeAlias = Literal["candidate", "set"]
+"""Whether each unit of a text is a game of its own, or all units together are one."""
 
 
 class CostExceededError(Exception):
@@ -60,6 +62,10 @@ class EvaluatedSets:
 
 class ModelQuestions(Protocol):
     """A use case that asks until it has no question left, then answers. Not for several threads at a time."""
+
+    @property
+    def remembered_by(self) -> RememberedBy | None:
+        """What the model's answers are remembered by; None where they are not."""
 
     def ask(self) -> Sequence[Any]:
         """Texts for the model, as its engine takes them; nothing when it is done. The same until it is told."""

@@ -20,7 +20,13 @@ from creditd.credit.embeddings import (
 )
 from creditd.credit.set_utilities import Need, Utility, needs
 from creditd.engines.protocol import EmbeddedTexts, TextFailure
-from creditd.scoring.model_questions import CostExceededError, EvaluatedSets, check_characters, failed_text
+from creditd.scoring.model_questions import (
+    CostExceededError,
+    EvaluatedSets,
+    RememberedBy,
+    check_characters,
+    failed_text,
+)
 
 Floats: TypeAlias = NDArray[np.float64]
 
@@ -61,6 +67,8 @@ class UnusableTargetError(Exception):
 
 class TextFeatures:
     """Asks for one vector per text; then the sets have the features that their utility needs."""
+
+    remembered_by: RememberedBy | None = None
 
     def __init__(
         self,

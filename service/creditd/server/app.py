@@ -48,12 +48,12 @@ def create_app(settings: Settings, resources: Resources | None = None) -> FastAP
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        held.open()
+        await held.open()
         await anyio.to_thread.run_sync(warm_up, held)
         try:
             yield
         finally:
-            held.close()
+            await held.close()
 
     routers = (credit.router, info.router, document.router, health.router, page.router)
     paths = frozenset(str(getattr(route, "path", "")) for router in routers for route in router.routes)

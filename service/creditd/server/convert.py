@@ -54,7 +54,7 @@ def usage(queue_s: float, engine: EngineUsage = NO_MODEL) -> dict[str, float]:
     """Cost of an answer: what a model did for it, and how long it waited."""
     return {
         "evaluations": engine.evaluations,
-        "from_cache": 0,
+        "from_cache": engine.from_cache,
         "tokens_computed": engine.tokens_computed,
         "tokens_naive": engine.tokens_naive,
         "tokens_spliced": engine.tokens_spliced,

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from creditd.engines.protocol import EngineStatus, EngineUsage
+from creditd.server.cache_metrics import CacheMetrics
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
@@ -60,6 +61,8 @@ class Metrics:
             ("model",),
             registry=self.registry,
         )
+
+        self.cache = CacheMetrics(self.registry)
 
     def count_engine(self, model: str, usage: EngineUsage) -> None:
         """Count what a model did for one request."""

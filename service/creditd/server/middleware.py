@@ -124,6 +124,7 @@ class _Traffic:
 class KeyCheck:
     """Refuses every path but the probes and the page to callers without a key, when keys are configured.
 
+    The digest of a caller's key is its `tenant` in the state of the request: nothing is shared between two of them.
     Keys are compared by digest, all of them each time, so that the time taken tells nothing.
     """
 
@@ -133,19 +134,22 @@ class KeyCheck:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one ASGI connection."""
-        if scope["type"] == "http" and self.digests and scope["path"] not in OPEN_PATHS and not self._allowed(scope):
+        tenant = self._tenant(scope) if scope["type"] == "http" and self.digests else b""
+        if tenant is None and scope["path"] not in OPEN_PATHS:
             error = ServiceError(
                 ErrorCode.UNAUTHORIZED, "got no valid API key; expected the header `Authorization: Bearer KEY`"
             )
             await refuse(error, scope, receive, send)
             return
+        scope.setdefault("state", {})["tenant"] = tenant
         await self.app(scope, receive, send)
 
-    def _allowed(self, scope: Scope) -> bool:
+    def _tenant(self, scope: Scope) -> bytes | None:
+        """Digest of the caller's key; None without a valid one."""
         scheme, _, key = (header(scope, b"authorization") or "").partition(" ")
         given = _digest(key.strip().encode("latin-1"))
         matches = [hmac.compare_digest(given, digest) for digest in self.digests]
-        return scheme.lower() == "bearer" and any(matches)
+        return given if scheme.lower() == "bearer" and any(matches) else None
 
 
 class Admission:

@@ -6,34 +6,27 @@ requests as there are can share its batches.
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 from starlette.types import Receive
 
+from creditd.cache.budget import Budget
 from creditd.credit.evaluation_needs import EstimatorOptions
 from creditd.credit.set_credit import SetCreditOptions
-from creditd.engines.errors import (
-    EngineError,
-    EngineExpiredError,
-    EngineOverloadedError,
-    ModelUnsuitableError,
-)
 from creditd.engines.model_spec import ModelKind
-from creditd.engines.protocol import EngineUsage, PreparedTexts
+from creditd.engines.protocol import EngineUsage
 from creditd.engines.registry import AnyEngine, UnknownModelError
 from creditd.scoring.candidate_rewards import CandidateRewards
 from creditd.scoring.coalition_utilities import CoalitionText, CoalitionUtilities
-from creditd.scoring.deadline import Deadline, DeadlineExceededError
+from creditd.scoring.deadline import Deadline
 from creditd.scoring.model_questions import CostExceededError, EvaluatedSets, ModelQuestions
 from creditd.scoring.text_features import Targets, TextFeatures, UnusableTargetError
 from creditd.server.answers import Answer, answer_batch, refused_as_a_whole
 from creditd.server.convert import Encode, envelope
 from creditd.server.errors import ServiceError
+from creditd.server.model_rounds import Caller, ModelRounds, Round
 from creditd.server.resources import Resources
 from creditd.wire.choices import options_of
 from creditd.wire.columns import batch_of
@@ -45,25 +38,6 @@ from creditd.wire.set_batches import SetBatch
 from creditd.wire.utilities import ModelUtility
 from creditd.wire.v1 import ShapleyRequest
 
-T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class _Caller:
-    """Who waits, and for how long."""
-
-    resources: Resources
-    deadline: Deadline
-    receive: Receive
-
-    async def read(self, work: Callable[[], T]) -> T:
-        """Tokens of texts, off the event loop."""
-        return await self.resources.read(work, self.deadline, self.receive)
-
-    async def run(self, work: Callable[[], T]) -> T:
-        """Arithmetic, off the event loop."""
-        return await self.resources.compute(work, self.deadline, self.receive)
-
 
 async def answer_with_model(
     asked: ShapleyRequest,
@@ -71,6 +45,7 @@ async def answer_with_model(
     resources: Resources,
     deadline: Deadline,
     receive: Receive,
+    tenant: bytes,
     request_id: str,
     encode: Encode,
 ) -> Answer:
@@ -81,6 +56,7 @@ async def answer_with_model(
         resources: What the application holds.
         deadline: When the caller stops waiting.
         receive: Where the connection says that the caller has left.
+        tenant: Whose remembered utilities may be used.
         request_id: Its identity.
         encode: Writes the answer.
 
@@ -93,39 +69,30 @@ async def answer_with_model(
         ClientDisconnect: If the caller leaves first.
     """
     received_s = time.perf_counter()
-    caller = _Caller(resources, deadline, receive)
+    budget = Budget(resources.settings.cache_budget_s)
+    caller = Caller(resources, deadline, receive, tenant, budget, alone=asked.deterministic)
     engines = _engines_of(asked, resources)
     options, batch = await caller.run(partial(_prepared, asked, resources.limits))
     sets, usage = EvaluatedSets(batch.sets, batch.rejected), EngineUsage()
     queue_s = time.perf_counter() - received_s
     for engine in engines:
-        questions, texts = await caller.run(partial(_asked, asked, engine.spec.kind, options, sets, resources.limits))
+        rounds = ModelRounds(engine, caller, counts=not asked.dry_run)
+        questions, upcoming = await caller.run(
+            partial(_asked, asked, rounds, engine.spec.kind, options, sets, resources.limits)
+        )
         if asked.dry_run:
-            usage += (await caller.read(_reading(engine, texts, asked, deadline))).usage
+            usage += await rounds.price(upcoming)
             continue
         cost, answered = EngineUsage(), None
         while answered is None:
-            found = None
-            if texts:
-                found = await _answer_of(engine, _reading(engine, texts, asked, deadline), caller)
-                cost += found.usage
-            texts, answered = await caller.run(partial(_told, questions, found))
-        resources.metrics.count_engine(engine.spec.id, cost)
+            found = await rounds.answers(upcoming) if upcoming.texts else None
+            cost += EngineUsage() if found is None else found.usage
+            upcoming, answered = await caller.run(partial(_told, questions, rounds, found))
         sets, usage = answered, usage + cost
     head = {**envelope(request_id, queue_s, usage), "model": engines[-1].spec.id, "weight_version": None}
     if asked.dry_run:
         return Answer(encode(head), batch.sets.n_sets, {}, {})
     return await caller.run(partial(_answered, batch, options, sets, head, resources, deadline, encode))
-
-
-def _reading(
-    engine: AnyEngine, texts: Sequence[Any], asked: ShapleyRequest, deadline: Deadline
-) -> Callable[[], PreparedTexts]:
-    """The work of making tokens of texts; what takes long ends with the deadline."""
-    prepared: Callable[..., PreparedTexts] = engine.prepared
-    if engine.spec.kind == "embedding":
-        return partial(prepared, texts)
-    return partial(prepared, texts, alone=asked.deterministic, checkpoint=deadline.check)
 
 
 def _answered(
@@ -141,25 +108,11 @@ def _answered(
     return answer_batch(batch, head, encode, answer, found.estimates)
 
 
-async def _answer_of(engine: AnyEngine, prepare: Callable[[], PreparedTexts], caller: _Caller) -> Any:  # noqa: ANN401 - scores or vectors
-    """One question and its answer; every way to have none is an error of the service."""
-    name = engine.spec.id
-    try:
-        prepared = await caller.read(prepare)
-        future: asyncio.Future[Any] = asyncio.wrap_future(engine.submit(prepared, caller.deadline.at_s))
-        return await caller.resources.wait_for(future, caller.deadline, caller.receive)
-    except EngineExpiredError:
-        raise DeadlineExceededError from None
-    except EngineOverloadedError as error:
-        wait = {"Retry-After": str(max(1, round(error.retry_after_s)))}
-        raise ServiceError(ErrorCode.OVERLOADED, f"model {name}: {error}", headers=wait) from None
-    except ModelUnsuitableError as error:
-        raise ServiceError(ErrorCode.INVALID_REQUEST, f"model {name}: {error}") from None
-    except EngineError as error:
-        raise ServiceError(ErrorCode.ENGINE_FAILED, f"model {name}: {error}") from error
-
-
-def _told(questions: ModelQuestions, found: Any) -> tuple[Sequence[Any], EvaluatedSets | None]:  # noqa: ANN401 - scores or vectors
+def _told(
+    questions: ModelQuestions,
+    rounds: ModelRounds,
+    found: Any,  # noqa: ANN401 - scores or vectors
+) -> tuple[Round, EvaluatedSets | None]:
     """What to ask next; once there is nothing, the sets with what the model said of them."""
     try:
         if found is not None:
@@ -167,8 +120,8 @@ def _told(questions: ModelQuestions, found: Any) -> tuple[Sequence[Any], Evaluat
     except UnusableTargetError as error:
         pointer, code = f"/features/targets/{error.number}", ErrorCode(error.failure.code)
         raise _refusal(code, pointer, error.failure.detail) from None
-    texts = questions.ask()
-    return texts, None if texts else questions.answer()
+    upcoming = rounds.round_of(questions)
+    return upcoming, None if upcoming.texts else questions.answer()
 
 
 def _engines_of(asked: ShapleyRequest, resources: Resources) -> list[AnyEngine]:
@@ -201,17 +154,22 @@ def _prepared(asked: ShapleyRequest, limits: RequestLimits) -> tuple[SetCreditOp
 
 
 def _asked(
-    asked: ShapleyRequest, kind: ModelKind, options: SetCreditOptions, found: EvaluatedSets, limits: RequestLimits
-) -> tuple[ModelQuestions, Sequence[Any]]:
-    """What a model is asked about the sets, beginning with the first texts, or why that is too much."""
+    asked: ShapleyRequest,
+    rounds: ModelRounds,
+    kind: ModelKind,
+    options: SetCreditOptions,
+    found: EvaluatedSets,
+    limits: RequestLimits,
+) -> tuple[ModelQuestions, Round]:
+    """What a model is asked about the sets, beginning with the first round, or why that is too much."""
     try:
         of_kind = _features if kind == "embedding" else _rewards_or_utilities
         questions = of_kind(asked, options, found, limits)
-        return questions, questions.ask()
     except CostExceededError as error:
         raise _refusal(ErrorCode.BUDGET_EXCEEDED, "", str(error)) from None
     except ValueError as error:
         raise _refusal(ErrorCode.INVALID_REQUEST, "/credit", str(error)) from None
+    return questions, rounds.round_of(questions)
 
 
 def _features(

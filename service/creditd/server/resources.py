@@ -13,6 +13,10 @@ from fastapi import Request
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
+from creditd.cache.keys import tenant_secret
+from creditd.cache.memory import MemoryCache
+from creditd.cache.redis import RedisStore
+from creditd.cache.tiers import UtilityCache
 from creditd.credit.candidate_sets import CandidateSets, SetError
 from creditd.credit.set_credit import SetCreditOptions, SetCredits
 from creditd.credit.set_games import SolvedSets
@@ -56,6 +60,7 @@ class Resources:
         score_sets: The use case behind `/v1/credit/shapley`.
         engines: The models that requests may name, loaded.
         metrics: Counters of this process.
+        cache: Utilities that are remembered; None before the resources are open, and where nothing is.
         draining: Whether new work is refused because the process is about to end.
         warm: Whether the first computation has been done, so that the first request does not pay for imports and
             tables.
@@ -70,6 +75,7 @@ class Resources:
     score_sets: CandidateScorer = score_candidate_sets
     engines: Registry = field(default_factory=Registry)
     metrics: Metrics = field(default_factory=Metrics)
+    cache: UtilityCache | None = None
     draining: bool = False
     warm: bool = False
     in_flight: int = 0
@@ -151,22 +157,32 @@ class Resources:
         self.held_bytes += count
         self.metrics.held_bytes.set(self.held_bytes)
 
-    def open(self) -> None:
-        """Start the threads."""
+    async def open(self) -> None:
+        """Start the threads and the cache, on the event loop of the application."""
         self.idle.set()
         self._threads = ThreadPoolExecutor(self.settings.compute_threads, thread_name_prefix="creditd-compute")
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="creditd-texts")
+        self.cache = cache_of(self.settings, self.metrics)
+        if self.cache is not None:
+            await self.cache.open(self.engines.ids)
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Finish what the threads and the models have begun, unless it is abandoned, drop what they have not, and stop.
 
         A model that does not finish in time is left to the end of the process.
         """
+        if self.cache is not None:
+            await self.cache.close()
         self.engines.close(timeout_s=0.0 if self.abandoned else CLOSING_S)
         for pool in (self._readers, self._threads):
             if pool is not None:
                 pool.shutdown(wait=not self.abandoned, cancel_futures=True)
         self._readers = self._threads = None
+
+    def tenant_secret(self, tenant: bytes) -> bytes:
+        """What a caller's keys of remembered utilities are hashed with."""
+        secret = self.settings.cache_secret
+        return tenant_secret(b"" if secret is None else secret.get_secret_value().encode(), tenant)
 
     @property
     def stalled(self) -> tuple[str, ...]:
@@ -242,6 +258,21 @@ class Resources:
                 deadline.abandoned.set()
             leaving.cancel()
             future.cancel()
+
+
+def cache_of(settings: Settings, metrics: Metrics) -> UtilityCache | None:
+    """The cache that the settings ask for, not open yet; None if they ask for none."""
+    choice = settings.redis
+    if choice is None and not settings.cache_bytes:
+        return None
+    return UtilityCache(
+        MemoryCache(settings.cache_bytes, settings.cache_ttl_s),
+        None if choice is None else RedisStore(choice, metrics.cache),
+        ttl_s=settings.cache_ttl_s,
+        budget_s=settings.cache_budget_s,
+        max_queued_bytes=settings.cache_queued_bytes,
+        events=metrics.cache,
+    )
 
 
 async def _left(receive: Receive) -> None:

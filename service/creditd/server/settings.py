@@ -18,6 +18,7 @@ from pydantic_settings import (
 )
 from typing_extensions import Self
 
+from creditd.cache.redis import RedisChoice, check_url
 from creditd.server.model_settings import ModelSettings
 from creditd.wire.fields import MAX_SETS
 
@@ -85,12 +86,43 @@ class Settings(BaseSettings):
     engine_stall_s: Annotated[float, Field(gt=0)] = 600.0
     """A model with work that shows no sign of life for so long makes `/livez` fail."""
 
+    cache_bytes: Annotated[int, Field(ge=0)] = 256 * 2**20
+    """Memory for utilities that this process remembers, the least recently used forgotten first. 0: none."""
+    cache_ttl_s: Annotated[float, Field(gt=0, le=10 * 365 * 86400)] = 86400.0
+    """How long a utility is remembered, in memory and in Redis; there up to a tenth longer, each for its own time."""
+    cache_budget_s: Annotated[float, Field(gt=0, le=60)] = 0.25
+    """How long one request waits for Redis, all its calls together; then it goes on without."""
+    cache_secret: SecretStr | None = None
+    """Goes into every key, so that nobody who sees keys can try out texts. Replicas that share Redis share it."""
+    cache_min_evaluation_s: Annotated[float, Field(ge=0)] = 50e-6
+    """A utility that took a model less is not worth remembering."""
+    cache_queued_bytes: Annotated[int, Field(ge=1024)] = 64 * 2**20
+    """Utilities that wait to be written to Redis; beyond that the oldest are dropped."""
+    redis_url: SecretStr | None = None
+    """Where replicas share utilities: `redis://user@host:port/0`, `rediss://…` or `unix:///path`. None: they do not."""
+    redis_password: SecretStr | None = None
+    """Of the user in `redis_url`."""
+    redis_password_file: Path | None = None
+    """File that holds it, read at boot."""
+    redis_connections: Annotated[int, Field(ge=1, le=1024)] = 16
+    """Connections to Redis at most."""
+
     _file_keys: tuple[SecretStr, ...] = PrivateAttr(default=())
+    _redis_password: str | None = PrivateAttr(default=None)
 
     @property
     def keys(self) -> tuple[SecretStr, ...]:
         """All keys that are let in: those of `api_keys` and those of the file."""
         return self.api_keys + self._file_keys
+
+    @property
+    def redis(self) -> RedisChoice | None:
+        """Where Redis is, and who asks; None if there is none."""
+        if self.redis_url is None:
+            return None
+        return RedisChoice(
+            self.redis_url.get_secret_value(), password=self._redis_password, connections=self.redis_connections
+        )
 
     @field_validator("api_keys", mode="before")
     @classmethod
@@ -126,6 +158,24 @@ class Settings(BaseSettings):
             self._file_keys = tuple(SecretStr(line.strip()) for line in lines if line.strip())
             if not self._file_keys:
                 raise ValueError(f"api_keys_file {self.api_keys_file} holds no key")
+        return self
+
+    @model_validator(mode="after")
+    def _redis_is_usable(self) -> Self:
+        if self.redis_password is not None and self.redis_password_file is not None:
+            raise ValueError("give redis_password or redis_password_file, not both")
+        if self.redis_url is None:
+            if self.redis_password is not None or self.redis_password_file is not None:
+                raise ValueError("a password of Redis needs redis_url, the address that it is for")
+            return self
+        if self.redis_password is not None:
+            self._redis_password = self.redis_password.get_secret_value()
+        if self.redis_password_file is not None:
+            try:
+                self._redis_password = self.redis_password_file.read_text(encoding="utf-8").strip()
+            except (OSError, UnicodeDecodeError) as error:
+                raise ValueError(f"redis_password_file cannot be read: {error}") from None
+        check_url(self.redis_url.get_secret_value())
         return self
 
     @classmethod

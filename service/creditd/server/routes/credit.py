@@ -100,7 +100,8 @@ async def _answered(request: Request, model: type[_M], answer: Callable[..., Ans
                 "encode": json_body if media_type == JSON else codec.encode,
             }
             if isinstance(asked, ShapleyRequest) and asks_models(asked):
-                done = await answer_with_model(asked, resources=resources, receive=request.receive, **common)
+                asks = {"resources": resources, "receive": request.receive, "tenant": request.state.tenant}
+                done = await answer_with_model(asked, **asks, **common)
                 return _respond(request, done, media_type)
             work = partial(answer, asked, received_s=time.perf_counter(), limits=resources.limits, **common)
             small = is_small(asked, resources.settings.max_inline_candidates)

@@ -43,4 +43,5 @@ async def metrics(request: Request) -> Response:
     """Counters in Prometheus' text format."""
     held = resources_of(request)
     held.metrics.look_at(held.engines.statuses())
+    held.metrics.cache.look_at(held.cache)
     return Response(held.metrics.exposition(), media_type=CONTENT_TYPE_LATEST)

@@ -1,0 +1,214 @@
+"""The second level: Redis, which may be slow, full, wrong or gone, and then costs milliseconds and nothing else.
+
+No call is cancelled from outside: whoever waits stops waiting, and the call ends by its own time limit, so that a
+connection never carries the answer to a question that nobody asks any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from redis import exceptions
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.connection import parse_url
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from creditd.cache.breaker import Breaker, BreakerState
+from creditd.cache.budget import Budget
+from creditd.cache.events import CacheEvents, Drop, Failure, Operation
+
+T = TypeVar("T")
+
+log = logging.getLogger("creditd.cache")
+
+
+@dataclass(frozen=True)
+class RedisChoice:
+    """Where Redis is, and how long it is waited for.
+
+    Attributes:
+        url: `redis://user@host:port/database`, `rediss://…`, or `unix://…`.
+        password: Of the user in the url, or None.
+        connections: At most.
+        timeout_s: Of one call, seconds.
+        connect_timeout_s: Of a new connection, seconds.
+        pool_timeout_s: How long a call waits for a free connection, seconds.
+    """
+
+    url: str = field(repr=False)
+    password: str | None = field(default=None, repr=False)
+    connections: int = 16
+    timeout_s: float = 0.25
+    connect_timeout_s: float = 0.2
+    pool_timeout_s: float = 0.05
+
+    def options(self) -> dict[str, Any]:
+        """What a connection is made with."""
+        given = {} if self.password is None else {"password": self.password}
+        return {
+            "socket_timeout": self.timeout_s,
+            "socket_connect_timeout": self.connect_timeout_s,
+            "client_name": "creditd",
+            **given,
+        }
+
+
+def check_url(url: str) -> None:
+    """Refuse what is no address of Redis.
+
+    Raises:
+        ValueError: Without a word of the url, which may hold a password.
+    """
+    try:
+        parse_url(url)
+    except Exception as error:
+        raise ValueError("redis_url: expected redis://user@host:port/database, rediss://… or unix:///path") from error
+
+
+class RedisStore:
+    """Values by key. Belongs to one event loop; nothing that Redis does raises here."""
+
+    def __init__(self, choice: RedisChoice, events: CacheEvents, clock: Callable[[], float] = time.monotonic) -> None:
+        """A store without a connection; the first call makes one.
+
+        Args:
+            choice: Where Redis is.
+            events: Told what fails.
+            clock: Monotonic seconds, of the breakers.
+
+        Raises:
+            ValueError: If the url is none of Redis.
+        """
+        self._choice, self._events, self._clock = choice, events, clock
+        pool = BlockingConnectionPool.from_url(
+            choice.url,
+            max_connections=choice.connections,
+            timeout=choice.pool_timeout_s,
+            retry=Retry(NoBackoff(), 0),
+            **choice.options(),
+        )
+        self._redis: Redis = Redis(connection_pool=pool)
+        self._calls: set[asyncio.Task[Any]] = set()
+        self._breakers: dict[Operation, Breaker] = {
+            operation: Breaker(clock, report=self._reporter(operation)) for operation in ("read", "write")
+        }
+
+    def state(self, operation: Operation) -> BreakerState:
+        """The state of a breaker."""
+        return self._breakers[operation].state
+
+    async def get(self, keys: Sequence[str], budget: Budget) -> list[bytes | None] | None:
+        """Values of keys in one call.
+
+        Args:
+            keys: At least one.
+            budget: How long is waited.
+
+        Returns:
+            One per key, None where there is none; None if Redis did not answer in time, or is not asked.
+        """
+        if budget.left_s <= 0:
+            self._events.failed("read", "budget")
+            return None
+        call = self._begin("read", lambda: self._values(keys))
+        if call is None:
+            return None
+        answer = await budget.wait_for(call)
+        if answer is None and not call.done():
+            self._events.failed("read", "budget")
+        return answer
+
+    async def put(self, values: Sequence[tuple[str, bytes, int]]) -> Drop | None:
+        """Write values in one round trip.
+
+        Args:
+            values: Keys, values and how long each is kept, milliseconds.
+
+        Returns:
+            Why not all of them were written, or None if they were.
+        """
+        pipeline = self._redis.pipeline(transaction=False)
+        for key, value, ttl_ms in values:
+            pipeline.set(key, value, px=ttl_ms)
+        call = self._begin("write", pipeline.execute)
+        if call is None:
+            return "breaker"
+        return "failed" if await asyncio.shield(call) is None else None
+
+    async def close(self) -> None:
+        """Let calls end by their own time limits, then close the connections."""
+        if self._calls:
+            await asyncio.wait(self._calls, timeout=self._choice.timeout_s + self._choice.connect_timeout_s)
+        await self._redis.aclose()
+        await self._redis.connection_pool.disconnect()
+
+    async def _values(self, keys: Sequence[str]) -> list[bytes | None]:
+        # Without decode_responses, which nothing here sets, an answer is bytes.
+        return await self._redis.mget(list(keys))  # type: ignore[return-value]
+
+    def _begin(self, operation: Operation, call: Callable[[], Awaitable[T]]) -> asyncio.Task[T | None] | None:
+        """Make a call that ends by itself; none while the breaker is open."""
+        if not self._breakers[operation].allows():
+            return None
+        task = asyncio.get_running_loop().create_task(self._guarded(operation, call))
+        self._calls.add(task)
+        task.add_done_callback(self._calls.discard)
+        return task
+
+    async def _guarded(self, operation: Operation, call: Callable[[], Awaitable[T]]) -> T | None:
+        breaker, started_s = self._breakers[operation], self._clock()
+        try:
+            answer = await call()
+        except Exception as error:  # whatever Redis or its client does, a request goes on without it
+            reason = failure_of(error)
+            self._events.failed(operation, reason)
+            if reason != "busy":
+                breaker.failed()
+            if reason == "unexpected":
+                log.exception("the cache's client of Redis failed in an unexpected way")
+            return None
+        if self._clock() - started_s > self._choice.timeout_s:
+            # Each read was in time and all of them were not: nobody waits so long.
+            self._events.failed(operation, "timeout")
+            breaker.failed()
+        else:
+            breaker.succeeded()
+        return answer
+
+    def _reporter(self, operation: Operation) -> Callable[[BreakerState], None]:
+        def report(state: BreakerState) -> None:
+            self._events.breaker(operation, state)
+            log.log(
+                logging.INFO if state == "closed" else logging.WARNING,
+                "Redis: %ss are %s",
+                operation,
+                {"closed": "made", "half_open": "tried", "open": "left out for a while, after failures"}[state],
+            )
+
+        return report
+
+
+def failure_of(error: Exception) -> Failure:
+    """What an exception of the client means, in the words of the counters."""
+    kinds: tuple[tuple[type[Exception], Failure], ...] = (
+        (exceptions.MaxConnectionsError, "busy"),
+        (exceptions.AuthenticationError, "credentials"),
+        (exceptions.NoPermissionError, "credentials"),
+        (exceptions.ReadOnlyError, "read_only"),
+        (exceptions.OutOfMemoryError, "out_of_memory"),
+        (exceptions.TimeoutError, "timeout"),
+        (TimeoutError, "timeout"),
+        (asyncio.TimeoutError, "timeout"),
+        (exceptions.ConnectionError, "connection"),
+        (OSError, "connection"),
+        (exceptions.ResponseError, "refused"),
+    )
+    if isinstance(error, exceptions.ConnectionError) and "No connection available" in str(error):
+        return "busy"
+    return next((reason for kind, reason in kinds if isinstance(error, kind)), "unexpected")

@@ -1,0 +1,257 @@
+"""The cache as use cases see it: memory first, then Redis, and nobody evaluates what another request is evaluating.
+
+What is looked for in memory and what is remembered may come from any thread; everything that waits belongs to the event
+loop that opened the cache. Without Redis, or while it fails, memory alone remembers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from creditd.cache.budget import Budget
+from creditd.cache.events import CacheEvents, NoEvents
+from creditd.cache.games import CorruptValueError, KnownGame, unpacked
+from creditd.cache.keys import GameKey, UtilitySource, purge_key
+from creditd.cache.memory import MemoryCache
+from creditd.cache.write_behind import Writable, WriteBehind
+
+WATCH_S = 5.0
+"""How often it is looked whether the utilities of a model were purged."""
+FLUSH_S = 1.0
+"""How long what was found out last may take to be written when the process ends."""
+KEYS_PER_CALL = 1024
+BYTES_PER_CALL = 1 << 22
+"""Of the values of one call, if they were tables."""
+
+
+class Store(Writable, Protocol):
+    """A second level; nothing that it does raises."""
+
+    async def get(self, keys: Sequence[str], budget: Budget) -> list[bytes | None] | None:
+        """Values of keys, None where there is none; None altogether if there is no answer."""
+
+    async def close(self) -> None:
+        """Let go of what is held."""
+
+
+@dataclass(eq=False)
+class Flight:
+    """Games that one request evaluates, for all who want them.
+
+    Attributes:
+        keys: Of the games.
+        landed: Set once they are evaluated, or nobody evaluates them any more.
+        found: What was found out of them, by the text of the key.
+    """
+
+    keys: tuple[GameKey, ...]
+    landed: asyncio.Event = field(default_factory=asyncio.Event)
+    found: Mapping[str, KnownGame] = field(default_factory=dict)
+
+
+class UtilityCache:
+    """Utilities that are remembered."""
+
+    def __init__(
+        self,
+        memory: MemoryCache,
+        store: Store | None = None,
+        *,
+        ttl_s: float,
+        budget_s: float,
+        max_queued_bytes: int,
+        events: CacheEvents | None = None,
+    ) -> None:
+        """A cache that is not open yet.
+
+        Args:
+            memory: The first level.
+            store: The second one, or None.
+            ttl_s: How long a value is kept in the second level, seconds.
+            budget_s: How long one request may wait for the second level, all its calls together, seconds.
+            max_queued_bytes: Of what waits to be written.
+            events: Counts what happens.
+        """
+        self.memory = memory
+        self.budget_s = budget_s
+        self.events: CacheEvents = NoEvents() if events is None else events
+        self._store = store
+        self._ttl_s, self._max_queued_bytes = ttl_s, max_queued_bytes
+        self._writes: WriteBehind | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._flights: dict[str, Flight] = {}
+        self._generations: dict[str, str] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @property
+    def queued_bytes(self) -> int:
+        """What waits to be written, about."""
+        return 0 if self._writes is None else self._writes.n_bytes
+
+    @property
+    def has_store(self) -> bool:
+        """Whether there is a second level."""
+        return self._store is not None
+
+    def generation(self, model: str) -> str:
+        """Token of the last purge of a model's utilities that is known here: part of the keys of all of them."""
+        return self._generations.get(model, "")
+
+    async def open(self, models: Sequence[str] = ()) -> None:
+        """Begin to write behind requests and to look for purges, on the running event loop.
+
+        Args:
+            models: Whose purges are looked for.
+        """
+        self._loop = asyncio.get_running_loop()
+        if self._store is None:
+            return
+        self._writes = WriteBehind(self._store, max_bytes=self._max_queued_bytes, ttl_s=self._ttl_s, events=self.events)
+        await self._look_for_purges(models)
+        running: list[Coroutine[Any, Any, None]] = [self._writes.run()]
+        if models:
+            running.append(self._watch(models))
+        self._tasks = [self._loop.create_task(task) for task in running]
+
+    async def close(self) -> None:
+        """Write what is left, within reason, and let go of Redis."""
+        if self._writes is not None:
+            await self._writes.flush(FLUSH_S)
+        for task in self._tasks:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+        if self._store is not None:
+            await self._store.close()
+        self._tasks, self._writes, self._loop = [], None, None
+
+    def look(self, keys: Iterable[GameKey]) -> dict[str, KnownGame]:
+        """What this process knows of games, by the text of their keys; from any thread."""
+        texts = [key.text for key in keys]
+        found = zip(texts, self.memory.get(texts), strict=True)
+        return {text: game for text, game in found if game is not None}
+
+    async def fetch(self, source: UtilitySource, wanted: Mapping[GameKey, int], budget: Budget) -> dict[str, KnownGame]:
+        """What Redis knows of games, by the text of their keys; this process remembers it as well.
+
+        Args:
+            source: Whose utilities they are.
+            wanted: Number of players, by key.
+            budget: How long is waited.
+
+        Returns:
+            The games that are there, sound, and not purged.
+        """
+        found: dict[str, KnownGame] = {}
+        if self._store is None:
+            return found
+        purge = [purge_key(source.name)] if source.source == "model" else []
+        for keys in _calls(wanted):
+            values = await self._store.get([*purge, *(key.text for key in keys)], budget)
+            if values is None:
+                break
+            if purge and self._was_purged(source, values[0]):
+                return {}
+            for key, value in zip(keys, values[len(purge) :], strict=True):
+                game = None if value is None else self._sound(key, value, wanted[key])
+                if game is not None:
+                    found[key.text] = self.memory.add(key.text, game)[0]
+        return found
+
+    def remember(self, source: UtilitySource, games: Iterable[tuple[GameKey, KnownGame]]) -> None:
+        """Keep what was found out; from any thread.
+
+        Args:
+            source: Whose utilities they are. One contradiction of a caller makes all that it said before worthless;
+                scores of a model differ by rounding from batch to batch.
+            games: Keys, and what is known of the games now.
+        """
+        together = []
+        for key, game in games:
+            all_known, contradictions = self.memory.add(key.text, game, distrust=source.source == "caller")
+            if contradictions and source.source == "caller":
+                self.events.contradicted()
+            together.append((key, all_known))
+        if self._loop is not None and self._store is not None and together:
+            self._loop.call_soon_threadsafe(self._write, together)
+
+    def take_off(self, keys: Iterable[GameKey]) -> tuple[Flight, list[Flight]]:
+        """Say what a request is about to evaluate; on the event loop.
+
+        Args:
+            keys: What it lacks.
+
+        Returns:
+            The games that nobody evaluates yet, which it now does until it calls `land`; and the flights of other
+            requests that evaluate the rest. A request that waits for others holds no flight, so that none waits for
+            another in a circle.
+        """
+        own, others = [], {}
+        for key in keys:
+            flight = self._flights.get(key.text)
+            if flight is None:
+                own.append(key)
+            else:
+                others[id(flight)] = flight
+        flight = Flight(tuple(own))
+        self._flights.update({key.text: flight for key in own})
+        return flight, list(others.values())
+
+    def land(self, flight: Flight, found: Mapping[str, KnownGame]) -> None:
+        """Let everybody know what a flight found out; nothing, if it failed. On the event loop."""
+        for key in flight.keys:
+            self._flights.pop(key.text, None)
+        flight.found = found
+        flight.landed.set()
+
+    def _sound(self, key: GameKey, value: bytes, n_players: int) -> KnownGame | None:
+        try:
+            return unpacked(value, key.check, n_players)
+        except CorruptValueError as error:
+            self.events.corrupt(error.reason)
+            return None
+
+    def _write(self, games: Iterable[tuple[GameKey, KnownGame]]) -> None:
+        if self._writes is not None:
+            for key, game in games:
+                self._writes.add(key, game)
+
+    def _was_purged(self, source: UtilitySource, token: bytes | None) -> bool:
+        """Whether keys were made before the last purge; a token that Redis lost holds on."""
+        if token is None:
+            return False
+        self._generations[source.name] = token.decode("ascii", "replace")
+        return self._generations[source.name] != source.generation
+
+    async def _watch(self, models: Sequence[str]) -> None:
+        while True:
+            await asyncio.sleep(WATCH_S)
+            await self._look_for_purges(models)
+
+    async def _look_for_purges(self, models: Sequence[str]) -> None:
+        if self._store is None or not models:
+            return
+        tokens = await self._store.get([purge_key(model) for model in models], Budget(self.budget_s))
+        for model, token in zip(models, tokens or (), strict=False):
+            if token is not None:
+                self._generations[model] = token.decode("ascii", "replace")
+
+
+def _calls(wanted: Mapping[GameKey, int]) -> Iterator[list[GameKey]]:
+    """Keys in portions whose values Redis gives in good time."""
+    keys = iter(wanted.items())
+    while True:
+        size, call = 0, []
+        for key, n_players in itertools.islice(keys, KEYS_PER_CALL):
+            call.append(key)
+            size += 8 << min(n_players, 13)
+            if size >= BYTES_PER_CALL:
+                break
+        if not call:
+            return
+        yield call

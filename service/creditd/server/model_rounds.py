@@ -1,0 +1,228 @@
+"""One round of questions to a model: what is remembered is not asked, what others are asking is waited for.
+
+What takes processor time runs on the threads of the service; the event loop waits for the engine, for Redis, and for
+other requests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, TypeVar
+
+from starlette.types import Receive
+
+from creditd.cache.budget import Budget
+from creditd.cache.events import Outcome
+from creditd.cache.games import KnownGame, joined
+from creditd.cache.keys import GameKey, KeyMaker, UtilitySource
+from creditd.cache.tiers import Flight, UtilityCache
+from creditd.engines.errors import EngineError, EngineExpiredError, EngineOverloadedError, ModelUnsuitableError
+from creditd.engines.protocol import EngineUsage, PreparedTexts, ScoredTexts
+from creditd.engines.registry import AnyEngine
+from creditd.scoring.deadline import Deadline, DeadlineExceededError
+from creditd.scoring.model_questions import ModelQuestions
+from creditd.scoring.recollection import Recollection
+from creditd.server.errors import ServiceError
+from creditd.server.resources import Resources
+from creditd.wire.errors import ErrorCode
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who waits, and for how long.
+
+    Attributes:
+        resources: What the application holds.
+        deadline: When the caller stops waiting.
+        receive: Where the connection says that the caller has left.
+        tenant: Whose utilities may be used.
+        budget: How long Redis is waited for.
+        alone: Whether each prompt is run by itself, so that no other changes a bit.
+    """
+
+    resources: Resources
+    deadline: Deadline
+    receive: Receive
+    tenant: bytes
+    budget: Budget
+    alone: bool
+
+    async def read(self, work: Callable[[], T]) -> T:
+        """Tokens of texts, off the event loop."""
+        return await self.resources.read(work, self.deadline, self.receive)
+
+    async def run(self, work: Callable[[], T]) -> T:
+        """Arithmetic, off the event loop."""
+        return await self.resources.compute(work, self.deadline, self.receive)
+
+    async def wait_for(self, future: asyncio.Future[T]) -> T:
+        """Something that others do."""
+        return await self.resources.wait_for(future, self.deadline, self.receive)
+
+
+@dataclass
+class Round:
+    """What a model is asked at once.
+
+    Attributes:
+        texts: As its engine takes them; none if there is no question left.
+        recollection: What is remembered of them; None where nothing is.
+        missing: Games that are not known completely, with their numbers of players.
+    """
+
+    texts: Sequence[Any]
+    recollection: Recollection | None = None
+    missing: Mapping[GameKey, int] = field(default_factory=dict)
+
+
+class ModelRounds:
+    """The conversation of one request with one model."""
+
+    def __init__(self, engine: AnyEngine, caller: Caller, *, counts: bool = True) -> None:
+        """Nothing is asked yet.
+
+        Args:
+            engine: The model.
+            caller: Who waits for it.
+            counts: Whether what is remembered has saved something; not if only a price is asked for.
+        """
+        self._engine, self._caller, self._counts = engine, caller, counts
+        self._cache = caller.resources.cache if engine.is_remembered else None
+
+    def round_of(self, questions: ModelQuestions) -> Round:
+        """What is asked next, and what this process remembers of it; off the event loop."""
+        texts, cache, by = questions.ask(), self._cache, questions.remembered_by
+        if not texts or cache is None or by is None:
+            return Round(texts)
+        recollection = Recollection(texts, KeyMaker(self._source(cache)), by=by, whole=self._caller.alone)
+        self._learn(recollection, cache.look(recollection.missing), "memory")
+        return Round(texts, recollection, recollection.missing)
+
+    async def price(self, asked: Round) -> EngineUsage:
+        """What the answers of a round would cost now."""
+        texts = asked.texts
+        known = EngineUsage()
+        if asked.recollection is not None:
+            await self._fetched(asked.recollection, asked.missing)
+            texts = await self._caller.run(partial(asked.recollection.ask, tuple(asked.missing)))
+            known = asked.recollection.answer().usage
+        return known + (await self._caller.read(self._reading(texts))).usage
+
+    async def answers(self, asked: Round) -> Any:  # noqa: ANN401 - scores or vectors
+        """What the model says of a round.
+
+        Raises:
+            ServiceError: If the model fails or is overloaded.
+            DeadlineExceededError: If the deadline passes first.
+            ClientDisconnect: If the caller leaves first.
+        """
+        recollection, cache = asked.recollection, self._cache
+        if recollection is None or cache is None:
+            found = await self._asked(asked.texts)
+            self._caller.resources.metrics.count_engine(self._engine.spec.id, found.usage)
+            return found
+        missing = asked.missing
+        while missing:
+            flight, others = cache.take_off(missing)
+            found_out: dict[str, KnownGame] = {}
+            try:
+                if flight.keys:
+                    await self._fly(cache, flight, recollection, found_out, missing)
+            finally:
+                cache.land(flight, found_out)
+            for other in others:
+                await self._caller.wait_for(asyncio.ensure_future(other.landed.wait()))
+            missing = await self._caller.run(partial(self._shared, recollection, [one.found for one in others]))
+        return recollection.answer()
+
+    async def _fly(
+        self,
+        cache: UtilityCache,
+        flight: Flight,
+        recollection: Recollection,
+        found_out: dict[str, KnownGame],
+        missing: Mapping[GameKey, int],
+    ) -> None:
+        """Find out what nobody else is finding out: from Redis, then from the model."""
+        own = {key: missing[key] for key in flight.keys}
+        found_out.update(await self._fetched(recollection, own))
+        texts = await self._caller.run(partial(recollection.ask, flight.keys))
+        if not texts:
+            return
+        found = await self._asked(texts)
+        self._caller.resources.metrics.count_engine(self._engine.spec.id, found.usage)
+        await self._caller.run(partial(self._take, cache, recollection, found, found_out))
+
+    def _take(
+        self, cache: UtilityCache, recollection: Recollection, found: ScoredTexts, found_out: dict[str, KnownGame]
+    ) -> None:
+        """Keep what the model said."""
+        told = recollection.tell(found)
+        cache.events.looked("missed", self._engine.spec.id, len(told), found.usage.evaluations)
+        for key, game in told:
+            found_out[key.text] = joined(found_out.get(key.text), game)[0]
+        seconds = found.usage.engine_s / max(found.usage.evaluations, 1)
+        if seconds >= self._caller.resources.settings.cache_min_evaluation_s:
+            cache.remember(self._source(cache), told)
+
+    async def _fetched(self, recollection: Recollection, wanted: Mapping[GameKey, int]) -> dict[str, KnownGame]:
+        """What Redis knows of games; the recollection learns it."""
+        cache = self._cache
+        if cache is None or not cache.has_store or not wanted:
+            return {}
+        games = await cache.fetch(self._source(cache), wanted, self._caller.budget)
+        if games:
+            await self._caller.run(partial(self._learn, recollection, games, "redis"))
+        return games
+
+    def _shared(self, recollection: Recollection, found: Iterable[Mapping[str, KnownGame]]) -> Mapping[GameKey, int]:
+        """Learn what other requests found out; what is missing still."""
+        for games in found:
+            self._learn(recollection, games, "shared")
+        return recollection.missing
+
+    def _learn(self, recollection: Recollection, games: Mapping[str, KnownGame], level: Outcome) -> None:
+        n_games, n_utilities = recollection.learn(games)
+        if n_games and self._counts and self._cache is not None:
+            self._cache.events.looked(level, self._engine.spec.id, n_games, n_utilities)
+
+    def _source(self, cache: UtilityCache) -> UtilitySource:
+        """Whose utilities these are."""
+        engine, caller = self._engine, self._caller
+        return UtilitySource(
+            tenant=caller.resources.tenant_secret(caller.tenant),
+            source="model",
+            name=engine.spec.id,
+            identity=engine.identity,
+            generation=cache.generation(engine.spec.id),
+            numerics=engine.numerics if caller.alone else "",
+        )
+
+    def _reading(self, texts: Sequence[Any]) -> Callable[[], PreparedTexts]:
+        """The work of making tokens of texts; what takes long ends with the deadline."""
+        prepared: Callable[..., PreparedTexts] = self._engine.prepared
+        if self._engine.spec.kind == "embedding":
+            return partial(prepared, texts)
+        return partial(prepared, texts, alone=self._caller.alone, checkpoint=self._caller.deadline.check)
+
+    async def _asked(self, texts: Sequence[Any]) -> Any:  # noqa: ANN401 - scores or vectors
+        """One question and its answer; every way to have none is an error of the service."""
+        caller, engine = self._caller, self._engine
+        name = engine.spec.id
+        try:
+            prepared = await caller.read(self._reading(texts))
+            return await caller.wait_for(asyncio.wrap_future(engine.submit(prepared, caller.deadline.at_s)))
+        except EngineExpiredError:
+            raise DeadlineExceededError from None
+        except EngineOverloadedError as error:
+            wait = {"Retry-After": str(max(1, round(error.retry_after_s)))}
+            raise ServiceError(ErrorCode.OVERLOADED, f"model {name}: {error}", headers=wait) from None
+        except ModelUnsuitableError as error:
+            raise ServiceError(ErrorCode.INVALID_REQUEST, f"model {name}: {error}") from None
+        except EngineError as error:
+            raise ServiceError(ErrorCode.ENGINE_FAILED, f"model {name}: {error}") from error
