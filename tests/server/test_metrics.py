@@ -22,8 +22,8 @@ OF_MODELS = {
 """Names that are there with a sample for each model alone."""
 OF_THE_CACHE = {
     "creditd_cache_games", "creditd_cache_evaluations_saved", "creditd_cache_corrupt", "creditd_cache_errors",
-    "creditd_cache_dropped_writes", "creditd_cache_contradictions", "creditd_cache_breaker", "creditd_cache_memory_bytes",
-    "creditd_cache_memory_games", "creditd_cache_queued_bytes",
+    "creditd_cache_dropped_writes", "creditd_cache_contradictions", "creditd_cache_breaker",
+    "creditd_cache_memory_bytes", "creditd_cache_memory_games", "creditd_cache_queued_bytes",
 }  # fmt: skip
 
 
