@@ -29,7 +29,9 @@ MORE = [
         "import creditd.server.app",
     ),
     ("client side never sees the service", "client/creditd/client/retry.py", "import creditd.engines.trie"),
+    ("client side never sees the service", "client/creditd/client/retry.py", "import creditd.cache.keys"),
     ("only server knows the schema", "service/creditd/engines/errors.py", "import pydantic"),
+    ("only server knows the schema", "service/creditd/cache/keys.py", "import pydantic"),
     ("only server knows the schema", "service/creditd/scoring/deadline.py", "import creditd.wire.v1"),
     ("only server knows the schema", "service/creditd/credit/flags.py", "import fastapi"),
     ("credit is pure", "service/creditd/credit/flags.py", "import logging"),
@@ -39,6 +41,9 @@ MORE = [
     (LAYERS, "service/creditd/scoring/deadline.py", "import creditd.server.settings"),
     (LAYERS, "service/creditd/credit/flags.py", "import creditd.scoring.deadline"),
     (LAYERS, "service/creditd/engines/errors.py", "import creditd.scoring.deadline"),
+    (LAYERS, "service/creditd/engines/errors.py", "import creditd.cache.keys"),
+    (LAYERS, "service/creditd/cache/keys.py", "import creditd.engines.errors"),
+    (LAYERS, "service/creditd/cache/keys.py", "import creditd.scoring.deadline"),
 ]
 
 

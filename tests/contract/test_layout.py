@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ROOTS = ("client", "service", "trainer_adapters")
 PORTIONS = {
     "client": {"wire", "client"},
-    "service": {"cli", "server", "scoring", "engines", "credit"},
+    "service": {"cli", "server", "scoring", "engines", "cache", "credit"},
     "trainer_adapters": {"adapters"},
 }
 BANNED_NAMES = {"utils", "util", "helpers", "helper", "common", "manager", "misc"}
@@ -178,6 +178,25 @@ def test_the_remote_engine_needs_an_http_client_and_no_torch():
     ]
     above = [name for name in ABOVE_ENGINES if name != "httpx"]
     in_a_bare_process(blocked(*above, "torch", "transformers") + "import creditd.engines.remote\n")
+
+
+WITHOUT_REDIS = {"creditd.cache", *(f"creditd.cache.{name}" for name in ("games", "keys", "memory", "tiers"))}
+"""What of the cache remembers in memory alone."""
+
+
+def test_the_cache_in_memory_needs_numpy_alone():
+    """Keys, games, memory and tiers import where there is no client of Redis, no schema, framework or model."""
+    assert set(importable(ROOT / "service/creditd/cache")) > WITHOUT_REDIS
+    in_a_bare_process(
+        blocked(*ABOVE_ENGINES, "torch", "transformers") + "".join(f"import {name}\n" for name in sorted(WITHOUT_REDIS))
+    )
+
+
+def test_the_cache_needs_nothing_of_the_service_but_the_client_of_redis():
+    """All of its modules import where there is no schema, no framework and no model."""
+    above = [name for name in ABOVE_ENGINES if name != "redis"]
+    names = importable(ROOT / "service/creditd/cache")
+    in_a_bare_process(blocked(*above, "torch", "transformers") + "".join(f"import {name}\n" for name in names))
 
 
 @pytest.mark.models

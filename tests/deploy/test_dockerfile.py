@@ -232,7 +232,7 @@ def test_the_wheel_holds_one_namespace_and_no_more(wheel):
 def test_every_portion_in_the_wheel_is_typed(wheel):
     """Each package directly below the namespace carries py.typed, and the licence is shipped."""
     portions = {name.split("/")[1] for name in wheel if name.startswith("creditd/")}
-    assert {"client", "wire", "credit", "server", "cli", "scoring", "adapters"} <= portions
+    assert {"client", "wire", "credit", "cache", "server", "cli", "scoring", "adapters"} <= portions
     assert [portion for portion in sorted(portions) if f"creditd/{portion}/py.typed" not in wheel] == []
     assert [name for name in wheel if name.endswith(".dist-info/licenses/LICENSE")]
 
@@ -253,7 +253,7 @@ def test_the_venv_has_the_pinned_versions_and_no_torch(built, root):
         name, number = folder.name.removesuffix(".dist-info").rsplit("-", 1)
         installed[re.sub(r"[-_.]+", "_", name).lower()] = number
     del installed["creditd"]
-    assert {"fastapi", "uvicorn", "numpy"} <= set(installed)
+    assert {"fastapi", "uvicorn", "numpy", "redis", "hiredis"} <= set(installed)
     assert not {"torch", "transformers", "pip"} & set(installed)
     assert {name: pinned.get(name) for name in installed} == installed
 

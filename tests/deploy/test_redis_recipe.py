@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 import psutil
 import pytest
 import redis
+import yaml
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
@@ -22,6 +23,8 @@ from redis_servers import (
     free_port,
     recipe_server,
 )
+
+from .conftest import ROOT
 
 pytestmark = pytest.mark.redis
 
@@ -209,6 +212,34 @@ def test_passwords_stand_in_no_command_line(server):
         assert password not in seen
         assert hashlib.sha256(password.encode()).hexdigest() not in seen
     assert process.name().startswith("redis-server")  # the shell has made room for it, so that signals reach it
+
+
+def health_checks():
+    """The commands with which compose and Kubernetes ask whether Redis is well, and the password file of each."""
+    compose = yaml.safe_load((ROOT / "deploy/compose.yaml").read_text())["services"]["redis"]
+    yield "compose", compose["healthcheck"]["test"][1].replace("$$", "$"), compose["command"][2]
+    deployment = next(yaml.safe_load_all((ROOT / "deploy/k8s/redis.yaml").read_text()))
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    for name in ("readinessProbe", "livenessProbe"):
+        yield name, container[name]["exec"]["command"][2], container["args"][2]
+
+
+@pytest.mark.parametrize(
+    ("command", "file"), [pytest.param(command, file, id=name) for name, command, file in health_checks()]
+)
+def test_health_checks_pass_while_redis_answers(server, tmp_path, command, file):
+    """The command exits with 0 when the service's user is answered; not with a wrong password or without a server."""
+    password = tmp_path / "password"
+    command = command.replace(file, str(password))
+
+    def exit_of(port, text):
+        password.write_text(f"{text}\n")
+        there = command.replace("redis-cli", f"redis-cli -p {port}")
+        return subprocess.run(["sh", "-c", there], capture_output=True, timeout=30, check=False).returncode
+
+    assert exit_of(server.port, SERVICE_PASSWORD) == 0
+    assert exit_of(server.port, ADMIN_PASSWORD) != 0
+    assert exit_of(free_port(), SERVICE_PASSWORD) != 0
 
 
 @pytest.mark.parametrize("password", [None, "", "\n", "short\n"], ids=["no file", "empty", "no text", "short"])
