@@ -4,6 +4,8 @@ import jsonschema
 import pytest
 import yaml
 
+from creditd.server.settings import Settings
+
 from .conftest import ROOT
 
 TEXT = {"type": "string"}
@@ -222,3 +224,28 @@ def test_the_sidecar_is_let_through_to_redis_and_uses_it_if_there_is_a_secret():
 def test_the_service_of_redis_sets_no_variable_of_creditd():
     """Kubernetes makes variables of the name of a Service; those of this one do not look like a setting."""
     assert not redis_documents()["Service"]["metadata"]["name"].startswith("creditd")
+
+
+def test_creditd_understands_the_settings_of_the_recipes(creditd, tmp_path, monkeypatch):
+    """Every variable is a setting, and those of compose give the service its Redis and the password of the file."""
+    password = tmp_path / "password"
+    password.write_text("the-password\n")
+    environment = {**creditd["environment"], "CREDITD_REDIS_PASSWORD_FILE": str(password)}
+    sidecar = yaml.safe_load((ROOT / "deploy/k8s/sidecar.yaml").read_text())["spec"]["template"]["spec"]
+    names = {*environment, *(variable["name"] for variable in sidecar["initContainers"][0]["env"])}
+    assert names <= {f"CREDITD_{name.upper()}" for name in Settings.model_fields}
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    choice = Settings().redis
+    assert (choice.url, choice.password) == (environment["CREDITD_REDIS_URL"], "the-password")
+
+
+def test_the_readme_lists_the_permissions_of_the_users():
+    """The table of users is what the users file says."""
+    text = (ROOT / "deploy/README.md").read_text()
+    service, admin = (re.search(rf"^\| `{name}` .*$", text, re.MULTILINE)[0] for name in ("creditd", "creditd-admin"))
+    for name, row, listed in (("creditd", service, service), ("creditd-admin", admin, service + admin)):
+        rules = re.search(rf"^user {name} (.*)$", (ROOT / "deploy/redis/users.acl").read_text(), re.MULTILINE)[1]
+        permitted = {command.upper().replace("|", " ") for command in re.findall(r"\+(\S+)", rules)}
+        assert set(re.findall(r"\b(?:CLIENT |MEMORY )?[A-Z]{3,}\b", listed)) == permitted
+        assert "`creditd:*`" in row

@@ -177,7 +177,7 @@ def test_the_readme_gives_the_numbers_of_the_files(pod, sidecar, port, version):
     text = (ROOT / "deploy" / "README.md").read_text()
     drain = int(environment(sidecar)["CREDITD_DRAIN_TIMEOUT_S"])
     assert set(re.findall(r":(\d+) creditd:", text)) == {str(port)}
-    assert set(re.findall(r"\bcreditd:(\d\S*)", text)) == {version}
+    assert set(re.findall(r"(?<![\w-])creditd:(\d\S*)", text)) == {version}
     assert set(re.findall(r"\buser (\d+)", text)) == {str(pod["securityContext"]["runAsUser"])}
     assert f"`terminationGracePeriodSeconds` is {pod['terminationGracePeriodSeconds']} " in text
     assert f"`CREDITD_DRAIN_TIMEOUT_S` seconds at most, {drain} unless set" in text
