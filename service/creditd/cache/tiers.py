@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from creditd.cache.budget import Budget
 from creditd.cache.events import CacheEvents, NoEvents
-from creditd.cache.games import CorruptValueError, KnownGame, unpacked
+from creditd.cache.games import MAX_TABLE_PLAYERS, CorruptValueError, KnownGame, unpacked
 from creditd.cache.keys import GameKey, UtilitySource, purge_key
 from creditd.cache.memory import MemoryCache
 from creditd.cache.write_behind import Writable, WriteBehind
@@ -249,7 +249,7 @@ def _calls(wanted: Mapping[GameKey, int]) -> Iterator[list[GameKey]]:
         size, call = 0, []
         for key, n_players in itertools.islice(keys, KEYS_PER_CALL):
             call.append(key)
-            size += 8 << min(n_players, 13)
+            size += 8 << min(n_players, MAX_TABLE_PLAYERS)
             if size >= BYTES_PER_CALL:
                 break
         if not call:
