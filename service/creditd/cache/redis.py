@@ -55,6 +55,9 @@ class RedisChoice:
             "socket_timeout": self.timeout_s,
             "socket_connect_timeout": self.connect_timeout_s,
             "client_name": "creditd",
+            # Of RESP3 nothing is needed here, and with it redis-py 8 no longer looks whether a pooled connection was
+            # closed, or still has an answer to give, before it is used again.
+            "protocol": 2,
             **given,
         }
 
