@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -61,6 +62,7 @@ class Resources:
         engines: The models that requests may name, loaded.
         metrics: Counters of this process.
         cache: Utilities that are remembered; None before the resources are open, and where nothing is.
+        clock: Monotonic seconds, by which Redis is left out for a while after failures.
         draining: Whether new work is refused because the process is about to end.
         warm: Whether the first computation has been done, so that the first request does not pay for imports and
             tables.
@@ -76,6 +78,7 @@ class Resources:
     engines: Registry = field(default_factory=Registry)
     metrics: Metrics = field(default_factory=Metrics)
     cache: UtilityCache | None = None
+    clock: Callable[[], float] = time.monotonic
     draining: bool = False
     warm: bool = False
     in_flight: int = 0
@@ -162,7 +165,7 @@ class Resources:
         self.idle.set()
         self._threads = ThreadPoolExecutor(self.settings.compute_threads, thread_name_prefix="creditd-compute")
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="creditd-texts")
-        self.cache = cache_of(self.settings, self.metrics)
+        self.cache = cache_of(self.settings, self.metrics, self.clock)
         if self.cache is not None:
             await self.cache.open(self.engines.ids)
 
@@ -260,14 +263,14 @@ class Resources:
             future.cancel()
 
 
-def cache_of(settings: Settings, metrics: Metrics) -> UtilityCache | None:
+def cache_of(settings: Settings, metrics: Metrics, clock: Callable[[], float]) -> UtilityCache | None:
     """The cache that the settings ask for, not open yet; None if they ask for none."""
     choice = settings.redis
     if choice is None and not settings.cache_bytes:
         return None
     return UtilityCache(
         MemoryCache(settings.cache_bytes, settings.cache_ttl_s),
-        None if choice is None else RedisStore(choice, metrics.cache),
+        None if choice is None else RedisStore(choice, metrics.cache, clock),
         ttl_s=settings.cache_ttl_s,
         budget_s=settings.cache_budget_s,
         max_queued_bytes=settings.cache_queued_bytes,
