@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import logging
 from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -27,6 +28,10 @@ FLUSH_S = 1.0
 KEYS_PER_CALL = 1024
 BYTES_PER_CALL = 1 << 22
 """Of the values of one call, if they were tables."""
+GAMES_PER_CALLBACK = 1024
+"""Games that the event loop puts into the queue of writes at a time."""
+
+log = logging.getLogger("creditd.cache")
 
 
 class Store(Writable, Protocol):
@@ -112,7 +117,10 @@ class UtilityCache:
         if self._store is None:
             return
         self._writes = WriteBehind(self._store, max_bytes=self._max_queued_bytes, ttl_s=self._ttl_s, events=self.events)
-        await self._look_for_purges(models)
+        if await self._look_for_purges(models):
+            log.info("Redis answers: what is remembered is shared")
+        else:
+            log.warning("Redis does not answer: until it does, this process remembers by itself")
         running: list[Coroutine[Any, Any, None]] = [self._writes.run()]
         if models:
             running.append(self._watch(models))
@@ -171,14 +179,16 @@ class UtilityCache:
                 scores of a model differ by rounding from batch to batch.
             games: Keys, and what is known of the games now.
         """
-        together = []
-        for key, game in games:
-            all_known, contradictions = self.memory.add(key.text, game, distrust=source.source == "caller")
-            if contradictions and source.source == "caller":
-                self.events.contradicted()
-            together.append((key, all_known))
-        if self._loop is not None and self._store is not None and together:
-            self._loop.call_soon_threadsafe(self._write, together)
+        left = iter(games)
+        while portion := list(itertools.islice(left, GAMES_PER_CALLBACK)):
+            together = []
+            for key, game in portion:
+                all_known, contradictions = self.memory.add(key.text, game, distrust=source.source == "caller")
+                if contradictions and source.source == "caller":
+                    self.events.contradicted()
+                together.append((key, all_known))
+            if self._loop is not None and self._store is not None:
+                self._loop.call_soon_threadsafe(self._write, together)
 
     def take_off(self, keys: Iterable[GameKey]) -> tuple[Flight, list[Flight]]:
         """Say what a request is about to evaluate; on the event loop.
@@ -233,13 +243,16 @@ class UtilityCache:
             await asyncio.sleep(WATCH_S)
             await self._look_for_purges(models)
 
-    async def _look_for_purges(self, models: Sequence[str]) -> None:
-        if self._store is None or not models:
-            return
-        tokens = await self._store.get([purge_key(model) for model in models], Budget(self.budget_s))
+    async def _look_for_purges(self, models: Sequence[str]) -> bool:
+        """Take the tokens of the last purges; whether Redis gave them."""
+        if self._store is None:
+            return False
+        keys = [purge_key(model) for model in models] or [purge_key("")]
+        tokens = await self._store.get(keys, Budget(self.budget_s))
         for model, token in zip(models, tokens or (), strict=False):
             if token is not None:
                 self._generations[model] = token.decode("ascii", "replace")
+        return tokens is not None
 
 
 def _calls(wanted: Mapping[GameKey, int]) -> Iterator[list[GameKey]]:
