@@ -5,34 +5,29 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from pydantic import Field, PrivateAttr, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import (
-    BaseSettings,
-    NoDecode,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-    TomlConfigSettingsSource,
-)
+from pydantic_settings import NoDecode, SettingsConfigDict
 from typing_extensions import Self
 
-from creditd.cache.redis import RedisChoice, check_url
 from creditd.server.model_settings import ModelSettings
+from creditd.server.redis_settings import RedisSettings
 from creditd.wire.fields import MAX_SETS
+
+S = TypeVar("S", bound=RedisSettings)
 
 
 class SettingsError(Exception):
     """The settings cannot be used; the message names each wrong one."""
 
 
-class Settings(BaseSettings):
+class Settings(RedisSettings):
     """Settings of one service process. Variables win over the file."""
 
-    model_config = SettingsConfigDict(
-        env_prefix="CREDITD_", extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True
-    )
+    model_config = SettingsConfigDict(extra="forbid")
 
     host: str = "127.0.0.1"
     """Address to listen on."""
@@ -98,31 +93,13 @@ class Settings(BaseSettings):
     """A utility that took a model less is not worth remembering."""
     cache_queued_bytes: Annotated[int, Field(ge=1024)] = 64 * 2**20
     """Utilities that wait to be written to Redis; beyond that the oldest are dropped."""
-    redis_url: SecretStr | None = None
-    """Where replicas share utilities: `redis://user@host:port/0`, `rediss://…` or `unix:///path`. None: they do not."""
-    redis_password: SecretStr | None = None
-    """Of the user in `redis_url`."""
-    redis_password_file: Path | None = None
-    """File that holds it, read at boot."""
-    redis_connections: Annotated[int, Field(ge=1, le=1024)] = 16
-    """Connections to Redis at most."""
 
     _file_keys: tuple[SecretStr, ...] = PrivateAttr(default=())
-    _redis_password: str | None = PrivateAttr(default=None)
 
     @property
     def keys(self) -> tuple[SecretStr, ...]:
         """All keys that are let in: those of `api_keys` and those of the file."""
         return self.api_keys + self._file_keys
-
-    @property
-    def redis(self) -> RedisChoice | None:
-        """Where Redis is, and who asks; None if there is none."""
-        if self.redis_url is None:
-            return None
-        return RedisChoice(
-            self.redis_url.get_secret_value(), password=self._redis_password, connections=self.redis_connections
-        )
 
     @field_validator("api_keys", mode="before")
     @classmethod
@@ -160,37 +137,6 @@ class Settings(BaseSettings):
                 raise ValueError(f"api_keys_file {self.api_keys_file} holds no key")
         return self
 
-    @model_validator(mode="after")
-    def _redis_is_usable(self) -> Self:
-        if self.redis_password is not None and self.redis_password_file is not None:
-            raise ValueError("give redis_password or redis_password_file, not both")
-        if self.redis_url is None:
-            if self.redis_password is not None or self.redis_password_file is not None:
-                raise ValueError("a password of Redis needs redis_url, the address that it is for")
-            return self
-        if self.redis_password is not None:
-            self._redis_password = self.redis_password.get_secret_value()
-        if self.redis_password_file is not None:
-            try:
-                self._redis_password = self.redis_password_file.read_text(encoding="utf-8").strip()
-            except (OSError, UnicodeDecodeError) as error:
-                raise ValueError(f"redis_password_file cannot be read: {error}") from None
-        check_url(self.redis_url.get_secret_value())
-        return self
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Arguments over variables over the TOML file."""
-        del dotenv_settings, file_secret_settings
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
-
 
 def load_settings(config: Path | None, **overrides: object) -> Settings:
     """The settings of a process.
@@ -205,15 +151,42 @@ def load_settings(config: Path | None, **overrides: object) -> Settings:
     Raises:
         SettingsError: If a file cannot be read, or a setting or a variable is unknown or out of range.
     """
-    if config is not None and not config.is_file():
-        raise SettingsError(f"there is no configuration file {config}")
 
     class FileSettings(Settings):
         model_config = SettingsConfigDict(toml_file=config)
 
+    settings: Settings = _loaded(FileSettings, config, overrides)
+    _refuse_unknown_variables(settings)
+    return settings
+
+
+def load_redis_settings(config: Path | None, **overrides: object) -> RedisSettings:
+    """Where the Redis of a service is, whatever else its settings say and this machine has of it.
+
+    Args:
+        config: TOML file of the service, or None.
+        overrides: Settings given on the command line; None means not given.
+
+    Returns:
+        Checked settings.
+
+    Raises:
+        SettingsError: If a file cannot be read, or one of these settings is out of range.
+    """
+
+    class FileSettings(RedisSettings):
+        model_config = SettingsConfigDict(toml_file=config)
+
+    return _loaded(FileSettings, config, overrides)
+
+
+def _loaded(kind: type[S], config: Path | None, overrides: Mapping[str, object]) -> S:
+    """Settings of a kind that reads the file; whatever is wrong with them is one `SettingsError`."""
+    if config is not None and not config.is_file():
+        raise SettingsError(f"there is no configuration file {config}")
     given = {name: value for name, value in overrides.items() if value is not None}
     try:
-        settings: Settings = FileSettings(**given)  # type: ignore[arg-type]
+        return kind(**given)  # type: ignore[arg-type]
     except ValidationError as error:
         lines = [
             f"{'.'.join(map(str, entry['loc'])) or 'settings'}: {entry['msg']}"
@@ -222,8 +195,6 @@ def load_settings(config: Path | None, **overrides: object) -> Settings:
         raise SettingsError("; ".join(lines)) from None
     except (OSError, ValueError) as error:
         raise SettingsError(str(error)) from None
-    _refuse_unknown_variables(settings)
-    return settings
 
 
 def _refuse_unknown_variables(settings: Settings) -> None:
