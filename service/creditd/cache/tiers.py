@@ -7,7 +7,6 @@ loop that opened the cache. Without Redis, or while it fails, memory alone remem
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import logging
 from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
@@ -125,6 +124,8 @@ class UtilityCache:
         if models:
             running.append(self._watch(models))
         self._tasks = [self._loop.create_task(task) for task in running]
+        for task in self._tasks:
+            task.add_done_callback(_say_why_it_ended)
 
     async def close(self) -> None:
         """Write what is left, within reason, and let go of Redis."""
@@ -132,8 +133,7 @@ class UtilityCache:
             await self._writes.flush(FLUSH_S)
         for task in self._tasks:
             task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._store is not None:
             await self._store.close()
         self._tasks, self._writes, self._loop = [], None, None
@@ -253,6 +253,12 @@ class UtilityCache:
             if token is not None:
                 self._generations[model] = token.decode("ascii", "replace")
         return tokens is not None
+
+
+def _say_why_it_ended(task: asyncio.Task[None]) -> None:
+    """A task that should run as long as the process does has ended by itself: a defect, which costs sharing alone."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.error("the cache no longer writes to Redis, or no longer looks for purges", exc_info=error)
 
 
 def _calls(wanted: Mapping[GameKey, int]) -> Iterator[list[GameKey]]:
