@@ -12,6 +12,7 @@ lengths before they are hashed, so that no two lists of fields are the same byte
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
@@ -22,6 +23,7 @@ NAMESPACE = f"creditd:{KEY_FORMAT}"
 DIGEST_BYTES = 16
 _SECRET_BYTES = 32
 _PERSON = b"creditd game 1"
+_GAME = re.compile(rf"{NAMESPACE}:(?:model:.+|caller):(?P<digest>[0-9a-f]{{{2 * DIGEST_BYTES}}})")
 
 Source: TypeAlias = Literal["model", "caller"]
 Prompt: TypeAlias = str | Sequence[Mapping[str, str]]
@@ -71,6 +73,9 @@ class GameKey:
     text: str
     check: bytes
 
+    def __hash__(self) -> int:
+        return hash(self.text)
+
     @classmethod
     def of(cls, text: str) -> GameKey:
         """The key that has this text.
@@ -78,10 +83,10 @@ class GameKey:
         Raises:
             ValueError: If it is the key of no game.
         """
-        prefix, _, digest = text.rpartition(":")
-        if not prefix.startswith(f"{NAMESPACE}:") or len(digest) != 2 * DIGEST_BYTES:
+        found = _GAME.fullmatch(text)
+        if found is None:
             raise ValueError(f"got no key of a game; expected {NAMESPACE}:model:MODEL:DIGEST or {NAMESPACE}:caller:…")
-        return cls(text, bytes.fromhex(digest)[:CHECK_BYTES])
+        return cls(text, bytes.fromhex(found["digest"])[:CHECK_BYTES])
 
 
 CHECK_BYTES = 8
@@ -132,6 +137,7 @@ class KeyMaker:
             source.numerics,
         )
         self._shared.update(_joined(map(_bytes, fields)))
+        self._last = b"", self._with_prompt(b"")
 
     def game(self, prompt: bytes, units: Sequence[str], asked: bytes = b"") -> GameKey:
         """The key of the games that are made of the same units.
@@ -148,10 +154,20 @@ class KeyMaker:
         Cost:
             Half a microsecond, and a nanosecond for each byte.
         """
-        digest = self._shared.copy()
-        digest.update(_joined([prompt, asked, *map(_bytes, units)]))
+        last, hashed = self._last
+        if prompt != last:
+            hashed = self._with_prompt(prompt)
+            self._last = prompt, hashed
+        digest = hashed.copy()
+        digest.update(_joined([asked, *map(_bytes, units)]))
         found = digest.digest()
         return GameKey(self._prefix + found.hex(), found[:CHECK_BYTES])
+
+    def _with_prompt(self, prompt: bytes) -> hashlib.blake2b:
+        """What keys with this prompt share; games of one prompt come one after another."""
+        digest = self._shared.copy()
+        digest.update(_joined([prompt]))
+        return digest
 
 
 def prompt_bytes(prompt: Prompt) -> bytes:
