@@ -15,6 +15,7 @@ from __future__ import annotations
 import struct
 import zlib
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -25,6 +26,7 @@ from creditd.cache.keys import CHECK_BYTES
 Booleans: TypeAlias = NDArray[np.bool_]
 Floats: TypeAlias = NDArray[np.float64]
 Masks: TypeAlias = NDArray[np.bytes_]
+Integers: TypeAlias = NDArray[np.int64]
 Corruption: TypeAlias = Literal["truncated", "unknown_format", "checksum", "foreign", "shape", "not_finite"]
 
 MAX_TABLE_PLAYERS = 16
@@ -49,9 +51,39 @@ class CorruptValueError(Exception):
         self.reason: Corruption = reason
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@dataclass(frozen=True, eq=False)
+class AskedCoalitions:
+    """Coalitions that several games are asked about, made ready once for all of them.
+
+    Attributes:
+        rows: Shape (Q, n), bool.
+    """
+
+    rows: Booleans
+
+    @cached_property
+    def masks(self) -> Masks:
+        """Shape (Q,), bytes: as games of pairs have them."""
+        return _masks(self.rows)
+
+    @cached_property
+    def ascending(self) -> tuple[bytes, Integers]:
+        """The masks of a game of pairs that knows exactly these coalitions, and the place of each of them there."""
+        order = np.argsort(self.masks)
+        places = np.empty(len(order), dtype=np.int64)
+        places[order] = np.arange(len(order))
+        return self.masks[order].tobytes(), places
+
+    @cached_property
+    def numbers(self) -> Integers:
+        """Shape (Q,): places in a table."""
+        return _numbers(_packed(self.rows))
+
+
+# Not frozen, which makes one in a third of the time; hundreds are made of one answer of Redis.
+@dataclass(eq=False, slots=True)
 class KnownGame:
-    """Utilities of some coalitions of a game. Made by `known_game`, `joined` and `unpacked`.
+    """Utilities of some coalitions of a game, which nobody changes. Made by `known_game`, `joined` and `unpacked`.
 
     Attributes:
         n_players: n.
@@ -73,21 +105,25 @@ class KnownGame:
         """What it takes in memory, about."""
         return _OBJECT_BYTES + self.utilities.nbytes + (0 if self.masks is None else self.masks.nbytes)
 
-    def utilities_of(self, coalitions: Booleans) -> Floats:
+    def utilities_of(self, coalitions: Booleans | AskedCoalitions) -> Floats:
         """Utilities of coalitions.
 
         Args:
-            coalitions: Shape (Q, n), bool.
+            coalitions: Shape (Q, n), bool; whoever asks several games for the same ones has them made ready once.
 
         Returns:
             Shape (Q,), float64; NaN where a coalition is not known.
 
         Cost:
-            O(Q · n), and O(Q log R) comparisons where the game is no table.
+            O(Q · n) to make coalitions ready; O(Q) where the game is a table or knows exactly these, and O(Q log R)
+            comparisons otherwise.
         """
+        asked = coalitions if isinstance(coalitions, AskedCoalitions) else AskedCoalitions(coalitions)
         if self.masks is None:
-            return self.utilities[_numbers(_packed(coalitions))]
-        wanted = _masks(coalitions)
+            return self.utilities[asked.numbers]
+        wanted = asked.masks
+        if len(wanted) == len(self.masks) and asked.ascending[0] == self.masks.tobytes():
+            return self.utilities[asked.ascending[1]]
         places = np.minimum(np.searchsorted(self.masks, wanted), len(self.masks) - 1)
         return np.where(self.masks[places] == wanted, self.utilities[places], np.nan)
 
@@ -169,7 +205,7 @@ def unpacked(value: bytes, check: bytes, n_players: int) -> KnownGame:
         CorruptValueError: If the bytes are anything else.
 
     Cost:
-        Three microseconds for 2 KB.
+        Two microseconds for 2 KB.
     """
     if len(value) < _CHECKED.size:
         raise CorruptValueError("truncated")
@@ -186,7 +222,7 @@ def unpacked(value: bytes, check: bytes, n_players: int) -> KnownGame:
     if layout == _TABLE and (n > MAX_TABLE_PLAYERS or n_known != 2**n):
         raise CorruptValueError("shape")
     utilities = np.frombuffer(value, _FLOATS, n_known, _CHECKED.size)
-    if not np.isfinite(utilities).all():
+    if np.count_nonzero(np.isfinite(utilities)) != n_known:
         raise CorruptValueError("not_finite")
     masks = None
     if layout == _PAIRS:
@@ -227,9 +263,10 @@ def _masks(coalitions: Booleans) -> Masks:
 
 def _packed(coalitions: Booleans) -> NDArray[np.uint8]:
     """Shape (R, bytes of a coalition), contiguous; that of nobody has a byte as well."""
-    packed = np.zeros((len(coalitions), _mask_bytes(coalitions.shape[1])), dtype=np.uint8)
-    packed[:, : -(-coalitions.shape[1] // 8)] = np.packbits(coalitions, axis=1, bitorder="little")
-    return packed
+    if not coalitions.shape[1]:
+        return np.zeros((len(coalitions), 1), dtype=np.uint8)
+    # Columns that somebody picked lie one after another, and so would the bytes.
+    return np.packbits(np.ascontiguousarray(coalitions), axis=1, bitorder="little")
 
 
 def _mask_bytes(n: int) -> int:
@@ -237,7 +274,7 @@ def _mask_bytes(n: int) -> int:
     return max(-(-n // 8), 1)
 
 
-def _numbers(packed: NDArray[np.uint8]) -> NDArray[np.int64]:
+def _numbers(packed: NDArray[np.uint8]) -> Integers:
     """Rows of at most two bytes as numbers."""
     low = packed[:, 0].astype(np.int64)
     return low if packed.shape[1] == 1 else low | packed[:, 1].astype(np.int64) << 8

@@ -6,8 +6,12 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
+from typing import TypeAlias
 
 from creditd.cache.games import KnownGame, joined
+
+_Entry: TypeAlias = tuple[KnownGame, float, int]
+"""A game, when it is forgotten, and what it takes."""
 
 
 class MemoryCache:
@@ -22,7 +26,7 @@ class MemoryCache:
             clock: Monotonic seconds.
         """
         self._max_bytes, self._ttl_s, self._clock = max_bytes, ttl_s, clock
-        self._games: OrderedDict[str, tuple[KnownGame, float]] = OrderedDict()
+        self._games: OrderedDict[str, _Entry] = OrderedDict()
         self._n_bytes = 0
         self._lock = threading.Lock()
 
@@ -36,16 +40,19 @@ class MemoryCache:
 
     def get(self, keys: Iterable[str]) -> list[KnownGame | None]:
         """What is known of games; those that are found become the most recently used."""
-        now, found = self._clock(), []
+        now = self._clock()
+        found: list[KnownGame | None] = []
         with self._lock:
             for key in keys:
                 entry = self._games.get(key)
-                if entry is not None and entry[1] <= now:
+                if entry is None:
+                    found.append(None)
+                elif entry[1] <= now:
                     self._drop(key)
-                    entry = None
-                if entry is not None:
+                    found.append(None)
+                else:
                     self._games.move_to_end(key)
-                found.append(None if entry is None else entry[0])
+                    found.append(entry[0])
         return found
 
     def add(self, key: str, game: KnownGame, *, distrust: bool = False) -> tuple[KnownGame, int]:
@@ -61,15 +68,17 @@ class MemoryCache:
         """
         now = self._clock()
         with self._lock:
+            together, contradictions = game, 0
             before = self._games.get(key)
-            if before is not None and before[1] <= now:
-                before = None
-            together, contradictions = joined(None if before is None else before[0], game)
-            if contradictions and distrust:
-                together = game
-            self._drop(key)
-            self._games[key] = (together, now + self._ttl_s)
-            self._n_bytes += _bytes_of(key, together)
+            if before is not None:
+                if before[1] > now:
+                    together, contradictions = joined(before[0], game)
+                if contradictions and distrust:
+                    together = game
+                self._drop(key)
+            n_bytes = len(key) + together.n_bytes
+            self._games[key] = (together, now + self._ttl_s, n_bytes)
+            self._n_bytes += n_bytes
             while self._n_bytes > self._max_bytes:
                 self._drop(next(iter(self._games)))
         return together, contradictions
@@ -77,8 +86,4 @@ class MemoryCache:
     def _drop(self, key: str) -> None:
         entry = self._games.pop(key, None)
         if entry is not None:
-            self._n_bytes -= _bytes_of(key, entry[0])
-
-
-def _bytes_of(key: str, game: KnownGame) -> int:
-    return len(key) + game.n_bytes
+            self._n_bytes -= entry[2]

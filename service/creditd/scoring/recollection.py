@@ -13,7 +13,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from creditd.cache.games import KnownGame, known_game
+from creditd.cache.games import AskedCoalitions, KnownGame, known_game
 from creditd.cache.keys import GameKey, KeyMaker, prompt_bytes
 from creditd.engines.protocol import EngineUsage, Prompt, ScoredTexts, TextFailure, VariantTexts
 from creditd.scoring.model_questions import RememberedBy
@@ -21,29 +21,26 @@ from creditd.scoring.model_questions import RememberedBy
 Booleans: TypeAlias = NDArray[np.bool_]
 Integers: TypeAlias = NDArray[np.int64]
 
-_ALONE = np.ones((1, 1), dtype=np.bool_)
+_ALONE = AskedCoalitions(np.ones((1, 1), dtype=np.bool_))
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@dataclass(eq=False, slots=True)
 class _Wanted:
-    """Utilities of one game that a round asks for.
+    """Utilities of one game that a round asks for: R variants of one text that follow each other.
 
     Attributes:
         text: Which of the round's texts.
-        first: Place of its first variant among all.
-        rows: Variants of that text, of which these are.
-        coalitions: Shape (R, n), bool: the same as coalitions of the game.
+        row: The first of them among that text's.
+        places: All of them among those of the round.
+        coalitions: R rows, the same as coalitions of the game.
+        left: How many of them are not answered yet.
     """
 
     text: int
-    first: int
-    rows: Integers
-    coalitions: Booleans
-
-    @property
-    def places(self) -> Integers:
-        """Places among all variants of the round."""
-        return self.first + self.rows
+    row: int
+    places: slice
+    coalitions: AskedCoalitions
+    left: int
 
 
 class Recollection:
@@ -83,9 +80,9 @@ class Recollection:
     def missing(self) -> dict[GameKey, int]:
         """Games of which something is not known yet, with their numbers of players."""
         return {
-            key: wanted[0].coalitions.shape[1]
+            key: wanted[0].coalitions.rows.shape[1]
             for key, wanted in self._wanted.items()
-            if not all(self._answered[one.places].all() for one in wanted)
+            if any(one.left for one in wanted)
         }
 
     def learn(self, games: Mapping[str, KnownGame]) -> tuple[int, int]:
@@ -112,17 +109,17 @@ class Recollection:
     def ask(self, keys: Collection[GameKey]) -> list[VariantTexts]:
         """The texts of what is not known of some games; the scores of exactly these are told next."""
         self._asked = []
-        rows_of: dict[int, list[tuple[GameKey, _Wanted, Integers]]] = {}
+        parts_of: dict[int, list[tuple[GameKey, _Wanted, Integers]]] = {}
         for key in keys:
             for one in self._wanted[key]:
-                rows = one.rows[~self._answered[one.places]]
-                if len(rows):
-                    rows_of.setdefault(one.text, []).append((key, one, rows))
+                if one.left:
+                    places = np.flatnonzero(~self._answered[one.places])
+                    parts_of.setdefault(one.text, []).append((key, one, places))
         texts = []
-        for text in sorted(rows_of):
-            parts = rows_of[text]
+        for text in sorted(parts_of):
+            parts = parts_of[text]
             self._asked += parts
-            rows = np.concatenate([rows for _, _, rows in parts])
+            rows = np.concatenate([one.row + places for _, one, places in parts])
             asked = self._texts[text]
             texts.append(VariantTexts(asked.prompt, asked.units, asked.coalitions[rows]))
         return texts
@@ -135,15 +132,15 @@ class Recollection:
         """
         self._usage += found.usage
         start = 0
-        for _, one, rows in self._asked:
-            stop = start + len(rows)
-            places = one.first + rows
-            self._scores[places] = found.rewards[start:stop]
-            self._answered[places] = True
+        for _, one, places in self._asked:
+            stop = start + len(places)
+            self._scores[one.places][places] = found.rewards[start:stop]
+            self._answered[one.places][places] = True
+            one.left = 0
             start = stop
         if found.failures:
-            places = np.concatenate([one.first + rows for _, one, rows in self._asked])
-            self._failures |= {int(places[place]): failure for place, failure in found.failures.items()}
+            asked = np.concatenate([one.places.start + places for _, one, places in self._asked])
+            self._failures |= {int(asked[place]): failure for place, failure in found.failures.items()}
         told = [(key, self._known(one)) for key, one, _ in self._asked]
         self._asked = []
         return [(key, game) for key, game in told if game is not None]
@@ -155,30 +152,42 @@ class Recollection:
 
     def _take(self, one: _Wanted, game: KnownGame) -> int:
         """Fill in what a game says of what is not answered; how much that was."""
-        places = one.places
-        found = game.utilities_of(one.coalitions)
-        known = ~np.isnan(found)
-        if self._whole and not known.all():
+        if not one.left:
             return 0
-        new = known & ~self._answered[places]
-        self._scores[places[new]] = found[new]
-        self._answered[places[new]] = True
-        return int(np.count_nonzero(new))
+        found = game.utilities_of(one.coalitions)
+        scores, answered = self._scores[one.places], self._answered[one.places]
+        unknown = np.isnan(found)
+        n_known = len(found) - int(np.count_nonzero(unknown))
+        if self._whole and n_known < len(found):
+            return 0
+        if n_known == one.left == len(found):
+            scores[:], answered[:], one.left = found, True, 0
+            return n_known
+        new = ~(unknown | answered)
+        n_new = int(np.count_nonzero(new))
+        scores[new], answered[new] = found[new], True
+        one.left -= n_new
+        return n_new
 
     def _known(self, one: _Wanted) -> KnownGame | None:
         scores = self._scores[one.places]
         finite = np.isfinite(scores)
         if not finite.any() or (self._whole and not finite.all()):
             return None
-        return known_game(one.coalitions[finite], scores[finite])
+        return known_game(one.coalitions.rows[finite], scores[finite])
 
 
 def _sets(texts: Sequence[VariantTexts], keys: KeyMaker, *, whole: bool) -> Iterator[tuple[GameKey, _Wanted]]:
     """Each text as one game of all its units."""
+    ready: dict[int, AskedCoalitions] = {}
     for (text, one), first, prompt in zip(enumerate(texts), _firsts(texts), _prompts(texts), strict=True):
-        if one.n_variants:
-            asked = one.n_variants.to_bytes(8, "little") + np.packbits(one.coalitions).tobytes() if whole else b""
-            wanted = _Wanted(text, first, np.arange(one.n_variants), one.coalitions)
+        n_variants, n = one.coalitions.shape
+        if n_variants:
+            asked = n_variants.to_bytes(8, "little") + np.packbits(one.coalitions).tobytes() if whole else b""
+            coalitions = ready.get(n)
+            if coalitions is None or not _equal(coalitions.rows, one.coalitions):
+                coalitions = ready[n] = AskedCoalitions(one.coalitions)
+            wanted = _Wanted(text, 0, slice(first, first + n_variants), coalitions, n_variants)
             yield keys.game(prompt, one.units, asked), wanted
 
 
@@ -188,8 +197,13 @@ def _candidates(texts: Sequence[VariantTexts], keys: KeyMaker) -> Iterator[tuple
         if not (one.coalitions.sum(axis=1) == 1).all():
             raise ValueError("candidates are remembered by themselves: expected one unit in each variant")
         for row, unit in enumerate(one.coalitions.argmax(axis=1).tolist()):
-            wanted = _Wanted(text, first, np.array([row]), _ALONE)
+            wanted = _Wanted(text, row, slice(first + row, first + row + 1), _ALONE, 1)
             yield keys.game(prompt, (one.units[unit],)), wanted
+
+
+def _equal(coalitions: Booleans, others: Booleans) -> bool:
+    """Whether two lists of coalitions of as many players are the same; sets of one size ask for the same ones."""
+    return len(coalitions) == len(others) and coalitions.tobytes() == others.tobytes()
 
 
 def _firsts(texts: Sequence[VariantTexts]) -> list[int]:
