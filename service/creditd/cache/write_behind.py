@@ -50,11 +50,14 @@ class WriteBehind:
         return self._n_bytes
 
     def add(self, key: GameKey, game: KnownGame) -> None:
-        """Have a game written when there is time."""
+        """Have a game written when there is time; one that is larger than all that may wait is dropped."""
         self._forget(key)
+        if game.n_bytes > self._max_bytes:
+            self._events.dropped("queue_full", 1)
+            return
         self._waiting[key] = game
         self._n_bytes += game.n_bytes
-        while self._n_bytes > self._max_bytes and self._waiting:
+        while self._n_bytes > self._max_bytes:
             self._forget(next(iter(self._waiting)))
             self._events.dropped("queue_full", 1)
         self._filled.set()
@@ -64,7 +67,8 @@ class WriteBehind:
         """Write what waits, for as long as the process runs."""
         while True:
             await self._filled.wait()
-            await self._write_some()
+            if self._waiting:  # a round trip without values would pass for one that succeeded
+                await self._write_some()
             if not self._waiting:
                 self._filled.clear()
                 self._emptied.set()
