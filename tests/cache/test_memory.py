@@ -1,39 +1,14 @@
 import threading
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from creditd.cache.games import known_game
+from cache.stores import PATIENCE_S, Clock, game_of, known_in
 from creditd.cache.memory import MemoryCache
 
-PATIENCE_S = 30.0
 TTL_S = 100.0
 PLENTY = 1 << 30
-
-
-class Clock:
-    """Seconds that a test sets."""
-
-    def __init__(self):
-        self.now_s = 0.0
-
-    def __call__(self):
-        """The time."""
-        return self.now_s
-
-
-def game_of(known, n=4):
-    """A game of which some utilities are known, by the number whose bits are the coalition."""
-    rows = np.array([[number >> player & 1 for player in range(n)] for number in known], dtype=np.bool_)
-    return known_game(rows, np.array(list(known.values()), dtype=np.float64))
-
-
-def known_in(game, n=4):
-    """What is known of a game, by the number whose bits are the coalition."""
-    numbers = (game.coalitions() << np.arange(n)).sum(axis=1).tolist()
-    return dict(zip(numbers, game.utilities.tolist(), strict=True))
 
 
 def size_of(key, game):
