@@ -62,6 +62,18 @@ def test_bytes_count_and_not_games():
     assert cache.get("L") == [large]
 
 
+def test_a_game_that_is_too_large_is_not_remembered_and_takes_nobodys_place():
+    """What is larger than all that may be remembered is given back; nothing is kept of it, and others stay."""
+    small, large = game_of({1: 1.0}), game_of(dict.fromkeys(range(400), 1.0), n=12)
+    cache = MemoryCache(3 * size_of("a", small), TTL_S)
+    cache.add("a", small)
+    cache.add("b", game_of({1: 1.0}, n=12))
+    together, contradictions = cache.add("b", large)
+    assert (known_in(together, n=12), contradictions) == (dict.fromkeys(range(400), 1.0), 0)
+    assert cache.get("ab") == [small, None]
+    assert cache.n_bytes == size_of("a", small)
+
+
 @given(
     st.lists(st.tuples(st.sampled_from("abcdefgh"), st.integers(1, 60), st.booleans()), max_size=40),
     st.integers(400, 6000),

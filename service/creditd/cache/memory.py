@@ -56,7 +56,7 @@ class MemoryCache:
         return found
 
     def add(self, key: str, game: KnownGame, *, distrust: bool = False) -> tuple[KnownGame, int]:
-        """Remember what is known of a game, together with what was known before.
+        """Remember what is known of a game, together with what was known before; not what is larger than all there is.
 
         Args:
             key: Of the game.
@@ -77,6 +77,8 @@ class MemoryCache:
                     together = game
                 self._drop(key)
             n_bytes = len(key) + together.n_bytes
+            if n_bytes > self._max_bytes:
+                return together, contradictions
             self._games[key] = (together, now + self._ttl_s, n_bytes)
             self._n_bytes += n_bytes
             while self._n_bytes > self._max_bytes:
