@@ -129,6 +129,7 @@ class UtilityCache:
 
     async def close(self) -> None:
         """Write what is left, within reason, and let go of Redis."""
+        await asyncio.sleep(0)  # what threads have handed over so far is among it
         if self._writes is not None:
             await self._writes.flush(FLUSH_S)
         for task in self._tasks:
@@ -187,8 +188,9 @@ class UtilityCache:
                 if contradictions and source.source == "caller":
                     self.events.contradicted()
                 together.append((key, all_known))
-            if self._loop is not None and self._store is not None:
-                self._loop.call_soon_threadsafe(self._write, together)
+            loop = self._loop  # which closing forgets, on another thread
+            if loop is not None and self._store is not None:
+                loop.call_soon_threadsafe(self._write, together)
 
     def take_off(self, keys: Iterable[GameKey]) -> tuple[Flight, list[Flight]]:
         """Say what a request is about to evaluate; on the event loop.
