@@ -8,9 +8,13 @@ import numpy as np
 from creditd.cache.events import NoEvents
 from creditd.cache.games import known_game, unpacked
 from creditd.cache.keys import KeyMaker, UtilitySource, purge_key
+from creditd.cache.memory import MemoryCache
+from creditd.cache.tiers import UtilityCache
 
 PATIENCE_S = 30.0
 """How long a test waits for something that takes milliseconds."""
+TTL_S = 60.0
+PLENTY = 1 << 30
 
 MODEL = UtilitySource(tenant=b"t" * 32, source="model", name="rm", identity="weights")
 CALLER = UtilitySource(tenant=b"t" * 32, source="caller", name="", identity="tests passed")
@@ -104,6 +108,12 @@ class Told(NoEvents):
     def contradicted(self):
         """Note it."""
         self.all.append(("contradicted",))
+
+
+def cache_of(store=None, told=None):
+    """A cache that is not open yet, with room for everything."""
+    memory = MemoryCache(PLENTY, TTL_S)
+    return UtilityCache(memory, store, ttl_s=TTL_S, budget_s=PATIENCE_S, max_queued_bytes=PLENTY, events=told)
 
 
 def keys_of(n, source=MODEL):

@@ -4,11 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cache.stores import PATIENCE_S, Clock, game_of, known_in
+from cache.stores import PATIENCE_S, PLENTY, Clock, game_of, known_in
 from creditd.cache.memory import MemoryCache
 
 TTL_S = 100.0
-PLENTY = 1 << 30
 
 
 def size_of(key, game):

@@ -7,13 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cache.stores import PATIENCE_S, FakeStore, Told, game_of, keys_of, known_in, until
+from cache.stores import PATIENCE_S, PLENTY, TTL_S, FakeStore, Told, game_of, keys_of, known_in, until
 from creditd.cache.games import unpacked
 from creditd.cache.keys import GameKey
 from creditd.cache.write_behind import BATCH_BYTES, BATCH_GAMES, TTL_SPREAD, WriteBehind, ttl_ms
 
-PLENTY = 1 << 30
-TTL_S = 60.0
 ONE = game_of({1: 1.0})
 
 
