@@ -1,4 +1,4 @@
-"""`creditd serve | shapley | replay | utilities | openapi | version`; each command is imported when it is asked for."""
+"""`creditd serve | shapley | replay | cache | utilities | openapi | version`; each is imported when it is asked for."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Words after `creditd`; those of the process when absent.
 
     Returns:
-        Exit status: 0 when all went well, 1 when some lines of a file failed or an answer differs from its recording,
-        2 when the command or a recording was not understood.
+        Exit status: 0 when all went well, 1 when some lines of a file failed, an answer differs from its recording, or
+        Redis did not do what it was asked or has no sound value, 2 when the command, the settings or a recording were
+        not understood.
     """
     options = _parser().parse_args(arguments)
     try:
@@ -71,6 +72,13 @@ def _parser() -> argparse.ArgumentParser:
     replay.add_argument("--timeout-s", type=float, default=300.0, help="seconds for one file, retries included")
     replay.set_defaults(run=_replay)
 
+    cache = commands.add_parser(
+        "cache",
+        help="look at the utilities in Redis, or have a model's forgotten",
+        description="Look at the utilities that are remembered in Redis, or have those of a model forgotten.",
+    )
+    _add_cache_commands(cache)
+
     utilities = commands.add_parser(
         "utilities",
         help="print every utility: name, formula, cost, what it climbs, a request",
@@ -88,6 +96,47 @@ def _parser() -> argparse.ArgumentParser:
     version = commands.add_parser("version", help="print the version", description="Print the version.")
     version.set_defaults(run=_version)
     return parser
+
+
+def _add_cache_commands(cache: argparse.ArgumentParser) -> None:
+    where = argparse.ArgumentParser(add_help=False)
+    where.add_argument(
+        "--config", type=Path, metavar="FILE", help="TOML file of the service's settings; CREDITD_… variables win"
+    )
+    where.add_argument(
+        "--url",
+        help="Redis to ask instead of redis_url, as another user: redis://creditd-admin@HOST:6379/0; the password is "
+        "in REDISCLI_AUTH, or that of the settings",
+    )
+    commands = cache.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    stats = commands.add_parser(
+        "stats",
+        parents=[where],
+        help="how much is remembered, of which models",
+        description="How much is remembered in Redis, of which models, and how Redis fares with it.",
+    )
+    stats.add_argument("--json", action="store_true", help="one JSON object")
+    stats.set_defaults(run=_cache, action="stats")
+
+    inspect = commands.add_parser(
+        "inspect",
+        parents=[where],
+        help="what one key holds",
+        description="What one key holds. Exit status: 0 a sound value, 1 none or a damaged one, 2 the key of no game.",
+    )
+    inspect.add_argument("key", metavar="KEY", help="creditd:1:model:MODEL:DIGEST or creditd:1:caller:DIGEST")
+    inspect.add_argument("--json", action="store_true", help="one JSON object")
+    inspect.set_defaults(run=_cache, action="inspect")
+
+    purge = commands.add_parser(
+        "purge",
+        parents=[where],
+        help="have the utilities of a model forgotten",
+        description="Have all utilities of a model forgotten, by Redis and by every service that uses it.",
+    )
+    purge.add_argument("--model", required=True, metavar="ID", help="id of the model, as requests call it")
+    purge.set_defaults(run=_cache, action="purge")
 
 
 def _positive(text: str) -> int:
@@ -114,8 +163,16 @@ def _openapi(_: argparse.Namespace) -> int:
     return 0
 
 
+def _cache(options: argparse.Namespace) -> int:
+    try:
+        from creditd.cli.cache import run  # noqa: PLC0415  # the client's install has no client of Redis
+    except ModuleNotFoundError as error:
+        return _without_service("cache", error)
+    return run(options)
+
+
 def _without_service(command: str, error: ModuleNotFoundError) -> int:
-    """Say what to install where the web framework is missing."""
+    """Say what to install where a part of the service is missing."""
     if error.name is not None and error.name.startswith("creditd"):
         raise error
     print(f"creditd {command} needs {error.name}: pip install 'creditd[service]'", file=sys.stderr)
