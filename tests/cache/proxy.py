@@ -70,8 +70,8 @@ class Proxy:
         """Cut what is connected, and listen no more."""
         if self._server is not None:
             self._server.close()
-        for task in self._tasks:
-            task.cancel()
+        self.silent = False
+        self.cut()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def cut(self) -> None:
