@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from redis import exceptions
-from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
 from redis.asyncio.connection import parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -62,16 +64,26 @@ class RedisChoice:
         }
 
 
+_IN_URL = frozenset({"connection_class", "db", "host", "password", "path", "port", "username"})
+_DATABASE = re.compile("(/[0-9]*)?")
+
+
 def check_url(url: str) -> None:
-    """Refuse what is no address of Redis.
+    """Refuse what is no address of Redis, and options that would change how long it is waited for or what it answers.
 
     Raises:
         ValueError: Without a word of the url, which may hold a password.
     """
+    refusal = "redis_url: expected redis://user@host:port/database, rediss://… or unix:///path"
     try:
-        parse_url(url)
+        given = parse_url(url)
+        sound = "path" in given or ("host" in given and _DATABASE.fullmatch(urlsplit(url).path))
+        if sound and all(name in _IN_URL or name.startswith("ssl_") for name in given):
+            ConnectionPool.from_url(url).make_connection()  # type: ignore[no-untyped-call]
+            return
     except Exception as error:
-        raise ValueError("redis_url: expected redis://user@host:port/database, rediss://… or unix:///path") from error
+        raise ValueError(refusal) from error
+    raise ValueError(f"{refusal}; of options there are db and those of redis-py that begin with ssl_")
 
 
 class RedisStore:
