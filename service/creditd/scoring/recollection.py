@@ -196,7 +196,7 @@ def _candidates(texts: Sequence[VariantTexts], keys: KeyMaker) -> Iterator[tuple
     for (text, one), first, prompt in zip(enumerate(texts), _firsts(texts), _prompts(texts), strict=True):
         if not (one.coalitions.sum(axis=1) == 1).all():
             raise ValueError("candidates are remembered by themselves: expected one unit in each variant")
-        for row, unit in enumerate(one.coalitions.argmax(axis=1).tolist()):
+        for row, unit in enumerate(one.coalitions.nonzero()[1].tolist()):
             wanted = _Wanted(text, row, slice(first + row, first + row + 1), _ALONE, 1)
             yield keys.game(prompt, (one.units[unit],)), wanted
 
