@@ -35,10 +35,20 @@ class Service:
 
 
 @contextmanager
-def live_service(directory: Path) -> Iterator[Service]:
-    """Start `creditd serve` on a free port, and end it."""
+def live_service(directory: Path, config: Path | None = None) -> Iterator[Service]:
+    """Start `creditd serve` on a free port, and end it.
+
+    Args:
+        directory: Where its log is written.
+        config: Its settings, a TOML file, or None.
+
+    Yields:
+        The service, which accepts requests.
+    """
     log = directory / "service.log"
     command = [sys.executable, "-m", "creditd.cli", "serve", "--port", "0"]
+    if config is not None:
+        command += ["--config", str(config)]
     with log.open("w", encoding="utf-8") as stream:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stream, text=True)
         try:

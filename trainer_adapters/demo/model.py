@@ -24,10 +24,9 @@ def word_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=core, pad_token=task.PAD, eos_token=task.END, padding_side="left")
 
 
-def new_model(seed: int) -> LlamaForCausalLM:
-    """Two layers of width 64 with weights drawn from the seed."""
-    torch.manual_seed(seed)
-    config = LlamaConfig(
+def llama_config() -> LlamaConfig:
+    """Two layers of width 64, for a policy or, with one label, for a reward model."""
+    return LlamaConfig(
         vocab_size=len(task.VOCABULARY),
         hidden_size=64,
         intermediate_size=128,
@@ -38,8 +37,14 @@ def new_model(seed: int) -> LlamaForCausalLM:
         pad_token_id=task.VOCABULARY.index(task.PAD),
         bos_token_id=None,
         eos_token_id=task.VOCABULARY.index(task.END),
+        num_labels=1,
     )
-    return LlamaForCausalLM(config)
+
+
+def new_model(seed: int) -> LlamaForCausalLM:
+    """A policy with weights drawn from the seed."""
+    torch.manual_seed(seed)
+    return LlamaForCausalLM(llama_config())
 
 
 def teach_format(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, seed: int) -> float:

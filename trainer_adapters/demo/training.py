@@ -8,9 +8,9 @@ import signal
 import tempfile
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -43,6 +43,8 @@ EPSILON = 1e-4
 """What TRL and creditd add to a standard deviation."""
 REQUEST_DEADLINE_S = 60.0
 """What a request may take, all attempts together: a machine that is busy elsewhere must not end a run."""
+AfterStep: TypeAlias = Callable[[LlamaForCausalLM, int], None]
+"""What is done with the policy after each step, which has a number."""
 OUTAGE_DEADLINE_S = 4.0
 """The same in a run that is going to lose its service."""
 END_DEADLINE_S = 5.0
@@ -128,12 +130,18 @@ class SetEvaluation:
 class Curve(TrainerCallback):
     """Evaluates every few steps, writes the request of each step into the trainer's log, and may stop the service."""
 
-    def __init__(self, evaluation: SetEvaluation | None, every: int, outage: Outage | None) -> None:
+    def __init__(
+        self,
+        evaluation: SetEvaluation | None,
+        every: int,
+        outage: Outage | None = None,
+        after_step: AfterStep | None = None,
+    ) -> None:
         self.points: list[dict[str, float]] = []
         self.seconds = 0.0
         self.lost_at: float | None = None
         self.trainer: Any = None
-        self._evaluation, self._every, self._outage = evaluation, every, outage
+        self._evaluation, self._every, self._outage, self._after_step = evaluation, every, outage, after_step
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
@@ -145,13 +153,15 @@ class Curve(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
-        """Evaluate; stop the service when that is what this run is for."""
+        """Evaluate; stop the service when that is what this run is for; do what else is wanted after a step."""
         del args, control, kwargs
         if state.global_step % self._every == 0:
             self._evaluate(state.global_step)
         if self._outage and state.global_step == self._outage.after_step:
             self.lost_at = time.perf_counter()
             os.kill(self._outage.pid, self._outage.kind)
+        if self._after_step:
+            self._after_step(self.trainer.model, state.global_step)
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
         """Name the request beside the numbers that came of it."""
@@ -167,27 +177,57 @@ class Curve(TrainerCallback):
             self.seconds += time.perf_counter() - started
 
 
+@dataclass(frozen=True)
+class Trained:
+    """What a training leaves behind.
+
+    Attributes:
+        record: The curve, and what the trainer logged about time and requests; of a run that lost its service, the
+            error that ended it and the seconds from the loss to the end.
+        policy: The model.
+        log: What the trainer logged, an entry per step.
+    """
+
+    record: dict[str, Any]
+    policy: LlamaForCausalLM
+    log: list[dict[str, Any]]
+
+
 def train(plan: Plan, url: str, outage: Outage | None = None) -> dict[str, Any]:
+    """The record of one run; the arguments are those of `trained`."""
+    return trained(plan, url, outage).record
+
+
+def trained(
+    plan: Plan,
+    url: str,
+    outage: Outage | None = None,
+    *,
+    reward_model: str | None = None,
+    after_step: AfterStep | None = None,
+) -> Trained:
     """Run one plan.
 
     Args:
         plan: What to train.
         url: The service.
         outage: How the run loses its service, or None. Such a run is not evaluated.
+        reward_model: Id of the model of the service that scores the candidates, each set by itself. None: the tables
+            do, for a hidden type.
+        after_step: Done after each step, when it has been evaluated.
 
     Returns:
-        The curve, and what the trainer logged about time and requests; of a run that lost its service, the error that
-        ended it and the seconds from the loss to the end.
+        The run.
     """
     torch.set_num_threads(1)
     disable_progress_bars()
     tables = task.Tables()
     policy, lesson_loss = taught_model(plan.seed)
-    curve = Curve(None if outage else SetEvaluation(tables), plan.evaluate_every, outage)
+    curve = Curve(None if outage else SetEvaluation(tables), plan.evaluate_every, outage, after_step)
     rewards = Rewards(tables, word_tokenizer(), plan.seed)
     with tempfile.TemporaryDirectory() as scratch:
         deadline_s = OUTAGE_DEADLINE_S if outage else REQUEST_DEADLINE_S
-        trainer = _trainer(plan, url, policy, tables, rewards, scratch, deadline_s)
+        trainer = _trainer(plan, url, policy, tables, rewards, scratch, deadline_s, reward_model)
         trainer.add_callback(curve)
         trainer.remove_callback(PrinterCallback)
         curve.trainer = trainer
@@ -217,7 +257,7 @@ def train(plan: Plan, url: str, outage: Outage | None = None) -> dict[str, Any]:
     if error is not None and curve.lost_at is not None:
         record["error"] = f"{type(error).__name__}: {error}"
         record["seconds_to_end"] = ended - curve.lost_at
-    return record
+    return Trained(record, trainer.model, log)
 
 
 class Rewards:
@@ -286,14 +326,17 @@ def _trainer(
     rewards: Rewards,
     scratch: str,
     deadline_s: float,
+    reward_model: str | None,
 ) -> GRPOTrainer:
     """TRL's trainer with the settings that all methods share.
 
     The control adds two rewards that are standardised already, and TRL is told to scale nothing: that is the sum which
     creditd takes. TRL's own `normalize_then_sum` whitens the sum over the batch besides, and has no setting without.
+    A model reads the candidate right behind the prompt, so that a space ends the prompt there; no token changes by it.
     """
     warnings.filterwarnings("ignore", category=FutureWarning)
     control = {"scale_rewards": "none"} if plan.method == STOCK else {}
+    end_of_prompt = " " if reward_model else ""
     shared: Mapping[str, Any] = {
         "model": policy,
         "args": GRPOConfig(
@@ -316,15 +359,24 @@ def _trainer(
             disable_tqdm=True,
             **control,
         ),
-        "train_dataset": Dataset.from_list([{"prompt": task.PROMPTS[row], "row": int(row)} for row in tables.train]),
+        "train_dataset": Dataset.from_list(
+            [{"prompt": f"{task.PROMPTS[row]}{end_of_prompt}", "row": int(row)} for row in tables.train]
+        ),
         "processing_class": word_tokenizer(),
     }
     if plan.method == STOCK:
         return GRPOTrainer(reward_funcs=[rewards.of_set, rewards.of_format_standardised], **shared)
     rule = anneal("shapley", "leave_one_out", steps=ANNEALED_OVER) if plan.method == "annealed" else plan.method
     return CreditGRPOTrainer(
-        reward_funcs=[CandidateReward(rewards.of_candidates, parser=task.PARSER), rewards.of_format],
-        credit=CreditConfig(url=url, credit=rule, candidates=task.K, on_failure="raise", deadline_s=deadline_s),
+        reward_funcs=[CandidateReward(reward_model or rewards.of_candidates, parser=task.PARSER), rewards.of_format],
+        credit=CreditConfig(
+            url=url,
+            credit=rule,
+            candidates=task.K,
+            on_failure="raise",
+            deadline_s=deadline_s,
+            deterministic=reward_model is not None,
+        ),
         **shared,
     )
 
