@@ -35,8 +35,8 @@ _MAGIC = b"cru1"
 _TABLE, _PAIRS = 0, 1
 _CHECKED = struct.Struct(f"<4sIBxHI{CHECK_BYTES}s")
 _FLOATS = np.dtype("<f8")
-_OBJECT_BYTES = 400
-"""What the objects around the numbers of a game take in memory, about."""
+_OBJECT_BYTES, _PAIRS_BYTES = 470, 230
+"""What the objects around the numbers of a game take in memory, about, and what more where it has coalitions."""
 
 
 class CorruptValueError(Exception):
@@ -103,7 +103,8 @@ class KnownGame:
     @property
     def n_bytes(self) -> int:
         """What it takes in memory, about."""
-        return _OBJECT_BYTES + self.utilities.nbytes + (0 if self.masks is None else self.masks.nbytes)
+        pairs = 0 if self.masks is None else _PAIRS_BYTES + self.masks.nbytes
+        return _OBJECT_BYTES + self.utilities.nbytes + pairs
 
     def utilities_of(self, coalitions: Booleans | AskedCoalitions) -> Floats:
         """Utilities of coalitions.
