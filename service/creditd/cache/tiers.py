@@ -169,7 +169,7 @@ class UtilityCache:
             for key, value in zip(keys, values[len(purge) :], strict=True):
                 game = None if value is None else self._sound(key, value, wanted[key])
                 if game is not None:
-                    found[key.text] = self.memory.add(key.text, game)[0]
+                    found[key.text] = self.memory.add(key.text, game, distrust=source.source == "caller")[0]
         return found
 
     def remember(self, source: UtilitySource, games: Iterable[tuple[GameKey, KnownGame]]) -> None:
