@@ -143,6 +143,11 @@ CONTRADICTIONS = [
     (GROUP, {"rewards": [[1.0, 0.0]], "advantage": {"type": "grpo", "k": 1}}),
     (GROUP, {"rewards": [[1.0, 0.0]], "expect": {"candidates": 2}}),
     (SOLVE, {"items": [{"n_players": 1, "group": 1}, {"n_players": 1}]}),
+    (SOLVE, {"items": [{"n_players": 1, "prompt_id": "p"}]}),
+    (SOLVE, {"items": [{"n_players": 1, "prompt_id": "p"}], "utility_id": "u"}),
+    (SOLVE, {"items": [{"n_players": 1, "player_ids": ["a"]}], "utility_id": "u"}),
+    (SOLVE, {"items": [{"n_players": 2, "player_ids": ["a"], "prompt_id": "p"}], "utility_id": "u"}),
+    (SOLVE, {"items": [{"n_players": 1, "player_ids": ["a", "b"], "prompt_id": "p"}], "utility_id": "u"}),
 ]  # fmt: skip
 
 

@@ -108,3 +108,27 @@ GROUP_REQUEST_FORMS = (
     Form("one reward", absent=("weights",), kinds={"rewards": "array"}),
     Form("named rewards", kinds={"rewards": "object"}),
 )
+
+
+_NAMED_ITEM: Schema = {
+    "properties": {"prompt_id": {"type": ["string", "integer"]}},
+    "required": ["player_ids", "prompt_id"],
+    "anyOf": [
+        {"properties": {"n_players": {"const": 1}, "player_ids": {"type": "array", "minItems": 1, "maxItems": 1}}},
+        {"properties": {"n_players": {"minimum": 2}, "player_ids": {"type": "array", "minItems": 2}}},
+    ],
+}
+"""A name for each player: of their number no more can be said here."""
+
+SOLVE_FORMS = (
+    Form(
+        "by itself",
+        absent=("utility_id",),
+        of={"items": {"items": {"properties": {"prompt_id": NULL}}, **ALL_IN_GROUPS_OR_NONE}},
+    ),
+    Form(
+        "with a utility that is remembered",
+        present=("utility_id",),
+        of={"items": {"items": _NAMED_ITEM, **ALL_IN_GROUPS_OR_NONE}},
+    ),
+)

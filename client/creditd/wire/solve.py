@@ -1,18 +1,23 @@
 """Schema of `POST /v1/credit/shapley/solve`: the caller evaluates the utility, the service says of which coalitions.
 
-Everything that is known goes in with each request; the service keeps nothing. As long as an item is open the answer
-names coalitions to evaluate; ask again with their utilities added, until all items are solved.
+Everything that is known goes in with each request: no conversation is kept. As long as an item is open the answer names
+coalitions to evaluate; ask again with their utilities added, until all items are solved. Beside a `utility_id` the
+service also remembers what it is told, for as long as it can, and then asks for less.
 """
 
 from __future__ import annotations
 
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, ValidationError, model_validator
 from pydantic.config import JsonDict
+from pydantic_core import InitErrorDetails, PydanticCustomError
+from typing_extensions import Self
 
+from creditd.wire.errors import MAX_ERRORS
 from creditd.wire.fields import MAX_SETS, Index, Name, NumberColumn, RewardNumber, WireModel
 from creditd.wire.forms import ALL_IN_GROUPS_OR_NONE
+from creditd.wire.request_forms import SOLVE_FORMS
 from creditd.wire.v1 import (
     AdvantageChoice,
     CreditChoice,
@@ -43,7 +48,12 @@ class SolveItem(WireModel):
     n_players: Annotated[int, Field(ge=1, le=MAX_PLAYERS)]
     player_ids: Annotated[list[Name], Field(fail_fast=True, max_length=MAX_PLAYERS)] | None = None
     """Names of the players, all different: sampling and arithmetic then run in their order, so that the order of the
-    players changes no bit."""
+    players changes no bit. Beside a `utility_id` each is needed and names its candidate by the content, as a hash of
+    the text does: under a name that stays when the content changes, utilities of the old content are taken for those
+    of the new."""
+    prompt_id: Name | None = None
+    """Names what the candidates answer, by the content as well. Needed beside a `utility_id`, the same name everywhere
+    if the utility looks at no prompt; refused without one."""
     coalitions: Annotated[list[Coalition], Field(fail_fast=True, max_length=1 << 20)] = Field(default_factory=list)
     """Coalitions whose utility is known: each the list of its players, 0 … n_players − 1; [] is the empty one."""
     utilities: NumberColumn = Field(default_factory=list)
@@ -61,12 +71,25 @@ SOLVED_EXAMPLE: JsonDict = {
     "items": [{"n_players": 2, "coalitions": [[], [0], [1], [0, 1]], "utilities": [0.0, 0.3, 0.5, 1.0]}],
     "advantage": {"type": "none"},
 }
+REMEMBERED_EXAMPLE: JsonDict = {
+    "utility_id": "judge-v3",
+    "items": [
+        {
+            "n_players": 2,
+            "player_ids": ["9f3c1d", "07be52"],
+            "prompt_id": "c5a0f2",
+            "coalitions": [[], [0]],
+            "utilities": [0.0, 0.3],
+        }
+    ],
+}
 
 
 class SolveRequest(WireModel):
     """Games and what is known of them in; the next coalitions to evaluate, or credits and advantages, out."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [SOLVE_EXAMPLE, SOLVED_EXAMPLE]})
+    model_config = ConfigDict(json_schema_extra={"examples": [SOLVE_EXAMPLE, SOLVED_EXAMPLE, REMEMBERED_EXAMPLE]})
+    forms = SOLVE_FORMS
 
     items: Annotated[
         list[SolveItem],
@@ -81,6 +104,35 @@ class SolveRequest(WireModel):
     incomplete_group: Literal["flag", "error"] = "flag"
     batch_size: Annotated[int, Field(ge=1, le=MAX_BATCH_SIZE)] = 1024
     """Most coalitions that one answer names per item. It changes no number."""
+    utility_id: Name | None = None
+    """Names the function that gives the utilities, with its version. What the same API key supplied under it before is
+    known from the start, as if it stood in the request, and not asked for again; `usage.from_cache` counts it. Change
+    the name whenever the function, or whatever it reads, changes. A utility has to be a function of the `prompt_id` and
+    of the names of its players, whatever their order. What a request supplies counts; if it contradicts what is
+    remembered of a game, that is forgotten."""
+
+    @model_validator(mode="after")
+    def _names_go_together(self) -> Self:
+        """Names that utilities are remembered by are all there, or none of those that serve nothing else is."""
+        offences: list[InitErrorDetails] = []
+        for row, item in enumerate(self.items):
+            if self.utility_id is None:
+                if item.prompt_id is not None:
+                    offences.append(_offence(row, "prompt_id", "got a name without a utility_id; expected null"))
+            else:
+                needed = {"player_ids": item.player_ids, "prompt_id": item.prompt_id}
+                missing = [name for name, value in needed.items() if value is None]
+                offences += [_offence(row, name, f"utility_id needs {name} on every item") for name in missing]
+            if len(offences) >= MAX_ERRORS:
+                break
+        if offences:
+            raise ValidationError.from_exception_data(type(self).__name__, offences)
+        return self
+
+
+def _offence(row: int, name: str, detail: str) -> InitErrorDetails:
+    """What is wrong with a name of an item, and where."""
+    return InitErrorDetails(type=PydanticCustomError("names", detail), loc=("items", row, name), input=None)
 
 
 class SolveResult(WireModel):

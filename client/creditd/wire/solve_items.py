@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from creditd.credit.candidate_sets import USABLE, CandidateSets, ErrorField, SetError, number_name, unusable_numbers
-from creditd.credit.candidate_sets import ErrorCode as ErrorCodeOfSets
-from creditd.credit.credit_rules import CreditRule, PrefixGain, ends_of, needs_unions
+from creditd.credit.candidate_sets import CandidateSets, SetError
+from creditd.credit.credit_rules import CreditRule, PrefixGain, Shapley, ends_of, needs_unions
 from creditd.credit.evaluated_games import EvaluatedCredits, EvaluatedGame
 from creditd.credit.evaluation_limits import planned_evaluations
 from creditd.credit.evaluation_needs import EstimatorOptions
@@ -21,17 +21,16 @@ from creditd.credit.set_expectations import Expectation
 from creditd.credit.set_games import SolvedSets
 from creditd.credit.token_advantages import TokenPolicy
 from creditd.wire import solve
-from creditd.wire.arrays import group_numbers, numbers_or_missing, ranks_of, splits_of
+from creditd.wire.arrays import group_numbers, numbers_or_missing, splits_of
 from creditd.wire.choices import normalization_of, rule_of
 from creditd.wire.errors import ErrorCode
 from creditd.wire.limits import MAX_CELLS, RequestLimits, check_rows, check_tokens
+from creditd.wire.solve_known import Remembered, known_of, order_of, tell_remembered
 from creditd.wire.validation import wire_error
 
 Booleans: TypeAlias = NDArray[np.bool_]
 Floats: TypeAlias = NDArray[np.float64]
 Integers: TypeAlias = NDArray[np.int64]
-
-_NON_FINITE: dict[ErrorCodeOfSets, ErrorCodeOfSets] = {"non_finite_value": "non_finite_utility"}
 
 
 @dataclass(frozen=True)
@@ -42,12 +41,14 @@ class SolvedItem:
         next: Shape (R, n), bool: coalitions to evaluate; none when it is solved, or when the answer has no room left.
         planned: Most coalitions that are evaluated altogether.
         known: Coalitions of the plan that are known.
+        remembered: Utilities that the answer rests on and that the request does not say.
         credits: The answer, or None while it is open.
     """
 
     next: Booleans
     planned: int
     known: int
+    remembered: int
     credits: EvaluatedCredits | None
 
 
@@ -70,9 +71,18 @@ class SolvedItems:
         """Whether no item is open."""
         return self.credits is not None
 
+    @property
+    def n_remembered(self) -> int:
+        """Utilities that the answers rest on and that the request does not say."""
+        failed = {error.row for error in self.errors}
+        return sum(one.remembered for row, one in enumerate(self.items) if one is not None and row not in failed)
+
 
 def solve_items(
-    request: solve.SolveRequest, limits: RequestLimits, checkpoint: Callable[[], None] = lambda: None
+    request: solve.SolveRequest,
+    limits: RequestLimits,
+    checkpoint: Callable[[], None] = lambda: None,
+    remembered: Mapping[int, Remembered] = MappingProxyType({}),
 ) -> SolvedItems:
     """Credits of games whose utilities the caller evaluates, or the coalitions to evaluate next.
 
@@ -80,9 +90,10 @@ def solve_items(
         request: A valid request.
         limits: Bounds on items and evaluations.
         checkpoint: Called before each item; what it raises ends the computation.
+        remembered: What was supplied of items before, by their place; each has `player_ids`.
 
     Returns:
-        A pure function of the request.
+        A pure function of the request and of what is remembered: the same as if the request said that too.
 
     Raises:
         WireError: If there are too many items or tokens, or only some items name their group.
@@ -104,7 +115,8 @@ def solve_items(
     for row, item in enumerate(request.items):
         checkpoint()
         most = min(request.batch_size, cells // item.n_players)
-        one = _solved(row, item, rule, options, limits, most, tokens=request.tokens is not None)
+        before = remembered.get(row)
+        one = _solved(row, item, rule, options, limits, most, before, tokens=request.tokens is not None)
         if isinstance(one, SetError):
             errors.append(one)
         else:
@@ -198,6 +210,7 @@ def _solved(
     options: EstimatorOptions,
     limits: RequestLimits,
     batch_size: int,
+    before: Remembered | None,
     *,
     tokens: bool,
 ) -> SolvedItem | SetError:
@@ -206,76 +219,30 @@ def _solved(
     planned = planned_evaluations(row, item.n_players, rule, options, most)
     if isinstance(planned, SetError):
         return planned
-    known = _known(row, item, tokens=tokens, in_order=any(isinstance(end, PrefixGain) for end in ends_of(rule)))
+    known = known_of(row, item, tokens=tokens)
     if isinstance(known, SetError):
         return known
-    coalitions, utilities, order = known
+    names, order = item.player_ids, np.arange(item.n_players)
+    # A rule about the order of the players takes them in it, whatever their names.
+    if names is not None and not any(isinstance(end, PrefixGain) for end in ends_of(rule)):
+        order = order_of(names)
+    back = np.argsort(order, kind="stable")
+    coalitions, utilities = known[0][:, order], known[1]
     try:
-        game = EvaluatedGame(
-            item.n_players, options, rule, known_coalitions=coalitions[:, order], known_utilities=utilities
-        )
+        game = EvaluatedGame(item.n_players, options, rule, known_coalitions=coalitions, known_utilities=utilities)
     except ValueError as error:
         return SetError(row, "invalid_request", "coalitions", None, str(error))
-    back = np.argsort(order, kind="stable")
-    upcoming = game.ask(max(batch_size, 1))[:batch_size, back]
-    if not game.done:
-        return SolvedItem(next=upcoming, planned=planned, known=game.known, credits=None)
-    return SolvedItem(next=upcoming, planned=planned, known=game.known, credits=game.credits().reordered(back))
-
-
-def _known(
-    row: int, item: solve.SolveItem, *, tokens: bool, in_order: bool
-) -> tuple[Booleans, Floats, Integers] | SetError:
-    """Known coalitions as rows, their utilities, and the players in the order in which they are sampled.
-
-    A rule about the order of the players takes them `in_order`, whatever their names.
-    """
-    wrong_shape = _misshapen(row, item, tokens=tokens)
-    if wrong_shape is not None:
-        return wrong_shape
-    n = item.n_players
-    if len(item.coalitions) > MAX_CELLS // n:
-        detail = f"got {len(item.coalitions)} coalitions of {n} players; expected at most {MAX_CELLS // n}"
-        return SetError(row, "budget_exceeded", "coalitions", None, detail)
-    coalitions = np.zeros((len(item.coalitions), n), dtype=np.bool_)
-    for place, players in enumerate(item.coalitions):
-        if players and max(players) >= n:
-            detail = f"player {max(players)} is not one of 0 … {n - 1}"
-            return SetError(row, "invalid_request", "coalitions", place, detail)
-        coalitions[place, players] = True
-    utilities = np.asarray(item.utilities, dtype=np.float64)
-    for code, wrong in unusable_numbers(utilities, None):
-        if wrong.any():
-            place = int(np.flatnonzero(wrong)[0])
-            coalition, value = _named(item.coalitions[place]), number_name(utilities[place])
-            detail = f"utility of players {coalition} is {value}; expected {USABLE}"
-            return SetError(row, _NON_FINITE.get(code, code), "utilities", place, detail)
-    order = np.arange(n)
-    if item.player_ids is not None and not in_order:
-        order = np.argsort(ranks_of(item.player_ids)[0], kind="stable")
-    return coalitions, utilities, order
-
-
-def _named(players: Sequence[int]) -> str:
-    """A coalition in a message, the first ten players of it."""
-    return f"[{', '.join(map(str, players[:10]))}{', …' if len(players) > 10 else ''}]"
-
-
-def _misshapen(row: int, item: solve.SolveItem, *, tokens: bool) -> SetError | None:
-    """What is missing of an item, or has another length than its players."""
-    n, ids, spans = item.n_players, item.player_ids, item.spans
-    if len(item.coalitions) != len(item.utilities):
-        detail = f"got {len(item.utilities)} utilities; expected {len(item.coalitions)}, one per coalition"
-        return SetError(row, "shape_mismatch", "utilities", None, detail)
-    if ids is not None and (len(ids) != n or len(set(ids)) != n):
-        return SetError(row, "invalid_request", "id", None, f"expected {n} different names, one per player")
-    if tokens and (item.n_tokens is None or spans is None):
-        name: ErrorField = "n_tokens" if item.n_tokens is None else "span"
-        return SetError(row, "invalid_request", name, None, f"{name} is missing; token advantages need it")
-    if tokens and spans is not None and len(spans) != n:
-        detail = f"got {len(spans)} spans; expected {n}, one per player"
-        return SetError(row, "shape_mismatch", "span", None, detail)
-    return None
+    n_remembered = 0
+    if before is not None and names is not None:
+        whole = any(isinstance(end, Shapley) for end in ends_of(rule))
+        n_remembered = tell_remembered(game, back[order_of(names)], (coalitions, utilities), before, whole=whole)
+    return SolvedItem(
+        next=game.ask(max(batch_size, 1))[:batch_size, back],
+        planned=planned,
+        known=game.known,
+        remembered=n_remembered,
+        credits=game.credits().reordered(back) if game.done else None,
+    )
 
 
 def _batch(request: solve.SolveRequest, groups: Integers, n_groups: int) -> CandidateSets:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from creditd.credit.flags import Flag
 from creditd.credit.set_credit import SetCredits
+from creditd.engines.protocol import EngineUsage
 from creditd.scoring.deadline import Deadline
 from creditd.scoring.model_questions import Estimates
 from creditd.server.convert import (
@@ -34,7 +36,7 @@ from creditd.wire.groups import GroupRequest
 from creditd.wire.limits import RequestLimits
 from creditd.wire.set_batches import SetBatch, causes_first
 from creditd.wire.solve import SolveRequest
-from creditd.wire.solve_items import item_flags, solve_items
+from creditd.wire.solve_items import SolvedItems, item_flags, solve_items
 from creditd.wire.solve_items import pointer_to as solve_pointer
 from creditd.wire.v1 import ShapleyRequest
 from creditd.wire.validation import WireError
@@ -159,6 +161,23 @@ def answer_solve(
     queue_s = time.perf_counter() - received_s
     with refused_as_a_whole():
         answer = solve_items(asked, limits, deadline.check)
+    return answer_items(asked, answer, partial(envelope, request_id, queue_s), encode)
+
+
+def answer_items(
+    asked: SolveRequest, answer: SolvedItems, head: Callable[[EngineUsage], Mapping[str, Any]], encode: Encode
+) -> Answer:
+    """The answer about games of which the solution, or what to evaluate next, is known.
+
+    Args:
+        asked: The request.
+        answer: What the arithmetic returned.
+        head: The envelope, by what was used.
+        encode: Writes the answer.
+
+    Returns:
+        The body, or a refusal when no item could be answered.
+    """
     codes = Counter(str(error.code) for error in answer.errors)
     if len(answer.errors) == len(asked.items):
         items = tuple(
@@ -168,8 +187,8 @@ def answer_solve(
         return _nothing_answered("item", len(asked.items), codes, items)
     failed = {error.row for error in answer.errors}
     flags = np.array([0 if row in failed else item_flags(answer, row) for row in range(len(asked.items))])
-    document = solve_document(answer, asked, envelope(request_id, queue_s))
-    return Answer(encode(document), len(asked.items), codes, flag_counts(flags))
+    used = EngineUsage(from_cache=answer.n_remembered)
+    return Answer(encode(solve_document(answer, asked, head(used))), len(asked.items), codes, flag_counts(flags))
 
 
 def answer_groups(

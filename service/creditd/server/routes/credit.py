@@ -19,6 +19,7 @@ from creditd.server.inline import is_small
 from creditd.server.json_bodies import check_keys, may_repeat_keys
 from creditd.server.model_answers import answer_with_model
 from creditd.server.openapi import described
+from creditd.server.remembered_solve import answer_remembered
 from creditd.server.resources import Resources, resources_of
 from creditd.wire import codec
 from creditd.wire.errors import ErrorCode
@@ -99,9 +100,12 @@ async def _answered(request: Request, model: type[_M], answer: Callable[..., Ans
                 "deadline": deadline,
                 "encode": json_body if media_type == JSON else codec.encode,
             }
+            waits: dict[str, Any] = {**common, "receive": request.receive, "tenant": request.state.tenant}
             if isinstance(asked, ShapleyRequest) and asks_models(asked):
-                asks = {"resources": resources, "receive": request.receive, "tenant": request.state.tenant}
-                done = await answer_with_model(asked, **asks, **common)
+                done = await answer_with_model(asked, resources=resources, **waits)
+                return _respond(request, done, media_type)
+            if isinstance(asked, SolveRequest) and asked.utility_id is not None and resources.cache is not None:
+                done = await answer_remembered(asked, resources.cache, resources=resources, **waits)
                 return _respond(request, done, media_type)
             work = partial(answer, asked, received_s=time.perf_counter(), limits=resources.limits, **common)
             small = is_small(asked, resources.settings.max_inline_candidates)
