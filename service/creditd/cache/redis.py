@@ -164,8 +164,13 @@ class RedisStore:
         await self._redis.connection_pool.disconnect()
 
     async def _values(self, keys: Sequence[str]) -> list[bytes | None]:
-        # Without decode_responses, which nothing here sets, an answer is bytes.
-        return await self._redis.mget(list(keys))  # type: ignore[return-value]
+        answer: object = await self._redis.mget(list(keys))
+        # Something else may listen there, or a connection be out of step: then nobody may take it for values.
+        found = answer if isinstance(answer, list) else []
+        values = [one for one in found if one is None or isinstance(one, bytes)]
+        if len(found) != len(keys) or len(values) != len(keys):
+            raise exceptions.InvalidResponse("MGET was answered with something else than a value for each key")
+        return values
 
     def _begin(self, operation: Operation, call: Callable[[], Awaitable[T]]) -> asyncio.Task[T | None] | None:
         """Make a call that ends by itself; none while the breaker is open."""
