@@ -11,9 +11,11 @@ from typing import Any, NamedTuple
 
 import anyio
 
+from cache.proxy import Proxy
 from creditd.engines.registry import Registry
 from creditd.server.resources import Resources
 from creditd.server.settings import Settings
+from redis_servers import RedisServer
 from server.model_services import REWARDS, UTILITY, columns_of, fake, sets_of
 from server.running import Service, running
 
@@ -187,3 +189,14 @@ async def recovered(one: Replica, reference: Replica, redis_url: str, numbers: I
     assert all(usage["evaluations"] for usage in first)
     assert not any(usage["evaluations"] for usage in second + others)
     assert all(usage["from_cache"] for usage in second + others)
+
+
+def on_proxied(test):
+    """Run a test of a server, a proxy before it and the reference."""
+
+    async def inner():
+        with RedisServer("--enable-debug-command", "yes") as server:
+            async with Proxy(server.port) as proxy, without_cache() as reference:
+                await test(server, proxy, reference)
+
+    anyio.run(inner)

@@ -4,38 +4,38 @@ import pytest
 
 from creditd.server.settings import SettingsError, load_settings
 
-SECRET = "hunter2"
+WORD = "hunter2"
 
 
 @pytest.mark.parametrize(
     "url",
     [
         "",
-        SECRET,
-        f"http://user:{SECRET}@host",
-        f"redis://:{SECRET}@",
-        f"redis://:{SECRET}@host:port/0",
-        f"redis://:{SECRET}@host:99999/0",
-        f"redis://:{SECRET}@[::1/0",
-        f"redis://:{SECRET}@host/{SECRET}",
-        f"redis://:{SECRET}@host/-1",
-        f"redis://:{SECRET}@host/0?db={SECRET}",
-        f"redis://:{SECRET}@host/0?{SECRET}=1",
-        f"redis://:{SECRET}@host/0?socket_timeout=60",
-        f"redis://:{SECRET}@host/0?timeout=60",
-        f"redis://:{SECRET}@host/0?max_connections=1",
-        f"redis://:{SECRET}@host/0?protocol=3",
-        f"redis://:{SECRET}@host/0?decode_responses=1",
-        f"redis://:{SECRET}@host/0?ssl_cert_reqs=none",
-        f"rediss://:{SECRET}@host/0?ssl_cert_reqs={SECRET}",
-        f"unix://{SECRET}",
+        WORD,
+        f"http://user:{WORD}@host",
+        f"redis://:{WORD}@",
+        f"redis://:{WORD}@host:port/0",
+        f"redis://:{WORD}@host:99999/0",
+        f"redis://:{WORD}@[::1/0",
+        f"redis://:{WORD}@host/{WORD}",
+        f"redis://:{WORD}@host/-1",
+        f"redis://:{WORD}@host/0?db={WORD}",
+        f"redis://:{WORD}@host/0?{WORD}=1",
+        f"redis://:{WORD}@host/0?socket_timeout=60",
+        f"redis://:{WORD}@host/0?timeout=60",
+        f"redis://:{WORD}@host/0?max_connections=1",
+        f"redis://:{WORD}@host/0?protocol=3",
+        f"redis://:{WORD}@host/0?decode_responses=1",
+        f"redis://:{WORD}@host/0?ssl_cert_reqs=none",
+        f"rediss://:{WORD}@host/0?ssl_cert_reqs={WORD}",
+        f"unix://{WORD}",
     ],
 )
 def test_what_is_no_address_of_redis_is_refused_without_a_word_of_it(url):
     """Among it are options that would have a request wait longer, or make of values what they are not."""
     with pytest.raises(SettingsError, match="redis_url: expected redis://") as error:
         load_settings(None, redis_url=url)
-    assert SECRET not in str(error.value)
+    assert WORD not in str(error.value)
 
 
 @pytest.mark.parametrize(
