@@ -26,9 +26,9 @@ class Times:
         closed = []
         for after in (0.0, seconds - JUST):
             self.now_s = begun + after
-            closed.append(self.breaker.allows())
+            closed.append((self.breaker.state, self.breaker.allows()))
         self.now_s = begun + seconds + JUST
-        return closed == [False, False] and self.breaker.state == "open" and self.breaker.allows()
+        return closed == [("open", False)] * 2 and self.breaker.allows()
 
 
 def test_a_breaker_begins_closed():
@@ -80,6 +80,16 @@ def test_one_call_is_let_through_to_see():
     assert times.breaker.state == "half_open"
     assert [times.breaker.allows() for _ in range(3)] == [False] * 3
     assert times.told == ["open", "half_open"]
+
+
+def test_it_says_that_it_would_let_one_through():
+    """A breaker whose time is over is half open, also before anybody asks it; nobody is told until then."""
+    times = Times()
+    times.fail(FAILURES)
+    times.now_s += FIRST_OPEN_S - JUST
+    assert times.breaker.state == "open"
+    times.now_s += 2 * JUST
+    assert (times.breaker.state, times.told) == ("half_open", ["open"])
 
 
 def test_a_probe_that_succeeds_closes_it():

@@ -167,6 +167,38 @@ def test_a_token_that_is_lost_holds_on():
     anyio.run(run)
 
 
+@pytest.mark.parametrize("left", [None, b"0001"])
+def test_redis_gets_back_a_token_that_it_lost(left):
+    """Whoever saw the last purge tells Redis again when the token is gone, or when an earlier one has come back."""
+
+    async def run():
+        store = FakeStore()
+        store.purge("rm", b"0002")
+        async with opened(store, models=("other", "rm")) as cache:
+            store.purge("rm", left)
+            assert await cache._look_for_purges(("other", "rm"))
+            assert cache.generation("rm") == "0002"
+        assert store.values[purge_key("rm")] == b"0002"
+        assert purge_key("other") not in store.values
+
+    anyio.run(run)
+
+
+def test_an_earlier_purge_does_not_undo_a_later_one():
+    """Of two tokens the larger one counts, also for keys that are made meanwhile."""
+    source = dataclasses.replace(MODEL, generation="0002")
+    store, (key,) = FakeStore(), keys_of(1, source)
+    kept(store, {key: game_of({1: 1.0})})
+
+    async def run():
+        store.purge("rm", b"0002")
+        async with opened(store) as cache:
+            store.purge("rm", b"0001")
+            return await cache.fetch(source, {key: 4}, Budget(PATIENCE_S))
+
+    assert list(anyio.run(run)) == [key.text]
+
+
 def test_a_purge_between_two_calls_is_noticed():
     """A token that appears while values are fetched in portions leaves nothing of what was fetched before it."""
 

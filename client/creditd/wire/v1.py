@@ -396,9 +396,10 @@ class Usage(WireModel):
     """What the answer cost."""
 
     evaluations: int
-    """Utilities evaluated by a model."""
+    """Different texts that a model scored."""
     from_cache: int
-    """Utilities that were remembered from earlier requests, of this replica or another, and cost no evaluation."""
+    """Utilities that were remembered from earlier requests, of this replica or another, and cost no evaluation. Counted
+    for each set and coalition, also where two of them are the same text."""
     tokens_computed: int
     """Tokens that went through the model: those of distinct prefixes, where it reads tries."""
     tokens_naive: int

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import re
 import secrets
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -285,7 +286,7 @@ def purge(redis: AdministeredRedis, model: str) -> Purged:
     prefix = model_prefix(model)
     redis.unlink(prefix)  # there is no such key: whoever may not unlink is refused here
     redis.scan(match=f"{prefix}*", count=1)
-    token = secrets.token_hex(TOKEN_BYTES)
+    token = f"{time.time_ns():016x}{secrets.token_hex(TOKEN_BYTES)}"  # of two tokens the later one is the larger one
     redis.set(purge_key(model), token)
     removed = 0
     for page in _pages(redis, f"{prefix}*"):

@@ -46,7 +46,9 @@ class Breaker:
 
     @property
     def state(self) -> BreakerState:
-        """Whether calls are let through: all, one to see, none."""
+        """Whether calls are let through: all, none, or, once it has been open for long enough, one to see."""
+        if self._state == "open" and self._clock() >= self._until:
+            return "half_open"
         return self._state
 
     def allows(self) -> bool:

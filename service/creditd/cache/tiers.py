@@ -13,8 +13,9 @@ from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from creditd.cache.breaker import BreakerState
 from creditd.cache.budget import Budget
-from creditd.cache.events import CacheEvents, NoEvents
+from creditd.cache.events import CacheEvents, NoEvents, Operation
 from creditd.cache.games import MAX_TABLE_PLAYERS, CorruptValueError, KnownGame, unpacked
 from creditd.cache.keys import GameKey, UtilitySource, purge_key
 from creditd.cache.memory import MemoryCache
@@ -35,6 +36,9 @@ log = logging.getLogger("creditd.cache")
 
 class Store(Writable, Protocol):
     """A second level; nothing that it does raises."""
+
+    def state(self, operation: Operation) -> BreakerState:
+        """Whether it is asked."""
 
     async def get(self, keys: Sequence[str], budget: Budget) -> list[bytes | None] | None:
         """Values of keys, None where there is none; None altogether if there is no answer."""
@@ -96,6 +100,11 @@ class UtilityCache:
     def queued_bytes(self) -> int:
         """What waits to be written, about."""
         return 0 if self._writes is None else self._writes.n_bytes
+
+    def states(self) -> dict[Operation, BreakerState]:
+        """Whether the second level is asked, if there is one."""
+        operations: tuple[Operation, ...] = ("read", "write")
+        return {} if self._store is None else {operation: self._store.state(operation) for operation in operations}
 
     @property
     def has_store(self) -> bool:
@@ -234,11 +243,14 @@ class UtilityCache:
                 self._writes.add(key, game)
 
     def _was_purged(self, source: UtilitySource, token: bytes | None) -> bool:
-        """Whether keys were made before the last purge; a token that Redis lost holds on."""
-        if token is None:
-            return False
-        self._generations[source.name] = token.decode("ascii", "replace")
-        return self._generations[source.name] != source.generation
+        """Whether keys were made before the last purge."""
+        self._saw(source.name, token)
+        return self.generation(source.name) != source.generation
+
+    def _saw(self, model: str, token: bytes | None) -> None:
+        """Take the token of a purge. Of two the later one counts, and one that Redis has lost holds on."""
+        if token is not None:
+            self._generations[model] = max(token.decode("latin-1"), self.generation(model))
 
     async def _watch(self, models: Sequence[str]) -> None:
         while True:
@@ -246,15 +258,23 @@ class UtilityCache:
             await self._look_for_purges(models)
 
     async def _look_for_purges(self, models: Sequence[str]) -> bool:
-        """Take the tokens of the last purges; whether Redis gave them."""
+        """Take the tokens of the last purges, and give Redis those that it has lost; whether it answered."""
         if self._store is None:
             return False
         keys = [purge_key(model) for model in models] or [purge_key("")]
         tokens = await self._store.get(keys, Budget(self.budget_s))
-        for model, token in zip(models, tokens or (), strict=False):
-            if token is not None:
-                self._generations[model] = token.decode("ascii", "replace")
-        return tokens is not None
+        if tokens is None:
+            return False
+        lost = []
+        for model, key, token in zip(models, keys, tokens, strict=False):
+            self._saw(model, token)
+            known = self.generation(model).encode("latin-1")
+            if known != (token or b""):
+                # Until everything from before that purge is forgotten.
+                lost.append((key, known, round(2e3 * self._ttl_s)))
+        if lost:
+            await self._store.put(lost)
+        return True
 
 
 def _say_why_it_ended(task: asyncio.Task[None]) -> None:

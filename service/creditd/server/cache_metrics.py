@@ -93,8 +93,10 @@ class CacheMetrics(CacheEvents):
         self._breaker.labels(operation).set(_BREAKER_VALUES[state])
 
     def look_at(self, cache: UtilityCache | None) -> None:
-        """Take what the cache says of its size."""
+        """Take what the cache says of its size, and of its breakers, whose time may be over without anybody asking."""
         if cache is not None:
+            for operation, state in cache.states().items():
+                self.breaker(operation, state)
             self._memory_bytes.set(cache.memory.n_bytes)
             self._memory_games.set(len(cache.memory))
             self._queued_bytes.set(cache.queued_bytes)
