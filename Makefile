@@ -102,7 +102,7 @@ redis: $(VENV)/dev.stamp ## lane: tests against a real redis-server
 		apt-get update -qq >/dev/null; \
 		DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends redis-server >/dev/null || true; \
 	fi; \
-	if command -v redis-server >/dev/null; then $(BIN)/python -m pytest -q -m redis; \
+	if command -v redis-server >/dev/null; then $(BIN)/python -m pytest -q -m "redis and not models and not trainer"; \
 	else echo "######## lane redis: NOT RUN, redis-server is not installed (apt-get install redis-server) ########"; fi
 
 $(TRL)/stamp: pyproject.toml constraints.txt

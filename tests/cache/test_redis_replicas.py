@@ -2,61 +2,17 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import signal
 
 import anyio
-import httpx
 import pytest
 
-from cache.processes import service_process
-from cache.replicas import PATIENCE_S, agreed, answer_of, asked, counters_of, replica, shared, without_cache
+from cache.processes import BODIES, BUDGET, ask, counters, in_redis, one_long_text, service_process
+from cache.replicas import agreed, asked, replica, shared, without_cache
 from redis_servers import RedisServer
-from server.processes import wait_until
-from server.running import SHAPLEY
 
 pytestmark = pytest.mark.redis
-
-N_UNITS, BUDGET = 16, 512
-TEXT = "The quick brown fox jumps over the lazy dog while snow falls on quiet hills and every word is counted. "
-
-
-def one_long_text(**options):
-    """A text that is cut into units, of which coalitions are judged as they stand: credit for parts of an answer."""
-    cuts = [len(TEXT) * number // N_UNITS for number in range(N_UNITS + 1)]
-    units = [TEXT[start:stop] for start, stop in itertools.pairwise(cuts)]
-    return {
-        "sets": [{"group": "p", "prompt": "Tell me something.", "candidates": [{"text": unit} for unit in units]}],
-        "utility": {"type": "model", "model": "rm", "template": {"before": "", "after": ""}},
-        "estimator": {"budget": BUDGET},
-        **options,
-    }
-
-
-BODIES = one_long_text(), one_long_text(deterministic=True)
-
-
-def ask(url):
-    """The answers of a process to both requests, and what they cost."""
-    answers = []
-    for body in BODIES:
-        response = httpx.post(f"{url}{SHAPLEY}", json=body, timeout=PATIENCE_S)
-        assert response.status_code == 200, response.text
-        assert httpx.get(f"{url}/readyz", timeout=PATIENCE_S).text == "ready\n"
-        answers.append(answer_of(response.json()))
-    return answers
-
-
-def counters(url):
-    """Counters of the cache of a process."""
-    return counters_of(httpx.get(f"{url}/metrics", timeout=PATIENCE_S).text)
-
-
-def in_redis(server, n_games):
-    """Wait until so many games are written."""
-    client = server.client()
-    wait_until(lambda: len(client.keys("creditd:1:model:*")) == n_games, "the games are written")
 
 
 def test_processes_share_their_work(tmp_path):
