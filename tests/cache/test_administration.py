@@ -201,8 +201,7 @@ def test_a_purge_takes_the_games_of_one_model(redis, raw):
 
 
 def test_each_purge_has_another_token(redis):
-    """Also a purge of nothing: what services have in memory of the model is out of reach each time; the later token
-    is the larger one, so that services agree which of two counts."""
+    """Also a purge of nothing puts what services have in memory out of reach; the later token is the larger one."""
     first, second = purge(redis, "rm"), purge(redis, "rm")
     assert (first.removed, second.removed) == (0, 0)
     assert first.token < second.token
