@@ -21,7 +21,7 @@ from creditd.client.bodies import (
     set_columns,
     wanted_by,
 )
-from creditd.client.evaluation import SOLVE_PATH, Games, games_of
+from creditd.client.evaluation import SOLVE_PATH, Games, games_of, named
 from creditd.client.evaluators import Evaluator
 from creditd.client.exceptions import CreditdError, PartialResultError
 from creditd.client.exchanges import GROUP_PATH, SHAPLEY_PATH, body_of, exchange_of
@@ -75,6 +75,7 @@ class Operations(Inquiries):
         utilities: Rows | None = None,
         texts: Column | None = None,
         prompts: Column | None = None,
+        prompt_ids: Column | None = None,
         candidate_ids: Column | None = None,
         labels: Column | None = None,
         topics: Column | None = None,
@@ -84,6 +85,7 @@ class Operations(Inquiries):
         rewards: Choice | None = None,
         features: Choice | None = None,
         utility: Choice | Evaluator | Callable[..., Any] = "max",
+        utility_id: Name | None = None,
         aggregation: Choice | None = None,
         credit: Choice = "shapley",
         advantage: Choice = "pooled",
@@ -112,9 +114,13 @@ class Operations(Inquiries):
             texts: Per set one text or None per candidate: what a model reads, None for a candidate that is not scored;
                 recognises duplicates beside. Or flat over all sets, where another column tells their sizes.
             prompts: What the candidates of each set answer, for a reward model: a text that is read as it is, or a list
-                of messages with `role` and `content`, which go through the model's chat template.
+                of messages with `role` and `content`, which go through the model's chat template. For a function with a
+                `utility_id`, a digest of each is sent.
+            prompt_ids: Names of the prompts instead, by their content, for a function with a `utility_id`; the same one
+                everywhere if it looks at no prompt.
             candidate_ids: Per set one name per candidate; or flat over all sets. Tables are solved in their order, and
-                the coalitions of a function are sampled in it: then the order of the candidates changes no bit.
+                the coalitions of a function are sampled in it: then the order of the candidates changes no bit. Under a
+                `utility_id` they name candidates by their content; None: digests of the candidates, which are texts.
             labels: The answer of each candidate, set by set or flat over all sets; for `plurality`.
             topics: A list per candidate of what it covers, set by set or flat; for `coverage`.
             scores: A row per candidate of what it is worth to each target, set by set, flat, or an array of shape (B,
@@ -130,6 +136,11 @@ class Operations(Inquiries):
                 `f(candidates) -> float` of any of a set's candidates, or an `Evaluator` of one: then `sets` are lists
                 of candidates of any type, and the function runs in this process, of which the deadline counts nothing.
                 `{"type": "model", "model": "rm"}` has a reward model of the service judge every coalition.
+            utility_id: Names the function with its version, such as `"judge-v3"`: the service then remembers what it
+                gave (for this API key, by the names of prompt and candidates), and does not ask for that again;
+                `result.usage.from_cache` counts it. Change it whenever the function, or what it reads, changes: an old
+                name gives old numbers. The function may look at the candidates and the prompt alone, and not at the
+                order of the candidates. Local mode remembers nothing.
             aggregation: How several named rewards become one credit, a name or a mapping with `type` and `weights`.
             credit: Which rule shares it out.
             advantage: How credits become advantages.
@@ -183,14 +194,13 @@ class Operations(Inquiries):
                     "deterministic": deterministic or None,
                 }
             )
+            columns = {name: column for name, column in extras.items() if name not in {"ids", "prompts"}}
+            games = games_of(sets, columns, tokens=tokens is not None)
             result = yield from self._evaluated(
                 utility if isinstance(utility, Evaluator) else Evaluator(utility),
-                games_of(
-                    sets,
-                    {name: column for name, column in extras.items() if name != "ids"},
-                    tokens=tokens is not None,
-                ),
+                named(games, utility_id, prompts, prompt_ids),
                 {
+                    "utility_id": utility_id,
                     "credit": choice(credit),
                     "advantage": choice(advantage),
                     "tokens": tokens,
@@ -203,6 +213,9 @@ class Operations(Inquiries):
                 request_id,
             )
             return _settled(result, result.ids, on_item_error)
+        for name, value in (("utility_id", utility_id), ("prompt_ids", prompt_ids)):
+            if value is not None:
+                raise refusal(f"/{name}", "got a name beside a utility that is no function of yours; expected None")
         told = {"rewards": model_choice(rewards), "features": model_choice(features, "embedding")}
         wanted = wanted_by(utility, credit, tokens=tokens is not None)
         found = set_columns(sets, extras, told_by_models(wanted, utility, **told))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from creditd.client.arrays import Column, Integers, Rows, refusal, sequence, splits_of
 from creditd.client.bodies import JSON, Body, encoded, per_candidate, per_set, span_pairs
+from creditd.client.content_names import candidate_names, prompt_names
 from creditd.client.evaluators import Evaluate, Evaluator
 from creditd.client.mappings import Name
 from creditd.client.results import ItemError, Ragged, ShapleyResult
@@ -104,6 +105,33 @@ def games_of(sets: object, columns: Mapping[str, Column | Rows | None], *, token
     return Games(sets=rows, columns=found)
 
 
+def named(games: Games, utility_id: Name | None, prompts: Column | None, prompt_ids: Column | None) -> Games:
+    """Games with the names that utilities are remembered by.
+
+    Args:
+        games: With or without names of their candidates.
+        utility_id: What the function is called; None if nothing is remembered.
+        prompts: What the candidates answer, or None.
+        prompt_ids: Names of that, or None.
+
+    Returns:
+        Under a `utility_id`, the games with a name of each prompt, and of each candidate that has none; else the games.
+
+    Raises:
+        InvalidRequestError: If something has no name, or prompts have one without a `utility_id`.
+    """
+    if utility_id is None:
+        for name, column in (("prompts", prompts), ("prompt_ids", prompt_ids)):
+            if column is not None:
+                detail = "got a column that a utility which you evaluate takes beside a utility_id alone; expected None"
+                raise refusal(f"/{name}", detail)
+        return games
+    names: dict[str, Sequence[Any]] = {"prompt_id": prompt_names(prompts, prompt_ids, len(games.sets))}
+    if "player_ids" not in games.columns:
+        names["player_ids"] = candidate_names(games.sets)
+    return replace(games, columns={**games.columns, **names})
+
+
 def body_of(
     games: Games, options: Mapping[str, Any], ids: tuple[Name | None, ...] | None, media_type: str = JSON
 ) -> Body:
@@ -125,7 +153,8 @@ def evaluation_of(
     games: Games, evaluator: Evaluator, wanted: Sequence[tuple[int, list[int]]], answer: Mapping[str, Any]
 ) -> Evaluate:
     """The step that evaluates coalitions."""
-    planned = sum(int(item.get("planned") or 0) for item in answer["items"])
+    known_there = int((answer.get("usage") or {}).get("from_cache") or 0)
+    planned = sum(int(item.get("planned") or 0) for item in answer["items"]) - known_there
     subsets = [[games.sets[row][player] for player in players] for row, players in wanted]
     return Evaluate(evaluator=evaluator, subsets=subsets, done=games.n_known, planned=max(planned, games.n_known))
 
