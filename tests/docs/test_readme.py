@@ -69,7 +69,7 @@ def test_every_block_is_tested():
     makes = sum(block.text.startswith("make ") for block in blocks())
     of_models = 3  # tests/docs/test_readme_models.py
     assert 2 * (curls + programs + commands) + makes + trainers + of_models == len(kinds)
-    assert (curls, programs, commands, makes, trainers) == (2, 3, 1, 1, 1)  # tests/adapters runs the trainer
+    assert (curls, programs, commands, makes, trainers) == (2, 4, 1, 1, 1)  # tests/adapters runs the trainer
 
 
 def test_the_make_targets_of_the_first_screen_exist():
@@ -137,15 +137,17 @@ def test_the_greeting_of_the_service_is_the_first_curl_line():
 
 @pytest.mark.parametrize(("program", "printed"), pairs("python", "text"))
 def test_programs_print_what_stands_below_them(program, printed, tmp_path):
-    """The Python examples run as they stand."""
-    finished = subprocess.run(
-        [sys.executable, "-W", "error", "-c", program],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=RUN_LIMIT_S,
-        check=False,
-    )
+    """The Python examples run as they stand, beside a service that has just started."""
+    with running_service(directory=tmp_path) as url:
+        finished = subprocess.run(
+            [sys.executable, "-W", "error", "-c", program],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=RUN_LIMIT_S,
+            check=False,
+            env={**os.environ, "CREDITD_URL": url},
+        )
     assert finished.returncode == 0, finished.stderr
     assert finished.stdout == printed
 
