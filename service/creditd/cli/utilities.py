@@ -53,8 +53,8 @@ is widened for that, and holds with .9 and more on average in the benchmark, sin
 after early stopping, it carries the flag `interval_approximate`; below it there is none.
 `{"type": "permutations"}` is the audit mode: antithetic orders, no modelling. `target_standard_error` stops early.
 Without Python, `POST /v1/credit/shapley/solve` does the same: what is known goes in, the sets to evaluate next come
-out, until the answer is `done`; the service keeps nothing in between but what stands under a `utility_id`: that is known
-from then on, and not asked for again (`client.shapley(…, utility_id="judge-v3", prompts=…)`).
+out, until the answer is `done`; the service keeps nothing in between but what stands under a `utility_id`: that is
+known from then on, and not asked for again (`client.shapley(…, utility_id="judge-v3", prompts=…)`).
 """
 
 
