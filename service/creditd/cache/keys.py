@@ -117,7 +117,11 @@ def tenant_secret(service_secret: bytes, api_key: bytes) -> bytes:
 
 
 class KeyMaker:
-    """Keys of the games of one source."""
+    """Keys of the games of one source.
+
+    Attributes:
+        source: Whose utilities these are.
+    """
 
     def __init__(self, source: UtilitySource) -> None:
         """Hash what all keys share.
@@ -125,6 +129,7 @@ class KeyMaker:
         Args:
             source: Whose utilities these are.
         """
+        self.source = source
         self._prefix = source.prefix
         self._shared = hashlib.blake2b(digest_size=DIGEST_BYTES, key=source.tenant, person=_PERSON)
         fields = (

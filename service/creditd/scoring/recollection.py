@@ -48,6 +48,9 @@ class Recollection:
 
     With `whole`, what is remembered of a text holds for exactly the variants that are asked now, because their scores
     have the last bits of having been computed together.
+
+    Attributes:
+        source: Whose utilities these are, as they were when the keys were made.
     """
 
     def __init__(self, texts: Sequence[VariantTexts], keys: KeyMaker, *, by: RememberedBy, whole: bool = False) -> None:
@@ -62,6 +65,7 @@ class Recollection:
         Cost:
             Half a microsecond for each game and unit, and a nanosecond for each byte of text.
         """
+        self.source = keys.source
         self._texts, self._whole = list(texts), whole
         n_variants = sum(text.n_variants for text in self._texts)
         self._scores = np.full(n_variants, np.nan)
@@ -123,6 +127,11 @@ class Recollection:
             asked = self._texts[text]
             texts.append(VariantTexts(asked.prompt, asked.units, asked.coalitions[rows]))
         return texts
+
+    @property
+    def n_asked(self) -> int:
+        """Number of games about which something was asked last."""
+        return len({key for key, _, _ in self._asked})
 
     def tell(self, found: ScoredTexts) -> list[tuple[GameKey, KnownGame]]:
         """Take the scores of what was asked last.

@@ -150,6 +150,11 @@ class ModelRounds:
     ) -> None:
         """Find out what nobody else is finding out: from Redis, then from the model."""
         own = {key: missing[key] for key in flight.keys}
+        if landed := cache.look(own):
+            # Somebody may have found it out between the last look and now.
+            found_out.update(landed)
+            still = await self._caller.run(partial(self._shared, recollection, [landed]))
+            own = {key: n_players for key, n_players in own.items() if key in still}
         found_out.update(await self._fetched(recollection, own))
         texts = await self._caller.run(partial(recollection.ask, flight.keys))
         if not texts:
@@ -162,20 +167,20 @@ class ModelRounds:
         self, cache: UtilityCache, recollection: Recollection, found: ScoredTexts, found_out: dict[str, KnownGame]
     ) -> None:
         """Keep what the model said."""
+        cache.events.looked("missed", self._engine.spec.id, recollection.n_asked, found.usage.evaluations)
         told = recollection.tell(found)
-        cache.events.looked("missed", self._engine.spec.id, len(told), found.usage.evaluations)
         for key, game in told:
             found_out[key.text] = joined(found_out.get(key.text), game)[0]
         seconds = found.usage.engine_s / max(found.usage.evaluations, 1)
         if seconds >= self._caller.resources.settings.cache_min_evaluation_s:
-            cache.remember(self._source(cache), told)
+            cache.remember(recollection.source, told)
 
     async def _fetched(self, recollection: Recollection, wanted: Mapping[GameKey, int]) -> dict[str, KnownGame]:
         """What Redis knows of games; the recollection learns it."""
         cache = self._cache
         if cache is None or not cache.has_store or not wanted:
             return {}
-        games = await cache.fetch(self._source(cache), wanted, self._caller.budget)
+        games = await cache.fetch(recollection.source, wanted, self._caller.budget)
         if games:
             await self._caller.run(partial(self._learn, recollection, games, "redis"))
         return games
