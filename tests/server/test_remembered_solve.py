@@ -332,6 +332,24 @@ def test_remembered_or_supplied_the_answer_is_that_of_local_mode():
     assert result.credits[0].tolist() == answer["items"][0]["credits"]
 
 
+def test_a_game_does_not_grow_without_bound():
+    """As much of it is remembered as one request may ask for; what goes beyond that is answered, and that is all."""
+    n = 17
+    many = [[player for player in range(16) if mask >> player & 1] for mask in range(1 << 16)]
+
+    async def ask(service):
+        sizes = []
+        for coalitions in (many, [[16]]):
+            body = {"items": [said(item(n), coalitions, lambda _: 0.5)], **NAMED, "batch_size": 1}
+            answer = await service.post(body, SOLVE)
+            sizes.append((service.resources.cache.memory.n_bytes, answer.json()["items"][0]["evaluations"]))
+        return sizes
+
+    (full, first), (still, second) = on_service(ask)
+    assert full == still > 8 << 16
+    assert second == first + 1
+
+
 # Redis
 
 

@@ -22,10 +22,13 @@ from creditd.scoring.deadline import Deadline
 from creditd.server.answers import Answer, answer_items, refused_as_a_whole
 from creditd.server.convert import Encode, envelope
 from creditd.server.resources import Resources
+from creditd.wire.limits import MAX_CELLS
 from creditd.wire.solve import SolveRequest
 from creditd.wire.solve_items import SolvedItems, solve_items
 from creditd.wire.solve_known import order_of, supplied_by
 
+MOST_UTILITIES = 1 << 16
+"""Of one game that are remembered, as many as a request may ask for: each further one would have all written anew."""
 KEPT_AT_ONCE_BYTES = 1 << 22
 """Of games that are handed to the cache together: all of a large request at once would take its memory twice."""
 
@@ -162,14 +165,16 @@ class SuppliedBefore:
         self._cache.remember(self.source, games)
 
     def _news(self, row: int, key: GameKey) -> KnownGame | None:
-        """All that is known of the game of an item from now on; None if that is what was known before."""
+        """What is known of the game of an item from now on; None if that is what was known before, or too much."""
         coalitions, utilities = supplied_by(self._asked.items[row])
         before = self._known.get(key.text)
         if not len(coalitions) or (before is not None and np.array_equal(before.utilities_of(coalitions), utilities)):
             return None
         supplied = known_game(coalitions, utilities)
         together, contradictions = joined(before, supplied)
-        return supplied if contradictions else together
+        most = min(MOST_UTILITIES, MAX_CELLS // supplied.n_players)
+        game = supplied if contradictions else together
+        return game if game.n_known <= most else None
 
     def _count(self, answer: SolvedItems) -> None:
         """Count each game once: where it was found, or that it was not and its utilities are asked for."""
