@@ -55,6 +55,10 @@ class FakeStore:
         self.gate.set()
         self.clock, self.get_s = clock or Clock(), 0.0
 
+    def state(self, operation):
+        """Reads are asked, and writes as long as nothing is lost."""
+        return "closed" if operation == "read" or self.lost is None else "open"
+
     async def get(self, keys, budget):
         """Values, unless the time is over or it fails."""
         if budget.left_s <= 0:

@@ -6,6 +6,7 @@ from collections import Counter
 import anyio
 
 from cache.replicas import counters_of
+from creditd.cache.memory import MemoryCache
 from server.model_services import fake, with_models, worth
 from server.running import PATIENCE_S, on_service
 
@@ -35,6 +36,22 @@ class Gated:
 def remembering(gate, **settings):
     """Resources of a service whose model waits for a gate."""
     return with_models(fake(score=gate), **{"cache_min_evaluation_s": 0, **settings})
+
+
+class Paused(MemoryCache):
+    """A memory whose next look tells what it saw only once it may."""
+
+    def __init__(self):
+        super().__init__(1 << 20, 60.0)
+        self.next, self.looked, self.goes_on = threading.Lock(), threading.Event(), threading.Event()
+
+    def get(self, keys):
+        """What is known at first, which may be old by the time that it is told."""
+        found = super().get(keys)
+        if self.next.acquire(blocking=False):
+            self.looked.set()
+            assert self.goes_on.wait(PATIENCE_S)
+        return found
 
 
 async def happens(event):

@@ -1,13 +1,11 @@
 import itertools
-import threading
 
 import anyio
 import pytest
 
-from creditd.cache.memory import MemoryCache
-from server.model_gates import Gated, N, costs, found_in, happens, numbers_of, remembering, together, waiting
+from server.model_gates import Gated, N, Paused, costs, found_in, happens, numbers_of, remembering, together, waiting
 from server.model_services import REWARDS, UTILITY, columns_of, sets_of
-from server.running import PATIENCE_S, on_service
+from server.running import on_service
 
 ROW = ("sun", "rain", "wind")
 
@@ -113,22 +111,6 @@ def test_the_same_game_under_another_plan_is_taken_as_far_as_it_goes():
     found, _ = together(bodies, gate)
     assert costs(found) == [(5, 0), (3, 5)]
     assert set(gate.texts.values()) == {1}
-
-
-class Paused(MemoryCache):
-    """A memory whose next look tells what it saw only once it may."""
-
-    def __init__(self):
-        super().__init__(1 << 20, 60.0)
-        self.next, self.looked, self.goes_on = threading.Lock(), threading.Event(), threading.Event()
-
-    def get(self, keys):
-        """What is known at first, which may be old by the time that it is told."""
-        found = super().get(keys)
-        if self.next.acquire(blocking=False):
-            self.looked.set()
-            assert self.goes_on.wait(PATIENCE_S)
-        return found
 
 
 @pytest.mark.parametrize(("asked", "n"), [(REWARDS, 3), (UTILITY, 8)])
