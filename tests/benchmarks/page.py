@@ -8,7 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks.cache_section import utility_cache
 from benchmarks.interval_coverage import PROMISED_MEAN, PROMISED_PLAYER
+from benchmarks.wording import kilobytes, milliseconds, number, timing, versions
 
 ROOT = Path(__file__).parents[2]
 RESULTS = Path(__file__).parent / "results"
@@ -45,6 +47,7 @@ def _machine(folder: Path) -> str:
         ("coverage", _coverage),
         ("trie_scoring", _trie_scoring),
         ("trie_scoring_cuda", _trie_scoring),
+        ("utility_cache", utility_cache),
     ):
         report = _read(folder / f"{name}.json")
         if report is not None:
@@ -66,19 +69,6 @@ def _read(path: Path) -> Any:  # a report is what its script wrote
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
-def _versions(report: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {version}" for name, version in report["versions"].items() if version)
-
-
-def _timing(timing: Mapping[str, Any]) -> str:
-    median, lower, upper = (_number(timing[f"{name}_us"]) for name in ("median", "lower_quartile", "upper_quartile"))
-    return f"{median} µs ({lower} to {upper}, {timing['repeats']} repeats)"
-
-
-def _number(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-
-
 def _http_costs(report: Mapping[str, Any]) -> str:
     where = "each pinned to one core, the load to another" if report["pinned"] else "not pinned"
     lines = [
@@ -91,7 +81,7 @@ def _http_costs(report: Mapping[str, Any]) -> str:
         "call the functions of `creditd.credit` that creditd calls, and answer with the same bits. All run under",
         f"uvicorn with uvloop and httptools, {where}; {report['connections']} connections,",
         "servers in turn. In brackets: the ratio by the quartiles that favour the slower server.",
-        f"({_versions(report)}.)",
+        f"({versions(report)}.)",
         "",
     ]
     for title, case in report["cases"].items():
@@ -103,13 +93,13 @@ def _http_costs(report: Mapping[str, Any]) -> str:
         ]
         for name, cost in case["costs"].items():
             sizes = case["sizes"][name]
-            low, high = (_number(cost[f"{quartile}_quartile_ms"]) for quartile in ("lower", "upper"))
-            time = f"{_number(cost['median_ms'])} ms ({low} to {high}, {cost['rounds']} rounds)"
+            low, high = (number(cost[f"{quartile}_quartile_ms"]) for quartile in ("lower", "upper"))
+            time = f"{number(cost['median_ms'])} ms ({low} to {high}, {cost['rounds']} rounds)"
             stock, plain = (cost[f"below {base}, nested"] for base in ("stock", "plain"))
-            echo = f"{_number(cost['times the echo'])}×" if "times the echo" in cost else ""
+            echo = f"{number(cost['times the echo'])}×" if "times the echo" in cost else ""
             lines.append(
-                f"| {name} | {_bytes(sizes['request_bytes'])} | {_bytes(sizes['answer_bytes'])} | {time} | "
-                f"{_number(stock[0])}× ({_number(stock[1])}) | {_number(plain[0])}× ({_number(plain[1])}) | {echo} |"
+                f"| {name} | {kilobytes(sizes['request_bytes'])} | {kilobytes(sizes['answer_bytes'])} | {time} | "
+                f"{number(stock[0])}× ({number(stock[1])}) | {number(plain[0])}× ({number(plain[1])}) | {echo} |"
             )
         lines += [
             "",
@@ -122,16 +112,16 @@ def _http_costs(report: Mapping[str, Any]) -> str:
         for name, found in case["latencies"].items():
             for row in found["rates"]:
                 times = " | ".join(
-                    f"{_number(row[key])} ms" for key in ("p50_ms", "p99_ms", "livez_p50_ms", "livez_p99_ms")
+                    f"{number(row[key])} ms" for key in ("p50_ms", "p99_ms", "livez_p50_ms", "livez_p99_ms")
                 )
                 refused = f", {row['refused']} refused" if row["refused"] else ""
                 lines.append(
-                    f"| {name} | {_number(found['saturation_per_second'])}/s | {row['share']:.0%}{refused} | {times} |"
+                    f"| {name} | {number(found['saturation_per_second'])}/s | {row['share']:.0%}{refused} | {times} |"
                 )
         lines.append("")
     idle = report["idle_livez"]
     lines += [
-        f"`/livez` of an idle service: p50 {_number(idle['p50_ms'])} ms, p99 {_number(idle['p99_ms'])} ms.",
+        f"`/livez` of an idle service: p50 {number(idle['p50_ms'])} ms, p99 {number(idle['p99_ms'])} ms.",
         "",
     ]
     return "\n".join(lines)
@@ -148,7 +138,7 @@ def _http_profile(report: Mapping[str, Any]) -> str:
             "### Where the time goes",
             "",
             f"Samples of py-spy, {report['samples_per_second']} per second for {report['seconds']} s at full load, by",
-            f"the room that the innermost frame is in ({_versions(report)}).",
+            f"the room that the innermost frame is in ({versions(report)}).",
             "",
             "| | " + " | ".join(report["shares"]) + " |",
             "|---|" + "---|" * len(report["shares"]),
@@ -158,13 +148,9 @@ def _http_profile(report: Mapping[str, Any]) -> str:
     )
 
 
-def _bytes(number: int) -> str:
-    return f"{number / 1e3:,.0f} kB"
-
-
 def _tables(report: Mapping[str, Any]) -> str:
     rows = [
-        f"| {row['players']} | `table_semivalues`, batches of {row['tables']:,} | {_timing(row['per_game'])} | 1 | |"
+        f"| {row['players']} | `table_semivalues`, batches of {row['tables']:,} | {timing(row['per_game'])} | 1 | |"
         for row in report["table_semivalues"]
     ]
     for row in report["peers"]:
@@ -173,18 +159,18 @@ def _tables(report: Mapping[str, Any]) -> str:
             continue
         times, difference = row["times_ours"], row["largest_difference"]
         rows.append(
-            f"| {row['players']} | {row['peer']} | {_timing(row['per_game'])} | "
-            f"{_number(times['of_medians'])} ({_number(times['of_nearest_quartiles'])}) | {difference:.0e} |"
+            f"| {row['players']} | {row['peer']} | {timing(row['per_game'])} | "
+            f"{number(times['of_medians'])} ({number(times['of_nearest_quartiles'])}) | {difference:.0e} |"
         )
     rows.sort(key=lambda row: int(row.split("|")[1]))
     fastest = report["max"]
     sets = f"{fastest['sets']:,} sets of {fastest['candidates']}"
-    of_max = f"`max` by its formula, {sets}: {_timing(fastest['per_set'])} per set."
+    of_max = f"`max` by its formula, {sets}: {timing(fastest['per_set'])} per set."
     return "\n".join(
         [
             "### Exact Shapley values",
             "",
-            f"Time per game whose 2ⁿ utilities are in memory ({_versions(report)}). In brackets: the ratio by the",
+            f"Time per game whose 2ⁿ utilities are in memory ({versions(report)}). In brackets: the ratio by the",
             "quartiles that favour the peer. The last column is the largest difference from our values, as a share of",
             "the largest utility.",
             "",
@@ -224,7 +210,7 @@ def _estimators(report: Mapping[str, Any]) -> str:
             "### Estimates at equal numbers of evaluations",
             "",
             f"Mean squared error over the variance of the true values, mean of {report['seeds']} games and plans per",
-            f"cell ({_versions(report)}), against {n_peers} estimators of shapiq for Shapley values, all that ran.",
+            f"cell ({versions(report)}), against {n_peers} estimators of shapiq for Shapley values, all that ran.",
             "R is the number of distinct evaluations. `max` is not among the games: the proxy of creditd contains it.",
             "Log-sum-exp is close to a maximum and so to the proxy: the last column is without it. Peers run as they",
             "are: an empty set that is worth much less than one player costs some of them more than it need.",
@@ -277,7 +263,7 @@ def _coverage(report: Mapping[str, Any]) -> str:
             "### Coverage of the 95 % intervals",
             "",
             f"{cells[0]['seeds']} plans per cell; {len(cells)} cells with intervals, of 10n to 60n evaluations and of",
-            f"the audit mode with 256 antithetic pairs; {without} cells of fewer have none ({_versions(report)}).",
+            f"the audit mode with 256 antithetic pairs; {without} cells of fewer have none ({versions(report)}).",
             "Promised, from 30n on and in audit mode: .92 to .98 on average over players, no player below",
             f"{PROMISED_PLAYER}; counted as missed is a mean outside [{low}, {high}], which adds the sampling error of",
             f"the benchmark. Of {len(promised)} promised cells {missed} miss it. `maximum`, which the proxy contains,",
@@ -299,7 +285,7 @@ def _trie_scoring(report: Mapping[str, Any]) -> str:
         f"### Scoring many variants of one text, {'on a GPU' if gpu else 'on a processor'}",
         "",
         f"Made by {by}: reward models of the shape of Qwen3 with random weights, {report['dtype']}, all coalitions",
-        f"of spans of 8 tokens ({_versions(report)}). `trie` is the engine, masks {report['masks']}, chunks of",
+        f"of spans of 8 tokens ({versions(report)}). `trie` is the engine, masks {report['masks']}, chunks of",
         f"{report['chunk']:,} tokens; peers are batches of {report['batch']} in random order, padded to the longest,",
         f"and batches of like length of {report['budget']:,} tokens: the engine's, for models that read no tries. In",
         "brackets: the ratio by the quartiles that favour the peer. `tokens` is the ratio of the tokens of all",
@@ -325,11 +311,11 @@ def _trie_scoring(report: Mapping[str, Any]) -> str:
 def _trie_row(cell: Mapping[str, Any], *, gpu: bool) -> str:
     star = "*" if cell["sampled"] > 1 else ""
     columns = [cell["model"], f"{cell['kind']}: {cell['variants']}", str(cell["prompt"]), f"{cell['token_ratio']:.1f}×"]
-    columns.append(_milliseconds(cell["trie"]))
+    columns.append(milliseconds(cell["trie"]))
     for peer in ("padded", "budget"):
         times = cell[f"times_{peer}"]
         columns += [
-            _milliseconds(cell[peer]) + star,
+            milliseconds(cell[peer]) + star,
             f"{times['of_medians']:.1f}× ({times['of_nearest_quartiles']:.1f})",
         ]
     least = cell["expected_times_padded"]
@@ -342,13 +328,6 @@ def _trie_row(cell: Mapping[str, Any], *, gpu: bool) -> str:
         missed = cell["times_padded"]["of_medians"] < least
         columns.append(f"≥ {least}×{', missed' if missed else ''}")
     return "| " + " | ".join(columns) + " |"
-
-
-def _milliseconds(timing: Mapping[str, Any]) -> str:
-    median, lower, upper = (
-        _number(timing[f"{name}_us"] / 1e3) for name in ("median", "lower_quartile", "upper_quartile")
-    )
-    return f"{median} ms ({lower} to {upper})"
 
 
 def _teraflops(rate: float | None) -> str:
