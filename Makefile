@@ -29,7 +29,7 @@ RESULTS = tests/benchmarks/results/$(shell $(PYTHON) tests/benchmarks/measure.py
 export OMP_NUM_THREADS := 1
 export OPENBLAS_NUM_THREADS := 1
 
-.PHONY: help serve serve-models setup fast test lint type arch browser pytest redis models gpu trainer demo demo-cache bench bench-http bench-models format clean
+.PHONY: help serve serve-models setup fast test lint type arch browser pytest redis models gpu trainer demo demo-cache bench bench-http bench-cache bench-models format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -191,6 +191,13 @@ bench-http: $(VENV)/dev.stamp ## what a request costs, against the stock FastAPI
 	@if PATH="$(CURDIR)/$(BIN):$$PATH" PYTHONPATH=service:client:tests $(BIN)/python -m benchmarks.http_profile --out $(RESULTS)/http_profile.json; \
 	then :; else echo "######## bench: profile NOT RUN, py-spy may not look into processes here (see above) ########"; fi
 	PYTHONPATH=service:client:tests $(BIN)/python -m benchmarks.page
+
+# Needs redis-server on the path; the benchmark starts one of its own.
+bench-cache: $(VENV)/dev.stamp ## remembered utilities, against raw Redis, on a quiet machine (about 2 minutes)
+	@if command -v redis-server >/dev/null; then \
+		PYTHONPATH=service:client:tests $(BIN)/python -m benchmarks.utility_cache --out $(RESULTS)/utility_cache.json \
+		&& PYTHONPATH=service:client:tests $(BIN)/python -m benchmarks.page; \
+	else echo "######## bench: utility cache NOT RUN, redis-server is not installed (apt-get install redis-server) ########"; fi
 
 bench-models: $(TRL)/stamp ## scoring by tries against batches, on one thread of a quiet machine (about 20 minutes)
 	PYTHONPATH=client:service:tests $(TRL)/bin/python tests/benchmarks/trie_scoring.py --out $(RESULTS)/trie_scoring.json

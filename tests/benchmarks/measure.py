@@ -80,8 +80,13 @@ def repeated(work: Callable[[], Any], *, units: int = 1, repeats: int = 15, warm
             times.append((time.perf_counter() - start) * 1e6 / units)
     finally:
         gc.enable()
-    lower, median, upper = statistics.quantiles(times, n=4, method="inclusive") if repeats > 1 else times * 3
-    return Timing(median, lower, upper, repeats, units)
+    return timing_of(times, units)
+
+
+def timing_of(times: Sequence[float], units: int = 1) -> Timing:
+    """Spread of times, microseconds per unit; of one time alone the quartiles are that time."""
+    lower, median, upper = statistics.quantiles(times, n=4, method="inclusive") if len(times) > 1 else [*times] * 3
+    return Timing(median, lower, upper, len(times), units)
 
 
 def ratio(slower: Timing, faster: Timing) -> dict[str, float]:
