@@ -101,6 +101,11 @@ class KnownGame:
         return len(self.utilities)
 
     @property
+    def is_table(self) -> bool:
+        """Whether all 2ⁿ utilities are known."""
+        return self.masks is None
+
+    @property
     def n_bytes(self) -> int:
         """What it takes in memory, about."""
         pairs = 0 if self.masks is None else _PAIRS_BYTES + self.masks.nbytes

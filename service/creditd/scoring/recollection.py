@@ -164,15 +164,16 @@ class Recollection:
         if not one.left:
             return 0
         found = game.utilities_of(one.coalitions)
-        scores, answered = self._scores[one.places], self._answered[one.places]
-        unknown = np.isnan(found)
-        n_known = len(found) - int(np.count_nonzero(unknown))
+        n_known = len(found) if game.is_table else int(np.count_nonzero(~np.isnan(found)))
         if self._whole and n_known < len(found):
             return 0
         if n_known == one.left == len(found):
-            scores[:], answered[:], one.left = found, True, 0
+            self._scores[one.places] = found
+            self._answered[one.places] = True
+            one.left = 0
             return n_known
-        new = ~(unknown | answered)
+        scores, answered = self._scores[one.places], self._answered[one.places]
+        new = ~(np.isnan(found) | answered)
         n_new = int(np.count_nonzero(new))
         scores[new], answered[new] = found[new], True
         one.left -= n_new
