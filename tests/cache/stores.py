@@ -1,10 +1,12 @@
 """A second level in memory that fails as a test wants, what a cache told of itself, and games for both."""
 
 import asyncio
+from contextlib import asynccontextmanager
 
 import anyio
 import numpy as np
 
+from creditd.cache.budget import Budget
 from creditd.cache.events import NoEvents
 from creditd.cache.games import known_game, unpacked
 from creditd.cache.keys import KeyMaker, UtilitySource, purge_key
@@ -136,6 +138,32 @@ def known_in(game, n=4):
     """What is known of a game, by the number whose bits are the coalition."""
     numbers = (game.coalitions() << np.arange(n)).sum(axis=1).tolist()
     return dict(zip(numbers, game.utilities.tolist(), strict=True))
+
+
+@asynccontextmanager
+async def opened(store, models=("rm",), told=None):
+    """A cache between opening and closing."""
+    cache = cache_of(store, told)
+    await cache.open(models)
+    try:
+        yield cache
+    finally:
+        await cache.close()
+
+
+def kept(store, games):
+    """Have a store keep games."""
+    store.values |= {key.text: game.packed(key.check) for key, game in games.items()}
+
+
+def fetched(store, wanted, *, source=MODEL, budget=None, told=None):
+    """What a cache that knows nothing fetches, and the cache."""
+
+    async def run():
+        cache = cache_of(store, told)
+        return await cache.fetch(source, wanted, budget or Budget(PATIENCE_S, store.clock)), cache
+
+    return anyio.run(run)
 
 
 async def until(condition):

@@ -157,6 +157,13 @@ def test_a_value_of_one_list_of_coalitions_has_a_key_of_its_own():
     assert len({key_of(asked=asked) for asked in (b"", b"\0", b"\0\0", b"\x01", b"\x01\0")}) == 5
 
 
+def test_what_was_asked_before_changes_no_key():
+    """One maker gives the keys that makers of their own would give, whatever prompts come one after another."""
+    maker = KeyMaker(MODEL)
+    games = [(prompt, units) for prompt in (b"", b"a", b"a", b"", b"ab") for units in (("x",), ("\ud83d", "x"), ())]
+    assert [maker.game(*game) for game in games] == [KeyMaker(MODEL).game(*game) for game in games]
+
+
 def test_halves_of_surrogate_pairs_have_keys():
     """A lone half, two halves, and the character that they would make are four different texts."""
     texts = ["\ud83d", "\ude00", "\ud83d\ude00", "😀"]

@@ -1,43 +1,29 @@
 import asyncio
-import dataclasses
 import threading
-from contextlib import asynccontextmanager
 
 import anyio
 import pytest
 
-from cache.stores import CALLER, MODEL, PATIENCE_S, FakeStore, Told, cache_of, game_of, keys_of, known_in, until
+from cache.stores import (
+    CALLER,
+    MODEL,
+    PATIENCE_S,
+    FakeStore,
+    Told,
+    cache_of,
+    fetched,
+    game_of,
+    kept,
+    keys_of,
+    known_in,
+    opened,
+    until,
+)
 from creditd.cache.budget import Budget
 from creditd.cache.keys import purge_key
 from creditd.cache.tiers import BYTES_PER_CALL, FLUSH_S, GAMES_PER_CALLBACK, KEYS_PER_CALL
 
 PURGE = purge_key("rm")
-
-
-@asynccontextmanager
-async def opened(store, models=("rm",), told=None):
-    """A cache between opening and closing."""
-    cache = cache_of(store, told)
-    await cache.open(models)
-    try:
-        yield cache
-    finally:
-        await cache.close()
-
-
-def kept(store, games):
-    """Have a store keep games."""
-    store.values |= {key.text: game.packed(key.check) for key, game in games.items()}
-
-
-def fetched(store, wanted, *, source=MODEL, budget=None, told=None):
-    """What a cache that knows nothing fetches, and the cache."""
-
-    async def run():
-        cache = cache_of(store, told)
-        return await cache.fetch(source, wanted, budget or Budget(PATIENCE_S, store.clock)), cache
-
-    return anyio.run(run)
 
 
 def test_what_redis_has_is_found_and_remembered_here():
@@ -112,121 +98,6 @@ def test_the_value_of_another_game_is_missed_and_counted():
     store.values[keys[0].text] = store.values[keys[1].text]
     assert list(fetched(store, {keys[0]: 4, keys[1]: 4, keys[2]: 5}, told=told)[0]) == [keys[1].text]
     assert told.all == [("corrupt", "foreign"), ("corrupt", "shape")]
-
-
-def test_callers_utilities_are_not_purged():
-    """For what callers supplied no token is asked for, and one of a model of any name changes nothing."""
-    store, (key,) = FakeStore(), keys_of(1, CALLER)
-    kept(store, {key: game_of({1: 1.0})})
-    store.purge("", b"token")
-    store.purge("caller", b"token")
-    found, _ = fetched(store, {key: 4}, source=CALLER)
-    assert list(found) == [key.text]
-    assert store.asked == [[key.text]]
-
-
-def test_what_is_older_than_a_purge_is_missed():
-    """Once a token is there, keys that were made without it find nothing, and keys that are made with it do."""
-
-    async def run():
-        store, (key,) = FakeStore(), keys_of(1)
-        kept(store, {key: game_of({1: 1.0})})
-        async with opened(store) as cache:
-            assert await cache.fetch(MODEL, {key: 4}, Budget(PATIENCE_S)) != {}
-            assert cache.generation("rm") == ""
-            store.purge("rm", b"first")
-            assert await cache.fetch(MODEL, {key: 4}, Budget(PATIENCE_S)) == {}
-            assert (cache.generation("rm"), cache.generation("other")) == ("first", "")
-            source = dataclasses.replace(MODEL, generation=cache.generation("rm"))
-            (later,) = keys_of(1, source)
-            assert later != key
-            cache.remember(source, [(later, game_of({2: 2.0}))])
-            await until(lambda: later.text in store.values)
-            assert list(await cache.fetch(source, {later: 4}, Budget(PATIENCE_S))) == [later.text]
-            store.purge("rm", b"second")
-            assert await cache.fetch(source, {later: 4}, Budget(PATIENCE_S)) == {}
-            assert cache.generation("rm") == "second"
-
-    anyio.run(run)
-
-
-def test_a_token_that_is_lost_holds_on():
-    """When Redis forgets a token, keys keep it, so that what was purged does not come back."""
-
-    async def run():
-        store = FakeStore()
-        store.purge("rm", b"token")
-        async with opened(store) as cache:
-            store.purge("rm", None)
-            source = dataclasses.replace(MODEL, generation="token")
-            (key,) = keys_of(1, source)
-            kept(store, {key: game_of({1: 1.0})})
-            assert list(await cache.fetch(source, {key: 4}, Budget(PATIENCE_S))) == [key.text]
-            assert cache.generation("rm") == "token"
-
-    anyio.run(run)
-
-
-@pytest.mark.parametrize("left", [None, b"0001"])
-def test_redis_gets_back_a_token_that_it_lost(left):
-    """Whoever saw the last purge tells Redis again when the token is gone, or when an earlier one has come back."""
-
-    async def run():
-        store = FakeStore()
-        store.purge("rm", b"0002")
-        async with opened(store, models=("other", "rm")) as cache:
-            store.purge("rm", left)
-            assert await cache._look_for_purges(("other", "rm"))
-            assert cache.generation("rm") == "0002"
-        assert store.values[purge_key("rm")] == b"0002"
-        assert purge_key("other") not in store.values
-
-    anyio.run(run)
-
-
-def test_an_earlier_purge_does_not_undo_a_later_one():
-    """Of two tokens the larger one counts, also for keys that are made meanwhile."""
-    source = dataclasses.replace(MODEL, generation="0002")
-    store, (key,) = FakeStore(), keys_of(1, source)
-    kept(store, {key: game_of({1: 1.0})})
-
-    async def run():
-        store.purge("rm", b"0002")
-        async with opened(store) as cache:
-            store.purge("rm", b"0001")
-            return await cache.fetch(source, {key: 4}, Budget(PATIENCE_S))
-
-    assert list(anyio.run(run)) == [key.text]
-
-
-def test_a_purge_between_two_calls_is_noticed():
-    """A token that appears while values are fetched in portions leaves nothing of what was fetched before it."""
-
-    class PurgedMeanwhile(FakeStore):
-        async def get(self, keys, budget):
-            """Purge before the second call."""
-            if self.asked:
-                self.purge("rm", b"token")
-            return await super().get(keys, budget)
-
-    store, keys = PurgedMeanwhile(), keys_of(2 * KEYS_PER_CALL)
-    kept(store, dict.fromkeys(keys, game_of({1: 1.0})))
-    found, cache = fetched(store, dict.fromkeys(keys, 4))
-    assert (found, cache.generation("rm")) == ({}, "token")
-
-
-@pytest.mark.slow
-def test_purges_are_looked_for_now_and_then():
-    """A token is noticed without any request."""
-
-    async def run():
-        store = FakeStore()
-        async with opened(store, ("other", "rm")) as cache:
-            store.purge("rm", b"token")
-            await until(lambda: cache.generation("rm"))
-            assert (cache.generation("rm"), cache.generation("other")) == ("token", "")
-
-    anyio.run(run)
 
 
 @pytest.mark.parametrize(
@@ -426,3 +297,29 @@ def test_a_defect_of_the_store_costs_sharing_alone(caplog):
     anyio.run(run)
     (record,) = [one for one in caplog.records if one.levelname == "ERROR"]
     assert "no longer writes to Redis" in record.message
+
+
+def test_what_redis_says_of_a_caller_replaces_what_contradicts_it():
+    """Two accounts of a caller are never mixed: one utility that differs, and what was known here is forgotten."""
+
+    async def run():
+        store, (first, second) = FakeStore(), keys_of(2, CALLER)
+        cache = cache_of(store)
+        cache.remember(CALLER, [(key, game_of({1: 1.0, 2: 2.0})) for key in (first, second)])
+        kept(store, {first: game_of({2: 2.5, 3: 3.0}), second: game_of({2: 2.0, 3: 3.0})})
+        found = await cache.fetch(CALLER, {first: 4, second: 4}, Budget(PATIENCE_S))
+        assert known_in(found[first.text]) == {2: 2.5, 3: 3.0}
+        assert known_in(found[second.text]) == {1: 1.0, 2: 2.0, 3: 3.0}
+
+    anyio.run(run)
+
+
+def test_a_cache_says_whether_redis_is_asked():
+    """The states are those of the second level; without one there are none."""
+
+    async def run():
+        store = FakeStore()
+        store.lost = "breaker"
+        return cache_of(store).states(), cache_of().states()
+
+    assert anyio.run(run) == ({"read": "closed", "write": "open"}, {})

@@ -262,9 +262,9 @@ def test_as_a_whole_other_coalitions_are_another_game(other, by):
     assert the_game(text, by, whole=True)[0] != the_game(text)[0]
 
 
-def test_eight_coalitions_of_one_player_are_not_one_of_eight():
-    """The number of coalitions is part of what was asked, so that bits that fill bytes alike are told apart."""
-    keys = {the_game(of(("a",), [{0}] * n), whole=True)[0] for n in range(1, 10)}
+def test_a_list_of_coalitions_is_not_one_with_nobody_behind_it():
+    """The number of coalitions is part of what was asked: nobody adds no bit to it."""
+    keys = {the_game(of(("a",), [{0}, *[set()] * n]), whole=True)[0] for n in range(9)}
     assert len(keys) == 9
 
 

@@ -71,6 +71,14 @@ async def waiting(service, n):
     await anyio.sleep(0.1)
 
 
+async def following(service, n):
+    """Wait until so many requests wait for what another one finds out."""
+    flights = service.resources.cache._flights
+    with anyio.fail_after(PATIENCE_S):
+        while sum(len(flight.landed._waiters) for flight in set(flights.values())) != n:  # noqa: ASYNC110 - as above
+            await anyio.sleep(0.001)
+
+
 def together(bodies, gate, resources=None, headers=None):
     """The responses to requests that wait at the same time: the first one for the model."""
     found = {}

@@ -8,7 +8,9 @@ from cache.stores import PATIENCE_S, FakeStore, until
 from creditd.cache.keys import NAMESPACE, purge_key
 from creditd.cache.memory import MemoryCache
 from creditd.cache.tiers import UtilityCache
-from server.model_gates import Gated, Paused, costs, happens, numbers_of
+from creditd.engines.fake import FakeEngine
+from creditd.engines.model_spec import ModelSpec
+from server.model_gates import Gated, Paused, costs, following, happens, numbers_of
 from server.model_services import REWARDS, UTILITY, fake, sets_of, with_models, worth
 from server.running import running
 
@@ -19,9 +21,9 @@ N_GAMES = {"rewards": 3, "utility": 1}
 
 
 @asynccontextmanager
-async def replica(store, score=worth, memory=None):
+async def replica(store, score=worth, memory=None, engine=None):
     """A service whose second level is a store in memory."""
-    resources = with_models(fake(score=score), cache_min_evaluation_s=0, compute_threads=4)
+    resources = with_models(engine or fake(score=score), cache_min_evaluation_s=0, compute_threads=4)
     async with running(resources) as service:
         resources.cache = UtilityCache(
             MemoryCache(1 << 20, 60.0) if memory is None else memory,
@@ -69,6 +71,40 @@ def test_replicas_share_what_is_written(asked, deterministic):
         assert (found["games memory"], found.get("games missed")) == (n_games, None)
 
     anyio.run(run)
+
+
+class OtherMachine(FakeEngine):
+    """The same model where last bits are others."""
+
+    numerics = "another processor"
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+@pytest.mark.parametrize("asked", list(BODIES))
+def test_machines_share_what_they_round_alike(asked, deterministic):
+    """Where bits count, what another kind of machine said is not used; elsewhere it is."""
+
+    async def run():
+        store, body = FakeStore(), {**BODIES[asked], "deterministic": deterministic}
+        await wrote(store, body, 1 if deterministic else N_GAMES[asked])
+        async with replica(store, engine=OtherMachine(worth, ModelSpec("rm", "nowhere"))) as service:
+            return costs([await service.post(body) for _ in range(2)])
+
+    n = N_UTILITIES[asked]
+    assert anyio.run(run) == [(n, 0) if deterministic else (0, n), (0, n)]
+
+
+@pytest.mark.parametrize("asked", list(BODIES))
+def test_another_model_of_the_same_name_shares_nothing(asked):
+    """What a model is decides, not what it is called."""
+
+    async def run():
+        store = FakeStore()
+        await wrote(store, BODIES[asked], N_GAMES[asked])
+        async with replica(store, lambda *_: 1.0) as service:
+            return costs([await service.post(BODIES[asked])])
+
+    assert anyio.run(run) == [(N_UTILITIES[asked], 0)]
 
 
 def test_what_is_known_in_part_is_asked_for_the_rest():
@@ -150,14 +186,14 @@ def test_who_waits_for_another_request_hears_what_it_fetched():
         async def one(service):
             found.append(await service.post(sets_of(ROW, **REWARDS)))
 
-        async with replica(store, gate) as service:
+        async with replica(store, gate, MemoryCache(0, 60.0)) as service:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(one, service)
                 await happens(gate.begun)
                 n_calls = len(store.asked)
                 for _ in range(3):
                     tasks.start_soon(one, service)
-                await service.in_flight(4)
+                await following(service, 3)
                 gate.opened.set()
             assert gate.texts == {"wind": 1}
             assert len(store.asked) == n_calls
