@@ -160,7 +160,9 @@ def test_a_value_of_one_list_of_coalitions_has_a_key_of_its_own():
 def test_what_was_asked_before_changes_no_key():
     """One maker gives the keys that makers of their own would give, whatever prompts come one after another."""
     maker = KeyMaker(MODEL)
-    games = [(prompt, units) for prompt in (b"", b"a", b"a", b"b", b"", b"ab") for units in (("x",), ("\ud83d", "x"), ())]
+    games = [
+        (prompt, units) for prompt in (b"", b"a", b"a", b"b", b"", b"ab") for units in (("x",), ("\ud83d", "x"), ())
+    ]
     assert [maker.game(*game) for game in games] == [KeyMaker(MODEL).game(*game) for game in games]
 
 
