@@ -115,7 +115,9 @@ class Recollection:
         self._asked = []
         parts_of: dict[int, list[tuple[GameKey, _Wanted, Integers]]] = {}
         for key in keys:
-            for one in self._wanted[key]:
+            wanted = self._wanted[key]
+            # Copies of a text that is run by itself would each be run.
+            for one in wanted[:1] if self._whole else wanted:
                 if one.left:
                     places = np.flatnonzero(~self._answered[one.places])
                     parts_of.setdefault(one.text, []).append((key, one, places))
@@ -150,6 +152,10 @@ class Recollection:
         if found.failures:
             asked = np.concatenate([one.places.start + places for _, one, places in self._asked])
             self._failures |= {int(asked[place]): failure for place, failure in found.failures.items()}
+        if self._whole:
+            for key, one, _ in self._asked:
+                for copy in self._wanted[key][1:]:
+                    self._repeat(one, copy)
         told = [(key, self._known(one)) for key, one, _ in self._asked]
         self._asked = []
         return [(key, game) for key, game in told if game is not None]
@@ -158,6 +164,15 @@ class Recollection:
         """The scores of all variants, once nothing is missing, and what they cost."""
         usage = self._usage + EngineUsage(from_cache=self._from_cache)
         return ScoredTexts(self._scores, dict(sorted(self._failures.items())), usage)
+
+    def _repeat(self, one: _Wanted, copy: _Wanted) -> None:
+        """Give a copy of a text what came of the text."""
+        self._scores[copy.places] = self._scores[one.places]
+        self._answered[copy.places] = True
+        copy.left = 0
+        places = range(one.places.start, one.places.stop)
+        failed = [place for place in places if place in self._failures] if self._failures else []
+        self._failures |= {place - places.start + copy.places.start: self._failures[place] for place in failed}
 
     def _take(self, one: _Wanted, game: KnownGame) -> int:
         """Fill in what a game says of what is not answered; how much that was."""
