@@ -126,9 +126,10 @@ def test_answers_are_the_same_whatever_is_remembered(made, data):
         before = {key: known_of(one, key) for key in missing}
         if data.draw(st.booleans()) or n_steps > 5:
             keys = data.draw(st.lists(st.sampled_from(list(missing)), unique=True, min_size=1))
+            n_to_ask = sum(to_ask(one, key, whole=whole) for key in keys)
             wanted = one.ask(keys)
             asked.update(repr((text.prompt, text.units, row)) for text in wanted for row in text.coalitions.tolist())
-            assert sum(text.n_variants for text in wanted) == sum(before[key] for key in keys)
+            assert sum(text.n_variants for text in wanted) == n_to_ask
             one.tell(scored(wanted))
             assert not set(keys) & set(one.missing)
         else:
@@ -143,6 +144,12 @@ def test_answers_are_the_same_whatever_is_remembered(made, data):
     assert asked <= every
     assert answer.usage.from_cache == from_cache
     assert answer.usage.tokens_naive == asked.total()
+
+
+def to_ask(one, key, *, whole):
+    """How many variants of a game are to be asked about: of copies that are taken as a whole, one."""
+    left = [wanted.left for wanted in one._wanted[key]]
+    return left[0] if whole else sum(left)
 
 
 def known_of(one, key):
@@ -160,7 +167,8 @@ def test_what_is_told_is_all_that_is_needed_the_next_time(made):
     left = completions_of(one.ask(tuple(one.missing)))
     if whole:
         failing = [text for text in texts if any(failure_of(found) for _, found in completions_of([text]))]
-        assert Counter(map(repr, left)) == Counter(map(repr, completions_of(failing)))
+        different = {repr((text.prompt, text.units, text.coalitions.tolist())): text for text in failing}
+        assert Counter(map(repr, left)) == Counter(map(repr, completions_of(list(different.values()))))
     else:
         failing = [pair for pair in completions_of(texts) if failure_of(pair[1]) is not None]
         assert Counter(map(repr, left)) == Counter(map(repr, failing))
@@ -303,6 +311,20 @@ def test_copies_of_a_text_save_what_one_of_them_would_have_cost(whole):
     one.tell(scored(one.ask(tuple(one.missing))))
     assert one.answer().usage.from_cache == 2
     assert same(one.answer(), scored([text, of(("c",), [{0}]), text]))
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_copies_of_a_text_that_is_run_by_itself_are_asked_about_once(whole):
+    """With `whole` each text is a pass of its own: one of its copies is asked about, and its failures are theirs."""
+    text, other = of(("sun", "curse"), [{0}, {1}, set()]), of(("c",), [{0}])
+    texts = [text, other, text, text]
+    one = recollection_of(texts, whole=whole)
+    asked = one.ask(tuple(one.missing))
+    assert [found.units for found in asked] == [found.units for found in (texts[:2] if whole else texts)]
+    one.tell(scored(asked))
+    assert one.missing == {}
+    assert same(one.answer(), scored(texts))
+    assert list(one.answer().failures) == [1, 5, 8]
 
 
 def test_copies_of_a_game_with_other_coalitions_are_one_game():

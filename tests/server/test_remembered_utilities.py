@@ -145,6 +145,17 @@ def test_a_rule_shares_with_every_other():
     assert costs(answers_of(bodies)) == [(6, 0), (10, 6), (0, 5), (0, 15)]
 
 
+@pytest.mark.parametrize("asked", list(ASKED))
+def test_equal_sets_are_scored_once_where_bits_count(asked):
+    """Where each set is a pass of its own, copies of one set are one pass, and have the same numbers."""
+    heard, n = Heard(), 4 if asked == "rewards" else 16
+    body = sets_of(ROW, ("snow",), ROW, ROW, **ASKED[asked], deterministic=True)
+    (found,) = answers_of([body], remembering(heard))
+    (alone,) = answers_of([body], remembering(cache_bytes=0))
+    assert numbers_of(found) == numbers_of(alone)
+    assert heard.texts.total() == n + (1 if asked == "rewards" else 2)
+
+
 def test_one_new_candidate_costs_one_evaluation():
     """Rewards are remembered candidate by candidate, whatever set they stood in."""
     heard = Heard()
