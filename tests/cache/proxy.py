@@ -10,6 +10,8 @@ from types import TracebackType
 from typing_extensions import Self
 
 CHUNK_BYTES = 1 << 16
+WRITTEN_S = 0.01
+"""By then what was written is on its way; cutting a connection throws away what is not."""
 
 
 class Proxy:
@@ -17,7 +19,7 @@ class Proxy:
 
     Attributes:
         port: Where it listens.
-        delay_s: How long the next piece of an answer is held up, seconds; asked each time.
+        delay_s: How long a piece of an answer is held up, seconds; asked for each.
         silent: Whether it goes on to accept connections and passes nothing any more, in either direction.
         cuts_after: How many bytes of answers pass before all connections are cut and the next are as before; None: all.
         n_connections: How many were accepted.
@@ -104,22 +106,39 @@ class Proxy:
             self._tasks.discard(task)
 
     async def _pass(self, source: asyncio.StreamReader, to: asyncio.StreamWriter, *, answers: bool = False) -> None:
-        while piece := await source.read(CHUNK_BYTES):
-            if answers and (delay_s := self.delay_s()):
-                await asyncio.sleep(delay_s)
-            await self._speaks.wait()
-            cut = answers and self.cuts_after is not None and len(piece) >= self.cuts_after
-            if cut:
-                piece = piece[: self.cuts_after]
-                self.cuts_after = None
-            elif answers and self.cuts_after is not None:
-                self.cuts_after -= len(piece)
-            to.write(piece)
-            await to.drain()
-            if answers:
-                self.n_answered += len(piece)
-            if cut:
-                # What was written is on its way once the loop has turned; an abort throws away what is not.
-                await asyncio.sleep(0.01)
-                self.cut()
-                return
+        """Pass pieces in their order, each of an answer when its time has come."""
+        clock = asyncio.get_running_loop().time
+        pieces: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
+
+        async def read() -> None:
+            while piece := await source.read(CHUNK_BYTES):
+                pieces.put_nowait((clock() + (self.delay_s() if answers else 0.0), piece))
+            pieces.put_nowait((clock(), b""))
+
+        reading = asyncio.create_task(read())
+        try:
+            while True:
+                due_s, piece = await pieces.get()
+                await asyncio.sleep(max(due_s - clock(), 0.0))
+                await self._speaks.wait()
+                if not piece or not await self._passed(piece, to, answers=answers):
+                    return
+        finally:
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
+
+    async def _passed(self, piece: bytes, to: asyncio.StreamWriter, *, answers: bool) -> bool:
+        """Pass one piece; whether the connection is still there."""
+        cut = answers and self.cuts_after is not None and len(piece) >= self.cuts_after
+        if cut:
+            piece, self.cuts_after = piece[: self.cuts_after], None
+        elif answers and self.cuts_after is not None:
+            self.cuts_after -= len(piece)
+        to.write(piece)
+        await to.drain()
+        if answers:
+            self.n_answered += len(piece)
+        if cut:
+            await asyncio.sleep(WRITTEN_S)
+            self.cut()
+        return not cut

@@ -172,6 +172,14 @@ async def shared(redis_url: str, reference: Replica, bodies: Iterable[Any], **se
     return usages
 
 
+async def left_out(one: Replica, reference: Replica, numbers: Iterator[int], *, reads="open", writes="open") -> None:
+    """Ask, and have written, until Redis is left out."""
+    with anyio.fail_after(PATIENCE_S):
+        while one.breakers() != (reads, writes):
+            await agreed(one, reference, [asked(next(numbers))])
+            await one.written()
+
+
 async def recovered(one: Replica, reference: Replica, redis_url: str, numbers: Iterator[int], **settings: Any) -> None:
     """A fault is over: Redis is read and written again, as soon as it is tried, and other replicas see it."""
     with anyio.fail_after(PATIENCE_S):

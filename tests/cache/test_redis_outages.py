@@ -15,6 +15,7 @@ from cache.replicas import (
     asked,
     counters_of,
     faults,
+    left_out,
     moved,
     on_proxied,
     recovered,
@@ -116,15 +117,12 @@ def test_a_redis_that_is_gone_is_left_out(fault, proxied, reason, cache_bytes):
                 }  # fmt: skip
                 assert {name for name in changes if name.startswith("dropped")} == {"dropped_writes failed"}
 
-                while one.breakers()[1] != "open":
-                    await agreed(one, reference, [asked(next(numbers))])
-                    await one.written()
+                await left_out(one, reference, numbers)
                 noticed, connections = await one.counters(), proxy.n_connections
                 await agreed(one, reference, [asked(next(numbers)) for _ in range(LEFT_OUT)])
                 again = await agreed(one, reference, known)
                 await one.written()
-                left_out = faults(moved(noticed, await one.counters()))
-                assert set(left_out) == {"dropped_writes breaker"}
+                assert set(faults(moved(noticed, await one.counters()))) == {"dropped_writes breaker"}
                 assert proxy.n_connections == connections
                 assert all((usage["evaluations"] == 0) == bool(cache_bytes) for usage in again)
             await recovered(one, reference, url, numbers)
@@ -230,8 +228,7 @@ def test_breakers_go_by_the_clock_of_the_machine():
     async def scenario(server, _, reference):
         async with replica(server.url, clock=time.monotonic) as one:
             server.stop()
-            while one.breakers()[0] != "open":
-                await agreed(one, reference, [asked(next(numbers))])
+            await left_out(one, reference, numbers)
             server.cont()
             with anyio.fail_after(10 * SLACK_S):
                 while one.breakers() != ("closed", "closed"):

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 import anyio
 import pytest
 
-from cache.replicas import PATIENCE_S, agreed, asked, faults, moved, recovered, replica, shared, without_cache
+from cache.replicas import PATIENCE_S, agreed, asked, faults, left_out, moved, recovered, replica, shared, without_cache
 from creditd.cache.breaker import FAILURES
 from redis_servers import RedisServer
 
@@ -110,10 +110,7 @@ def test_writes_are_made_again_when_redis_takes_them():
     async def scenario(server):
         async with without_cache() as reference, replica(server.url) as one:
             async with full(server):
-                for _ in range(FAILURES):
-                    await agreed(one, reference, [asked(next(numbers))])
-                    await one.written()
-                assert one.breakers() == ("closed", "open")
+                await left_out(one, reference, numbers, reads="closed")
             await recovered(one, reference, server.url, numbers)
 
     with RedisServer() as server:
@@ -161,9 +158,7 @@ def test_a_password_that_was_changed_is_said_and_costs_no_answer(caplog):
             before = await one.counters()
             admin.config_set("requirepass", SECOND)
             admin.client_kill_filter(_type="normal", skipme=True)
-            while one.breakers() != ("open", "open"):
-                await agreed(one, reference, [asked(next(numbers))])
-                await one.written()
+            await left_out(one, reference, numbers)
             noticed = await one.counters()
             changes = faults(moved(before, noticed))
             assert changes["errors read credentials"] == changes["errors write credentials"] == FAILURES
