@@ -178,7 +178,7 @@ class UtilityCache:
             for key, value in zip(keys, values[len(purge) :], strict=True):
                 game = None if value is None else self._sound(key, value, wanted[key])
                 if game is not None:
-                    found[key.text] = self.memory.add(key.text, game, distrust=source.source == "caller")[0]
+                    found[key.text] = self._added(source, key, game)
         return found
 
     def remember(self, source: UtilitySource, games: Iterable[tuple[GameKey, KnownGame]]) -> None:
@@ -193,10 +193,7 @@ class UtilityCache:
         while portion := list(itertools.islice(left, GAMES_PER_CALLBACK)):
             together = []
             for key, game in portion:
-                all_known, contradictions = self.memory.add(key.text, game, distrust=source.source == "caller")
-                if contradictions and source.source == "caller":
-                    self.events.contradicted()
-                together.append((key, all_known))
+                together.append((key, self._added(source, key, game)))
             loop = self._loop  # which closing forgets, on another thread
             if loop is not None and self._store is not None:
                 loop.call_soon_threadsafe(self._write, together)
@@ -229,6 +226,14 @@ class UtilityCache:
             self._flights.pop(key.text, None)
         flight.found = found
         flight.landed.set()
+
+    def _added(self, source: UtilitySource, key: GameKey, game: KnownGame) -> KnownGame:
+        """All that is known of a game in this process, now that this is known too."""
+        distrust = source.source == "caller"
+        all_known, contradictions = self.memory.add(key.text, game, distrust=distrust)
+        if contradictions and distrust:
+            self.events.contradicted()
+        return all_known
 
     def _sound(self, key: GameKey, value: bytes, n_players: int) -> KnownGame | None:
         try:

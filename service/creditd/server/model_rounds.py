@@ -135,6 +135,8 @@ class ModelRounds:
                     await self._fly(cache, flight, recollection, found_out, missing)
             finally:
                 cache.land(flight, found_out)
+            if not others:
+                break  # all that was missing was its own
             for other in others:
                 await self._caller.wait_for(asyncio.ensure_future(other.landed.wait()))
             missing = await self._caller.run(partial(self._shared, recollection, [one.found for one in others]))
