@@ -34,8 +34,8 @@ from server.running import SHAPLEY
 
 pytestmark = pytest.mark.redis
 
-N_LEAVING, N_STAYING, N_AT_ONCE = 400, 100, 40
-N_BODIES = 200
+N_LEAVING, N_STAYING, N_AT_ONCE = 350, 100, 40
+N_BODIES = 120
 """Different requests: many are asked several times, at once, by callers that stay and callers that leave."""
 CONNECTIONS = 8
 LONGEST_DELAY_S = 0.04

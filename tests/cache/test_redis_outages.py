@@ -77,16 +77,17 @@ async def silent_from_the_start(server, proxy):
 
 
 @pytest.mark.parametrize(
-    ("fault", "proxied", "reason"),
+    ("fault", "proxied", "reason", "cache_bytes"),
     [
-        (killed, False, "connection"),
-        (killed, True, "connection"),
-        (frozen, False, "timeout"),
-        (black_hole, True, "timeout"),
-        (silent_from_the_start, True, "timeout"),
+        (killed, False, "connection", 0),
+        (killed, True, "connection", 0),
+        (killed, False, "connection", 1 << 20),
+        (frozen, False, "timeout", 0),
+        (frozen, False, "timeout", 1 << 20),
+        (black_hole, True, "timeout", 0),
+        (silent_from_the_start, True, "timeout", 0),
     ],
 )
-@pytest.mark.parametrize("cache_bytes", [0, 1 << 20])
 def test_a_redis_that_is_gone_is_left_out(fault, proxied, reason, cache_bytes):
     """Three requests find it out, the next ones do not ask, and all are answered; once it is back it is used."""
     numbers = itertools.count()
