@@ -74,7 +74,7 @@ def test_a_redis_that_is_killed_under_load_fails_no_request():
                 server.kill()
             await one.written()
             changes = faults(moved(before, await one.counters()))
-            assert changes["errors read connection"] >= 1
+            assert {"errors read connection", "errors write connection"} & set(changes)
             assert {name.split()[-1] for name in changes} <= {
                 "connection", "budget", "busy", "timeout", "failed", "breaker",
             }  # fmt: skip
@@ -91,11 +91,11 @@ def test_connections_that_are_all_in_use_are_no_failure_of_redis(caplog):
 
     async def scenario(_, proxy, reference):
         async with replica(proxy.url, redis_connections=1) as one:
-            bodies = [asked(next(numbers)) for _ in range(20)]
+            bodies = [asked(next(numbers)) for _ in range(10)]
             await agreed(one, reference, bodies)
             await one.written()
             before = await one.counters()
-            proxy.delay_s = lambda: 0.15
+            proxy.delay_s = lambda: 0.1
             async with anyio.create_task_group() as tasks:
                 for body in bodies:
                     tasks.start_soon(agreed, one, reference, [body])
