@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from creditd.cache.games import (
+    MAX_PLAYERS,
     MAX_TABLE_PLAYERS,
     AskedCoalitions,
     CorruptValueError,
@@ -17,10 +18,11 @@ from creditd.cache.games import (
     known_game,
     unpacked,
 )
+from creditd.credit.group_sums import MAX_MAGNITUDE
 
 CHECK = bytes(range(8))
 HEADER = struct.Struct("<4sIBxHI8s")
-SPECIAL = [0.0, -0.0, 5e-324, -1.7976931348623157e308, 1.7976931348623157e308, 1e200, 1 / 3]
+SPECIAL = [0.0, -0.0, 5e-324, -MAX_MAGNITUDE, MAX_MAGNITUDE, 1 / 3]
 players = st.one_of(st.integers(0, 20), st.sampled_from([24, 25, 63, 64, 65, 128, 300]))
 
 
@@ -36,7 +38,7 @@ def games(draw, n=None, most=40):
     numbers = draw(st.lists(st.integers(0, (1 << n) - 1), min_size=1, max_size=most, unique=True))
     values = draw(
         st.lists(
-            st.one_of(st.sampled_from(SPECIAL), st.floats(allow_nan=False, allow_infinity=False)),
+            st.one_of(st.sampled_from(SPECIAL), st.floats(-MAX_MAGNITUDE, MAX_MAGNITUDE)),
             min_size=len(numbers),
             max_size=len(numbers),
         )
@@ -325,11 +327,25 @@ def test_a_game_has_a_utility_for_each_of_its_coalitions(rows, values):
         known_game(rows, values)
 
 
-def test_huge_utilities_are_finite():
-    """Numbers whose squares are no longer finite are remembered like others."""
-    values = np.array([1e200, -1.7e308])
+def test_the_largest_utilities_are_those_of_the_arithmetic():
+    """What the arithmetic takes is remembered; what it would refuse is neither remembered nor read."""
+    values = np.array([MAX_MAGNITUDE, -MAX_MAGNITUDE])
     found = unpacked(known_game(all_coalitions(1), values).packed(CHECK), CHECK, 1)
     assert bits(found.utilities) == bits(values)
+    larger = np.nextafter(values, np.inf * values)
+    for wrong in larger:
+        with pytest.raises(ValueError, match="finite number of magnitude"):
+            known_game(all_coalitions(1), np.array([0.0, wrong]))
+        value = KnownGame(1, np.array([0.0, wrong]), None).packed(CHECK)
+        with pytest.raises(CorruptValueError, match="not_finite"):
+            unpacked(value, CHECK, 1)
+
+
+def test_so_many_players_have_no_game():
+    """A game of more players than a value has room for is refused before it is remembered."""
+    n = MAX_PLAYERS + 1
+    with pytest.raises(ValueError, match=f"got {n} players"):
+        known_game(np.zeros((1, n), dtype=np.bool_), np.zeros(1))
 
 
 @given(games())

@@ -1,9 +1,11 @@
 """Pooled connections to a real Redis."""
 
 import asyncio
+import itertools
 
 import pytest
 
+from creditd.cache.breaker import FAILURES
 from creditd.cache.budget import Budget
 from creditd.cache.events import NoEvents
 from creditd.cache.redis import RedisChoice, RedisStore
@@ -24,6 +26,24 @@ class Failures(NoEvents):
     def failed(self, operation, reason):
         """Keep it."""
         self.reasons.append((operation, reason))
+
+
+def test_a_call_that_took_too_long_is_a_failure_though_it_succeeded():
+    """A Redis that answers, but later than a request would wait, is left out like one that does not."""
+
+    async def slow(server):
+        events, now = Failures(), itertools.count(step=0.3)
+        store = RedisStore(RedisChoice(server.url), events, lambda: next(now))
+        found = [await store.get(["creditd:1:caller:x"], Budget(PATIENCE_S)) for _ in range(FAILURES)]
+        state = store.state("read")
+        await store.close()
+        return found, events.reasons, state
+
+    with RedisServer() as server:
+        found, reasons, state = asyncio.run(slow(server))
+    assert found == [[None]] * FAILURES
+    assert reasons == [("read", "timeout")] * FAILURES
+    assert state == "open"
 
 
 def test_connections_that_redis_closed_are_not_used_again():

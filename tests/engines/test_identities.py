@@ -96,7 +96,7 @@ def test_one_file_and_shards_of_the_same_weights_both_have_a_fingerprint(tmp_pat
 
 
 def test_what_is_registered_and_decides_scores_is_in_the_identity(tmp_path):
-    """Revision, type, head, template and attention are; sizes of batches and what is remembered are not."""
+    """Revision, type, head, template, attention and length are; sizes of batches and what is remembered are not."""
     folder = tmp_path / "rm"
     saved(folder, num_labels=2)
     base = identity(folder, head=HeadChoice(index=0))
@@ -108,9 +108,10 @@ def test_what_is_registered_and_decides_scores_is_in_the_identity(tmp_path):
             {"head": HeadChoice(index=1)},
             {"chat_template": CLOCK},
             {"attention": "eager"},
+            {"max_tokens": 12},
         )
     ]
-    assert len({base, *others}) == 6
+    assert len({base, *others}) == 7
     assert identity(folder, head=HeadChoice(index=0), batch_tokens=512, cache=False) == base
 
 

@@ -75,7 +75,7 @@ async def following(service, n):
     """Wait until so many requests wait for what another one finds out."""
     flights = service.resources.cache._flights
     with anyio.fail_after(PATIENCE_S):
-        while sum(len(flight.landed._waiters) for flight in set(flights.values())) != n:  # noqa: ASYNC110 - as above
+        while sum(len(flight._news._waiters) for flight in set(flights.values())) != n:  # noqa: ASYNC110 - as above
             await anyio.sleep(0.001)
 
 

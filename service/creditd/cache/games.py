@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from creditd.cache.keys import CHECK_BYTES
+from creditd.credit.group_sums import MAX_MAGNITUDE
 
 Booleans: TypeAlias = NDArray[np.bool_]
 Floats: TypeAlias = NDArray[np.float64]
@@ -166,12 +167,16 @@ def known_game(coalitions: Booleans, utilities: Floats) -> KnownGame:
         What is known of it.
 
     Raises:
-        ValueError: If shapes do not fit, or a utility is not finite.
+        ValueError: If shapes do not fit, there are too many players, or a utility is not `usable`.
     """
     if coalitions.ndim != 2 or not len(coalitions) or utilities.shape != coalitions.shape[:1]:
         raise ValueError(f"got coalitions {coalitions.shape} and utilities {utilities.shape}; expected one per row")
-    if not np.isfinite(utilities).all():
-        raise ValueError("a utility that is remembered is a finite number")
+    if not usable(utilities).all():
+        raise ValueError(f"a utility that is remembered is a finite number of magnitude {MAX_MAGNITUDE:g} or less")
+    if coalitions.shape[1] > MAX_PLAYERS:
+        raise ValueError(f"got {coalitions.shape[1]} players; expected at most {MAX_PLAYERS}")
+    if len(coalitions) == 1 and coalitions.shape[1]:
+        return KnownGame(coalitions.shape[1], utilities, _masks(coalitions))
     return _game(coalitions.shape[1], _masks(coalitions), utilities)
 
 
@@ -228,12 +233,17 @@ def unpacked(value: bytes, check: bytes, n_players: int) -> KnownGame:
     if layout == _TABLE and (n > MAX_TABLE_PLAYERS or n_known != 2**n):
         raise CorruptValueError("shape")
     utilities = np.frombuffer(value, _FLOATS, n_known, _CHECKED.size)
-    if np.count_nonzero(np.isfinite(utilities)) != n_known:
+    if np.count_nonzero(usable(utilities)) != n_known:
         raise CorruptValueError("not_finite")
     masks = None
     if layout == _PAIRS:
         masks = np.frombuffer(value, f"S{n_mask_bytes}", n_known, _CHECKED.size + utilities.nbytes)
     return KnownGame(n, utilities, masks)
+
+
+def usable(utilities: Floats) -> Booleans:
+    """Which utilities the arithmetic takes: finite ones that are not too large."""
+    return np.abs(utilities) <= MAX_MAGNITUDE
 
 
 def header_of(value: bytes) -> dict[str, Any]:

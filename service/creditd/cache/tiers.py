@@ -9,25 +9,28 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from creditd.cache.breaker import BreakerState
 from creditd.cache.budget import Budget
 from creditd.cache.events import CacheEvents, NoEvents, Operation
 from creditd.cache.games import MAX_TABLE_PLAYERS, CorruptValueError, KnownGame, unpacked
-from creditd.cache.keys import GameKey, UtilitySource, purge_key
-from creditd.cache.memory import MemoryCache
+from creditd.cache.keys import CALLERS, GameKey, UtilitySource, purge_key
+from creditd.cache.memory import Contradicted, MemoryCache
 from creditd.cache.write_behind import Writable, WriteBehind
 
 WATCH_S = 5.0
-"""How often it is looked whether the utilities of a model were purged."""
+"""How often it is looked whether the utilities of a model, or those of callers, were purged."""
 FLUSH_S = 1.0
 """How long what was found out last may take to be written when the process ends."""
 KEYS_PER_CALL = 1024
 BYTES_PER_CALL = 1 << 22
 """Of the values of one call, if they were tables."""
+MOST_GAMES_OF_A_FLIGHT = 4096
+"""Of a request that others wait for, or that waits for others."""
+TIMES_AS_LARGE = 4
+"""A flight of so many times the games that a request wants of it is not waited for."""
 GAMES_PER_CALLBACK = 1024
 """Games that the event loop puts into the queue of writes at a time."""
 
@@ -47,19 +50,42 @@ class Store(Writable, Protocol):
         """Let go of what is held."""
 
 
-@dataclass(eq=False)
 class Flight:
-    """Games that one request evaluates, for all who want them.
+    """Games that one request finds out, for all who want them. Belongs to one event loop.
 
     Attributes:
         keys: Of the games.
-        landed: Set once they are evaluated, or nobody evaluates them any more.
-        found: What was found out of them, by the text of the key.
+        found: What was found out of them so far, by the text of the key.
     """
 
-    keys: tuple[GameKey, ...]
-    landed: asyncio.Event = field(default_factory=asyncio.Event)
-    found: Mapping[str, KnownGame] = field(default_factory=dict)
+    def __init__(self, keys: Iterable[GameKey]) -> None:
+        """All of them are in the air.
+
+        Args:
+            keys: Of the games.
+        """
+        self.keys = tuple(keys)
+        self.found: dict[str, KnownGame] = {}
+        self._flying = {key.text for key in self.keys}
+        self._news = asyncio.Event()
+
+    @property
+    def n_flying(self) -> int:
+        """Games that are not found out yet."""
+        return len(self._flying)
+
+    def land(self, keys: Iterable[GameKey], found: Mapping[str, KnownGame]) -> None:
+        """Some of the games are found out, or nobody finds them out any more."""
+        self.found.update(found)
+        self._flying.difference_update(key.text for key in keys)
+        self._news.set()
+        self._news = asyncio.Event()
+
+    async def landed(self, keys: Iterable[GameKey]) -> None:
+        """Wait until some of the games have landed."""
+        wanted = {key.text for key in keys}
+        while wanted & self._flying:
+            await self._news.wait()
 
 
 class UtilityCache:
@@ -111,27 +137,26 @@ class UtilityCache:
         """Whether there is a second level."""
         return self._store is not None
 
-    def generation(self, model: str) -> str:
-        """Token of the last purge of a model's utilities that is known here: part of the keys of all of them."""
-        return self._generations.get(model, "")
+    def generation(self, owner: str) -> str:
+        """Token of the last purge that is known here, of a model or of `CALLERS`: part of all their keys."""
+        return self._generations.get(owner, "")
 
     async def open(self, models: Sequence[str] = ()) -> None:
         """Begin to write behind requests and to look for purges, on the running event loop.
 
         Args:
-            models: Whose purges are looked for.
+            models: Whose purges are looked for, beside those of what callers supplied.
         """
+        owners = (*models, CALLERS)
         self._loop = asyncio.get_running_loop()
         if self._store is None:
             return
         self._writes = WriteBehind(self._store, max_bytes=self._max_queued_bytes, ttl_s=self._ttl_s, events=self.events)
-        if await self._look_for_purges(models):
+        if await self._look_for_purges(owners):
             log.info("Redis answers: what is remembered is shared")
         else:
             log.warning("Redis does not answer: until it does, this process remembers by itself")
-        running: list[Coroutine[Any, Any, None]] = [self._writes.run()]
-        if models:
-            running.append(self._watch(models))
+        running: list[Coroutine[Any, Any, None]] = [self._writes.run(), self._watch(owners)]
         self._tasks = [self._loop.create_task(task) for task in running]
         for task in self._tasks:
             task.add_done_callback(_say_why_it_ended)
@@ -157,28 +182,32 @@ class UtilityCache:
     async def fetch(self, source: UtilitySource, wanted: Mapping[GameKey, int], budget: Budget) -> dict[str, KnownGame]:
         """What Redis knows of games, by the text of their keys; this process remembers it as well.
 
+        What a caller told this process counts before what Redis says, which may have missed it: where the two
+        contradict each other in one utility, the account in memory is given back and kept, and nothing of Redis's.
+
         Args:
             source: Whose utilities they are.
             wanted: Number of players, by key.
             budget: How long is waited.
 
         Returns:
-            The games that are there, sound, and not purged.
+            The games that are there, sound, and not purged: all that is known of them now.
         """
         found: dict[str, KnownGame] = {}
         if self._store is None:
             return found
-        purge = [purge_key(source.name)] if source.source == "model" else []
+        purge = purge_key(source.owner)
+        contradicted: Contradicted = "keep" if source.source == "caller" else "join"
         for keys in _calls(wanted):
-            values = await self._store.get([*purge, *(key.text for key in keys)], budget)
+            values = await self._store.get([purge, *(key.text for key in keys)], budget)
             if values is None:
                 break
-            if purge and self._was_purged(source, values[0]):
+            if self._was_purged(source, values[0]):
                 return {}
-            for key, value in zip(keys, values[len(purge) :], strict=True):
+            for key, value in zip(keys, values[1:], strict=True):
                 game = None if value is None else self._sound(key, value, wanted[key])
                 if game is not None:
-                    found[key.text] = self._added(source, key, game)
+                    found[key.text] = self._added(source, key, game, contradicted)
         return found
 
     def remember(self, source: UtilitySource, games: Iterable[tuple[GameKey, KnownGame]]) -> None:
@@ -186,52 +215,73 @@ class UtilityCache:
 
         Args:
             source: Whose utilities they are. One contradiction of a caller makes all that it said before worthless;
-                scores of a model differ by rounding from batch to batch.
+                scores of a model differ by rounding from batch to batch. What Redis has is overwritten with the next
+                write that succeeds, and until then is what those find there who do not remember the game themselves.
             games: Keys, and what is known of the games now.
         """
+        contradicted: Contradicted = "replace" if source.source == "caller" else "join"
         left = iter(games)
         while portion := list(itertools.islice(left, GAMES_PER_CALLBACK)):
             together = []
             for key, game in portion:
-                together.append((key, self._added(source, key, game)))
+                together.append((key, self._added(source, key, game, contradicted)))
             loop = self._loop  # which closing forgets, on another thread
             if loop is not None and self._store is not None:
                 loop.call_soon_threadsafe(self._write, together)
 
-    def take_off(self, keys: Iterable[GameKey]) -> tuple[Flight, list[Flight]]:
-        """Say what a request is about to evaluate; on the event loop.
+    def take_off(
+        self, keys: Collection[GameKey], *, follow: bool = True
+    ) -> tuple[Flight, list[tuple[Flight, list[GameKey]]]]:
+        """Say what a request is about to find out; on the event loop.
+
+        A request leaves to others what they are finding out, unless they are about many more games: their answer would
+        come long after its own. Very large requests neither follow nor are followed.
 
         Args:
             keys: What it lacks.
+            follow: Whether it leaves anything to others.
 
         Returns:
-            The games that nobody evaluates yet, which it now does until it calls `land`; and the flights of other
-            requests that evaluate the rest. A request that waits for others holds no flight, so that none waits for
-            another in a circle.
+            The games that it finds out until it calls `land`; and the flights of other requests that find out the rest,
+            with the keys of that. A request that waits for others holds no flight, so that none waits for another in a
+            circle.
         """
-        own, others = [], {}
+        if len(keys) > MOST_GAMES_OF_A_FLIGHT:
+            return Flight(keys), []
+        own: list[GameKey] = []
+        others: dict[Flight, list[GameKey]] = {}
         for key in keys:
             flight = self._flights.get(key.text)
-            if flight is None:
+            if flight is None or not follow:
                 own.append(key)
             else:
-                others[id(flight)] = flight
-        flight = Flight(tuple(own))
-        self._flights.update({key.text: flight for key in own})
-        return flight, list(others.values())
+                others.setdefault(flight, []).append(key)
+        for flight, wanted in list(others.items()):
+            if flight.n_flying > TIMES_AS_LARGE * len(wanted):
+                own += others.pop(flight)
+        flight = Flight(own)
+        for key in own:
+            self._flights.setdefault(key.text, flight)
+        return flight, list(others.items())
 
-    def land(self, flight: Flight, found: Mapping[str, KnownGame]) -> None:
-        """Let everybody know what a flight found out; nothing, if it failed. On the event loop."""
-        for key in flight.keys:
-            self._flights.pop(key.text, None)
-        flight.found = found
-        flight.landed.set()
+    def land(self, flight: Flight, found: Mapping[str, KnownGame], keys: Collection[GameKey] | None = None) -> None:
+        """Let everybody know what a flight found out. On the event loop.
 
-    def _added(self, source: UtilitySource, key: GameKey, game: KnownGame) -> KnownGame:
+        Args:
+            flight: From `take_off`.
+            found: By the text of the key; nothing, if it failed.
+            keys: Of the games that it goes on with no longer. None: of all.
+        """
+        landing = flight.keys if keys is None else keys
+        for key in landing:
+            if self._flights.get(key.text) is flight:
+                del self._flights[key.text]
+        flight.land(landing, found)
+
+    def _added(self, source: UtilitySource, key: GameKey, game: KnownGame, contradicted: Contradicted) -> KnownGame:
         """All that is known of a game in this process, now that this is known too."""
-        distrust = source.source == "caller"
-        all_known, contradictions = self.memory.add(key.text, game, distrust=distrust)
-        if contradictions and distrust:
+        all_known, contradictions = self.memory.add(key.text, game, contradicted=contradicted)
+        if contradictions and source.source == "caller":
             self.events.contradicted()
         return all_known
 
@@ -249,31 +299,31 @@ class UtilityCache:
 
     def _was_purged(self, source: UtilitySource, token: bytes | None) -> bool:
         """Whether keys were made before the last purge."""
-        self._saw(source.name, token)
-        return self.generation(source.name) != source.generation
+        self._saw(source.owner, token)
+        return self.generation(source.owner) != source.generation
 
-    def _saw(self, model: str, token: bytes | None) -> None:
+    def _saw(self, owner: str, token: bytes | None) -> None:
         """Take the token of a purge. Of two the later one counts, and one that Redis has lost holds on."""
         if token is not None:
-            self._generations[model] = max(token.decode("latin-1"), self.generation(model))
+            self._generations[owner] = max(token.decode("latin-1"), self.generation(owner))
 
-    async def _watch(self, models: Sequence[str]) -> None:
+    async def _watch(self, owners: Sequence[str]) -> None:
         while True:
             await asyncio.sleep(WATCH_S)
-            await self._look_for_purges(models)
+            await self._look_for_purges(owners)
 
-    async def _look_for_purges(self, models: Sequence[str]) -> bool:
+    async def _look_for_purges(self, owners: Sequence[str]) -> bool:
         """Take the tokens of the last purges, and give Redis those that it has lost; whether it answered."""
         if self._store is None:
             return False
-        keys = [purge_key(model) for model in models] or [purge_key("")]
+        keys = [purge_key(owner) for owner in owners]
         tokens = await self._store.get(keys, Budget(self.budget_s))
         if tokens is None:
             return False
         lost = []
-        for model, key, token in zip(models, keys, tokens, strict=False):
-            self._saw(model, token)
-            known = self.generation(model).encode("latin-1")
+        for owner, key, token in zip(owners, keys, tokens, strict=True):
+            self._saw(owner, token)
+            known = self.generation(owner).encode("latin-1")
             if known != (token or b""):
                 # Until everything from before that purge is forgotten.
                 lost.append((key, known, round(2e3 * self._ttl_s)))

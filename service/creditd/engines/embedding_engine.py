@@ -54,10 +54,10 @@ class EmbeddingEngine(LocalEngine[LoadedEmbedding, Variants]):
 
     @property
     def identity(self) -> str:
-        """What decides a vector beside the text: weights and their type, code, tokenizer, pooling, revision."""
+        """What decides a vector beside the text: weights and their type, code, tokenizer, pooling, length, revision."""
         spec = self._loaded.spec
         files = (self._loaded.fingerprint, transformers.__version__, self._loaded.text.identity)
-        return repr((*files, spec.revision, spec.dtype, spec.attention, self._loaded.pooling))
+        return repr((*files, spec.revision, spec.dtype, spec.attention, self._loaded.pooling, self._loaded.max_tokens))
 
     def prepared(self, texts: Sequence[str]) -> PreparedTexts:
         """Texts as the model reads them; nothing is ever cut.

@@ -71,7 +71,8 @@ class FakeEngine:
         score = self._score
         kind = type(score)
         module = getattr(score, "__module__", None) or kind.__module__
-        return repr((self._spec.id, self._spec.revision, module, getattr(score, "__qualname__", kind.__qualname__)))
+        name = getattr(score, "__qualname__", kind.__qualname__)
+        return repr((self._spec.id, self._spec.revision, self._spec.max_tokens, module, name))
 
     @property
     def numerics(self) -> str:

@@ -110,10 +110,10 @@ class RewardEngine(LocalEngine[LoadedReward, RewardWork]):
 
     @property
     def identity(self) -> str:
-        """What decides a score beside the text: weights and their type, code, tokenizer, template, head, revision."""
+        """What decides a score beside the text: weights and their type, code, tokenizer, template, head, length."""
         spec = self._loaded.spec
         files = (self._loaded.fingerprint, transformers.__version__, self._loaded.text.identity)
-        return repr((*files, spec.revision, spec.dtype, spec.attention, spec.head))
+        return repr((*files, spec.revision, spec.dtype, spec.attention, spec.head, self._loaded.max_tokens))
 
     def prepared(
         self, texts: Sequence[VariantTexts], *, alone: bool = False, checkpoint: Callable[[], None] = lambda: None

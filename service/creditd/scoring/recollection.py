@@ -13,7 +13,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from creditd.cache.games import AskedCoalitions, KnownGame, known_game
+from creditd.cache.games import AskedCoalitions, KnownGame, known_game, usable
 from creditd.cache.keys import GameKey, KeyMaker, prompt_bytes
 from creditd.engines.protocol import EngineUsage, Prompt, ScoredTexts, TextFailure, VariantTexts
 from creditd.scoring.model_questions import RememberedBy
@@ -139,7 +139,7 @@ class Recollection:
         """Take the scores of what was asked last.
 
         Returns:
-            What is worth remembering of each game: its finite scores; with `whole`, all of them or nothing.
+            What is worth remembering of each game: its usable scores; with `whole`, all of them or nothing.
         """
         self._usage += found.usage
         start = 0
@@ -196,10 +196,10 @@ class Recollection:
 
     def _known(self, one: _Wanted) -> KnownGame | None:
         scores = self._scores[one.places]
-        finite = np.isfinite(scores)
-        if not finite.any() or (self._whole and not finite.all()):
+        kept = usable(scores)
+        if not kept.any() or (self._whole and not kept.all()):
             return None
-        return known_game(one.coalitions.rows[finite], scores[finite])
+        return known_game(one.coalitions.rows[kept], scores[kept])
 
 
 def _sets(texts: Sequence[VariantTexts], keys: KeyMaker, *, whole: bool) -> Iterator[tuple[GameKey, _Wanted]]:

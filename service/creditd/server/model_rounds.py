@@ -18,7 +18,7 @@ from creditd.cache.budget import Budget
 from creditd.cache.events import Outcome
 from creditd.cache.games import KnownGame, joined
 from creditd.cache.keys import GameKey, KeyMaker, UtilitySource
-from creditd.cache.tiers import Flight, UtilityCache
+from creditd.cache.tiers import MOST_GAMES_OF_A_FLIGHT, Flight, UtilityCache
 from creditd.engines.errors import EngineError, EngineExpiredError, EngineOverloadedError, ModelUnsuitableError
 from creditd.engines.protocol import EngineUsage, PreparedTexts, ScoredTexts
 from creditd.engines.registry import AnyEngine
@@ -30,6 +30,9 @@ from creditd.server.resources import Resources
 from creditd.wire.errors import ErrorCode
 
 T = TypeVar("T")
+
+PATIENCE = 0.5
+"""Part of the time that a request has left for which it waits for what another one finds out."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,8 @@ class ModelRounds:
         """
         self._engine, self._caller, self._counts = engine, caller, counts
         self._cache = caller.resources.cache if engine.is_remembered else None
+        self._known: dict[str, KnownGame] = {}
+        """What this request knows of each game, round after round: no cache has to hold on to it meanwhile."""
 
     def round_of(self, questions: ModelQuestions) -> Round:
         """What is asked next, and what this process remembers of it; off the event loop."""
@@ -108,7 +113,8 @@ class ModelRounds:
         texts = asked.texts
         known = EngineUsage()
         if asked.recollection is not None:
-            await self._fetched(asked.recollection, asked.missing)
+            fetched = await self._fetched(asked.recollection, asked.missing)
+            await self._caller.run(partial(self._learned, asked.recollection, fetched))
             texts = await self._caller.run(partial(asked.recollection.ask, tuple(asked.missing)))
             known = asked.recollection.answer().usage
         return known + (await self._caller.read(self._reading(texts))).usage
@@ -126,9 +132,9 @@ class ModelRounds:
             found = await self._asked(asked.texts)
             self._caller.resources.metrics.count_engine(self._engine.spec.id, found.usage)
             return found
-        missing = asked.missing
+        missing, follow = asked.missing, True
         while missing:
-            flight, others = cache.take_off(missing)
+            flight, others = cache.take_off(missing, follow=follow)
             found_out: dict[str, KnownGame] = {}
             try:
                 if flight.keys:
@@ -137,10 +143,20 @@ class ModelRounds:
                 cache.land(flight, found_out)
             if not others:
                 break  # all that was missing was its own
-            for other in others:
-                await self._caller.wait_for(asyncio.ensure_future(other.landed.wait()))
-            missing = await self._caller.run(partial(self._shared, recollection, [one.found for one in others]))
+            follow = await self._followed(others)
+            missing = await self._caller.run(partial(self._shared, recollection, [one.found for one, _ in others]))
         return recollection.answer()
+
+    async def _followed(self, others: Iterable[tuple[Flight, Sequence[GameKey]]]) -> bool:
+        """Wait for what others find out, while there is time enough to find it out here; whether they came first."""
+        waits = [asyncio.ensure_future(flight.landed(keys)) for flight, keys in others]
+        patience_s = PATIENCE * max(self._caller.deadline.remaining_s, 0.0)
+        try:
+            _, flying = await self._caller.wait_for(asyncio.ensure_future(asyncio.wait(waits, timeout=patience_s)))
+        finally:
+            for wait in waits:
+                wait.cancel()
+        return not flying
 
     async def _fly(
         self,
@@ -152,12 +168,16 @@ class ModelRounds:
     ) -> None:
         """Find out what nobody else is finding out: from Redis, then from the model."""
         own = {key: missing[key] for key in flight.keys}
-        if landed := cache.look(own):
+        if len(own) <= MOST_GAMES_OF_A_FLIGHT and (landed := cache.look(own)):
             # Somebody may have found it out between the last look and now.
             found_out.update(landed)
             still = await self._caller.run(partial(self._shared, recollection, [landed]))
             own = {key: n_players for key, n_players in own.items() if key in still}
-        found_out.update(await self._fetched(recollection, own))
+        fetched = await self._fetched(recollection, own)
+        if fetched:
+            found_out.update(fetched)
+            still = await self._caller.run(partial(self._learned, recollection, fetched))
+            cache.land(flight, found_out, [key for key in own if key not in still])
         texts = await self._caller.run(partial(recollection.ask, flight.keys))
         if not texts:
             return
@@ -168,24 +188,26 @@ class ModelRounds:
     def _take(
         self, cache: UtilityCache, recollection: Recollection, found: ScoredTexts, found_out: dict[str, KnownGame]
     ) -> None:
-        """Keep what the model said."""
+        """Keep what the model said, together with all that this request knows of the same games."""
         cache.events.looked("missed", self._engine.spec.id, recollection.n_asked, found.usage.evaluations)
         told = recollection.tell(found)
         for key, game in told:
-            found_out[key.text] = joined(found_out.get(key.text), game)[0]
+            found_out[key.text] = self._known[key.text] = joined(self._known.get(key.text), game)[0]
         seconds = found.usage.engine_s / max(found.usage.evaluations, 1)
         if seconds >= self._caller.resources.settings.cache_min_evaluation_s:
-            cache.remember(recollection.source, told)
+            cache.remember(recollection.source, [(key, self._known[key.text]) for key in dict(told)])
 
     async def _fetched(self, recollection: Recollection, wanted: Mapping[GameKey, int]) -> dict[str, KnownGame]:
-        """What Redis knows of games; the recollection learns it."""
+        """What Redis knows of games."""
         cache = self._cache
         if cache is None or not cache.has_store or not wanted:
             return {}
-        games = await cache.fetch(recollection.source, wanted, self._caller.budget)
-        if games:
-            await self._caller.run(partial(self._learn, recollection, games, "redis"))
-        return games
+        return await cache.fetch(recollection.source, wanted, self._caller.budget)
+
+    def _learned(self, recollection: Recollection, games: Mapping[str, KnownGame]) -> Mapping[GameKey, int]:
+        """Learn what Redis knows; what is missing still."""
+        self._learn(recollection, games, "redis")
+        return recollection.missing
 
     def _shared(self, recollection: Recollection, found: Iterable[Mapping[str, KnownGame]]) -> Mapping[GameKey, int]:
         """Learn what other requests found out; what is missing still."""
@@ -194,6 +216,9 @@ class ModelRounds:
         return recollection.missing
 
     def _learn(self, recollection: Recollection, games: Mapping[str, KnownGame], level: Outcome) -> None:
+        for text, game in games.items():
+            # What this request was told itself counts.
+            self._known[text] = joined(game, self._known[text])[0] if text in self._known else game
         n_games, n_utilities = recollection.learn(games)
         if n_games and self._counts and self._cache is not None:
             self._cache.events.looked(level, self._engine.spec.id, n_games, n_utilities)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 
 from fastapi import Request
@@ -268,9 +268,12 @@ def cache_of(settings: Settings, metrics: Metrics, clock: Callable[[], float]) -
     choice = settings.redis
     if choice is None and not settings.cache_bytes:
         return None
+    store = None
+    if choice is not None:
+        store = RedisStore(replace(choice, timeout_s=settings.cache_budget_s), metrics.cache, clock)
     return UtilityCache(
         MemoryCache(settings.cache_bytes, settings.cache_ttl_s),
-        None if choice is None else RedisStore(choice, metrics.cache, clock),
+        store,
         ttl_s=settings.cache_ttl_s,
         budget_s=settings.cache_budget_s,
         max_queued_bytes=settings.cache_queued_bytes,

@@ -84,9 +84,10 @@ class Settings(RedisSettings):
     cache_bytes: Annotated[int, Field(ge=0)] = 256 * 2**20
     """Memory for utilities that this process remembers, the least recently used forgotten first. 0: none."""
     cache_ttl_s: Annotated[float, Field(gt=0, le=10 * 365 * 86400)] = 86400.0
-    """How long a utility is remembered, in memory and in Redis; there up to a tenth longer, each for its own time."""
+    """How long a game is remembered after something of it was last learned; in Redis up to a tenth longer, each for its
+    own time. What a process reads from Redis it remembers as long again."""
     cache_budget_s: Annotated[float, Field(gt=0, le=60)] = 0.25
-    """How long one request waits for Redis, all its calls together; then it goes on without."""
+    """How long one request waits for Redis, all its calls together; then it goes on without. No call is longer."""
     cache_secret: SecretStr | None = None
     """Goes into every key, so that nobody who sees keys can try out texts. Replicas that share Redis share it."""
     cache_min_evaluation_s: Annotated[float, Field(ge=0)] = 50e-6
