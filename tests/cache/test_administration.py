@@ -13,7 +13,7 @@ from creditd.cache.administration import (
     stats,
 )
 from creditd.cache.games import known_game
-from creditd.cache.keys import KeyMaker, UtilitySource, model_prefix, purge_key
+from creditd.cache.keys import CALLERS, KeyMaker, UtilitySource, model_prefix, purge_key
 from creditd.cache.redis import RedisChoice
 from redis_servers import ADMIN_PASSWORD, ADMIN_USER, SERVICE_PASSWORD, RedisServer, free_port, recipe_server
 
@@ -200,6 +200,18 @@ def test_a_purge_takes_the_games_of_one_model(redis, raw):
     assert raw.ttl(purge_key("rm")) == -1
 
 
+def test_a_purge_takes_the_games_of_callers(redis, raw):
+    """Of all tenants; those of models stay, whatever they are called. The token is where no model has its own."""
+    remember(raw, keys_of(None, 3))
+    remember(raw, keys_of(None, 2, tenant=b"another"))
+    kept = [*keys_of("caller", 2), *keys_of("rm", 1)]
+    remember(raw, kept)
+    done = purge(redis, None)
+    assert (done.model, done.removed) == (None, 5)
+    assert {key.decode() for key in raw.keys("*")} == {*(key.text for key in kept), purge_key(CALLERS)}
+    assert raw.get(purge_key(CALLERS)).decode() == done.token
+
+
 def test_each_purge_has_another_token(redis):
     """Also a purge of nothing puts what services have in memory out of reach; the later token is the larger one."""
     first, second = purge(redis, "rm"), purge(redis, "rm")
@@ -208,7 +220,7 @@ def test_each_purge_has_another_token(redis):
     assert len(first.token) == 32
 
 
-@pytest.mark.parametrize("model", ["", "*", "r?", "[a-z]", "r\\m", "a:b", "a b", "x" * 129, "é", "rm\n"])
+@pytest.mark.parametrize("model", ["", "*", "r?", "[a-z]", "r\\m", "a:b", "a b", "x" * 129, "é", "rm\n", CALLERS])
 def test_what_is_no_id_of_a_model_is_refused(redis, raw, model):
     """Nothing that SCAN would take for a pattern, and nothing is done."""
     remember(raw, keys_of("rm", 1))
@@ -245,6 +257,7 @@ def test_the_users_of_the_recipe_may_what_they_are_for(recipe):
         assert inspect(redis, key.text).n_known == ALL_UTILITIES
         assert purge(redis, "rm").removed == 3
         assert stats(redis).sources == ()
+        assert purge(redis, None).removed == 0
 
 
 @pytest.mark.parametrize(

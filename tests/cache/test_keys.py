@@ -293,6 +293,7 @@ def test_keys_say_where_they_belong():
     assert model_prefix("rm") == f"{NAMESPACE}:model:rm:"
     assert purge_key("rm") == f"{NAMESPACE}:purged:rm"
     assert key_of(source=CALLER).text.startswith(f"{NAMESPACE}:caller:")
+    assert (MODEL.owner, CALLER.owner) == ("rm", "(callers)")
     assert len({model_prefix("rm"), model_prefix("rm2"), purge_key("rm"), CALLER.prefix}) == 4
     assert not model_prefix("rm2").startswith(model_prefix("rm"))
 

@@ -104,16 +104,32 @@ def test_putting_a_game_again_adds_to_what_is_known():
     assert (len(cache), cache.n_bytes) == (1, size_of("k", both))
 
 
-def test_a_contradiction_makes_what_is_distrusted_worthless():
-    """With distrust one other utility forgets all that was known before; without a contradiction nothing is lost."""
+def test_a_contradiction_replaces_what_was_known():
+    """If so, one other utility forgets all that was known before; without a contradiction nothing is lost."""
     cache = MemoryCache(PLENTY, TTL_S)
-    cache.add("k", game_of({1: 1.0, 2: 2.0}), distrust=True)
-    agreed, none = cache.add("k", game_of({2: 2.0, 3: 3.0}), distrust=True)
+    cache.add("k", game_of({1: 1.0, 2: 2.0}), contradicted="replace")
+    agreed, none = cache.add("k", game_of({2: 2.0, 3: 3.0}), contradicted="replace")
     assert (known_in(agreed), none) == ({1: 1.0, 2: 2.0, 3: 3.0}, 0)
-    other, one = cache.add("k", game_of({3: 9.0, 4: 4.0}), distrust=True)
+    other, one = cache.add("k", game_of({3: 9.0, 4: 4.0}), contradicted="replace")
     assert (known_in(other), one) == ({3: 9.0, 4: 4.0}, 1)
     assert cache.get(["k"]) == [other]
     assert cache.n_bytes == size_of("k", other)
+
+
+def test_a_contradiction_changes_nothing_of_what_is_kept():
+    """If so, nothing of the other account is taken, and the game has no more time than before; agreement adds."""
+    clock = Clock()
+    cache = MemoryCache(PLENTY, TTL_S, clock)
+    before, _ = cache.add("k", game_of({1: 1.0, 2: 2.0}), contradicted="keep")
+    clock.now_s = TTL_S / 2
+    assert cache.add("k", game_of({2: 9.0, 3: 3.0}), contradicted="keep") == (before, 1)
+    assert cache.get(["k"]) == [before]
+    assert cache.n_bytes == size_of("k", before)
+    clock.now_s = TTL_S
+    assert cache.get(["k"]) == [None]
+    cache.add("k", before)
+    both, none = cache.add("k", game_of({2: 2.0, 3: 3.0}), contradicted="keep")
+    assert (known_in(both), none) == ({1: 1.0, 2: 2.0, 3: 3.0}, 0)
 
 
 def test_games_are_forgotten_with_time():
@@ -136,7 +152,7 @@ def test_what_is_too_old_is_not_joined():
     cache.add("k", game_of({1: 1.0, 2: 2.0}))
     clock.now_s = TTL_S
     newer = game_of({1: 5.0})
-    assert cache.add("k", newer, distrust=True) == (newer, 0)
+    assert cache.add("k", newer, contradicted="keep") == (newer, 0)
     assert cache.n_bytes == size_of("k", newer)
     clock.now_s = 2 * TTL_S - 0.001
     assert cache.get(["k"]) == [newer]

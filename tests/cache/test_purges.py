@@ -18,21 +18,28 @@ from cache.stores import (
     until,
 )
 from creditd.cache.budget import Budget
-from creditd.cache.keys import purge_key
+from creditd.cache.keys import CALLERS, purge_key
 from creditd.cache.tiers import KEYS_PER_CALL
 
 PURGE = purge_key("rm")
 
 
-def test_callers_utilities_are_not_purged():
-    """For what callers supplied no token is asked for, and one of a model of any name changes nothing."""
+def test_callers_utilities_are_purged_by_a_name_of_their_own():
+    """A token of a model of any name changes nothing; theirs leaves nothing of what was remembered before."""
     store, (key,) = FakeStore(), keys_of(1, CALLER)
     kept(store, {key: game_of({1: 1.0})})
-    store.purge("", b"token")
-    store.purge("caller", b"token")
+    for model in ("", "caller", "callers"):
+        store.purge(model, b"token")
     found, _ = fetched(store, {key: 4}, source=CALLER)
     assert list(found) == [key.text]
-    assert store.asked == [[key.text]]
+    assert store.asked == [[purge_key(CALLERS), key.text]]
+    store.purge(CALLERS, b"token")
+    found, cache = fetched(store, {key: 4}, source=CALLER)
+    assert (found, cache.generation(CALLERS)) == ({}, "token")
+    source = dataclasses.replace(CALLER, generation="token")
+    (later,) = keys_of(1, source)
+    kept(store, {later: game_of({1: 1.0})})
+    assert list(fetched(store, {later: 4}, source=source)[0]) == [later.text]
 
 
 def test_what_is_older_than_a_purge_is_missed():
@@ -126,15 +133,16 @@ def test_a_purge_between_two_calls_is_noticed():
 
 
 @pytest.mark.slow
-def test_purges_are_looked_for_now_and_then():
-    """A token is noticed without any request."""
+@pytest.mark.parametrize(("models", "owner"), [(("other", "rm"), "rm"), ((), CALLERS)])
+def test_purges_are_looked_for_now_and_then(models, owner):
+    """A token is noticed without any request; that of callers also where there are no models."""
 
     async def run():
         store = FakeStore()
-        async with opened(store, ("other", "rm")) as cache:
-            store.purge("rm", b"token")
-            await until(lambda: cache.generation("rm"))
-            assert (cache.generation("rm"), cache.generation("other")) == ("token", "")
+        async with opened(store, models) as cache:
+            store.purge(owner, b"token")
+            await until(lambda: cache.generation(owner))
+            assert (cache.generation(owner), cache.generation("other")) == ("token", "")
 
     anyio.run(run)
 

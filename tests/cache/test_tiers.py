@@ -20,7 +20,7 @@ from cache.stores import (
     until,
 )
 from creditd.cache.budget import Budget
-from creditd.cache.keys import purge_key
+from creditd.cache.keys import CALLERS, purge_key
 from creditd.cache.tiers import BYTES_PER_CALL, FLUSH_S, GAMES_PER_CALLBACK, KEYS_PER_CALL
 
 PURGE = purge_key("rm")
@@ -145,15 +145,17 @@ def test_no_call_is_made_without_time():
     assert len(store.asked) == 2
 
 
-@pytest.mark.parametrize(("models", "asked"), [(("rm", "other"), [PURGE, purge_key("other")]), ((), [purge_key("")])])
+@pytest.mark.parametrize(("models", "asked"), [(("rm", "other"), [PURGE, purge_key("other")]), ((), [])])
 def test_opening_asks_redis_once(models, asked):
-    """The tokens of all models are read in one call before the first request; without models it is seen who answers."""
+    """The tokens of all models and of callers are read in one call before the first request."""
 
     async def run():
         store = FakeStore()
         store.purge("rm", b"token")
+        store.purge(CALLERS, b"of callers")
         async with opened(store, models) as cache:
-            assert store.asked == [asked]
+            assert store.asked == [[*asked, purge_key(CALLERS)]]
+            assert cache.generation(CALLERS) == "of callers"
             assert cache.has_store
             assert cache.generation("rm") == ("token" if models else "")
             assert cache.generation("other") == ""
@@ -299,17 +301,19 @@ def test_a_defect_of_the_store_costs_sharing_alone(caplog):
     assert "no longer writes to Redis" in record.message
 
 
-def test_what_redis_says_of_a_caller_replaces_what_contradicts_it():
-    """Two accounts of a caller are never mixed: one utility that differs, and what was known here is forgotten."""
+def test_what_a_caller_told_this_process_counts_before_what_redis_says():
+    """Two accounts of a caller are never mixed: one utility that differs, and nothing of what Redis says is taken."""
 
     async def run():
-        store, (first, second) = FakeStore(), keys_of(2, CALLER)
-        cache = cache_of(store)
+        store, told, (first, second) = FakeStore(), Told(), keys_of(2, CALLER)
+        cache = cache_of(store, told)
         cache.remember(CALLER, [(key, game_of({1: 1.0, 2: 2.0})) for key in (first, second)])
         kept(store, {first: game_of({2: 2.5, 3: 3.0}), second: game_of({2: 2.0, 3: 3.0})})
         found = await cache.fetch(CALLER, {first: 4, second: 4}, Budget(PATIENCE_S))
-        assert known_in(found[first.text]) == {2: 2.5, 3: 3.0}
+        assert known_in(found[first.text]) == {1: 1.0, 2: 2.0}
         assert known_in(found[second.text]) == {1: 1.0, 2: 2.0, 3: 3.0}
+        assert cache.look([first, second]) == found
+        assert told.all == [("contradicted",)]
 
     anyio.run(run)
 

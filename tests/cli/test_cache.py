@@ -21,7 +21,7 @@ from redis_servers import (
 GAME = known_game(np.array([[0, 0], [1, 0], [0, 1], [1, 1]], dtype=bool), np.array([0.0, -1.5, 2.0, 3.5]))
 SOME_KEY = "creditd:1:model:rm:" + "0" * 32
 LONG_ID = "organisation/some-reward-model-8b"
-ACTIONS = [("stats",), ("inspect", SOME_KEY), ("purge", "--model", "rm")]
+ACTIONS = [("stats",), ("inspect", SOME_KEY), ("purge", "--model", "rm"), ("purge", "--callers")]
 WIDTH = 80
 
 
@@ -69,9 +69,11 @@ def test_help_is_printed(capsys, arguments):
     assert ("--url" in printed) == bool(arguments)
 
 
-@pytest.mark.parametrize("arguments", [(), ("inspect",), ("purge",), ("forget",)], ids=" ".join)
+@pytest.mark.parametrize(
+    "arguments", [(), ("inspect",), ("purge",), ("purge", "--model", "rm", "--callers"), ("forget",)], ids=" ".join
+)
 def test_what_is_missing_ends_with_status_2(capsys, arguments):
-    """A command, a key and a model are needed."""
+    """A command, a key, and a model or callers, not both, are needed."""
     with pytest.raises(SystemExit) as ended:
         main(["cache", *arguments])
     assert ended.value.code == 2
@@ -233,6 +235,18 @@ def test_a_purge_says_what_it_did(capsys, raw, server):
     assert ran(capsys, "purge", "--model", "rm", "--url", server.url)[1].startswith("There were no games of model rm ")
     status, _, error = ran(capsys, "purge", "--model", "*", "--url", server.url)
     assert (status, "expected a model's id" in error) == (2, True)
+
+
+@pytest.mark.redis
+def test_a_purge_of_callers_says_what_it_did(capsys, raw, server):
+    """Games of models stay."""
+    remember(raw, None, 2)
+    kept = remember(raw, "rm", 1)
+    status, printed, error = ran(capsys, "purge", "--callers", "--url", server.url)
+    assert (status, error) == (0, "")
+    assert printed.startswith(f"Removed 2 games of callers in Redis at 127.0.0.1:{server.port}.\n")
+    assert raw.exists(kept)
+    assert ran(capsys, "purge", "--callers", "--url", server.url)[1].startswith("There were no games of callers in ")
 
 
 @pytest.mark.redis

@@ -196,3 +196,11 @@ def test_names_are_digests_of_the_content():
     assert names[0] == "dbea35bc7f21752194bf49390c6f6a35"
     assert len(set(names)) == 4
     assert prompt_names(None, np.array([3, 4]), 2) == [3, 4]
+
+
+def test_texts_that_look_alike_have_names_of_their_own():
+    """A character and the two halves of its surrogate pair, its escape, and other normal forms of a letter."""
+    texts = ["\U0001f600", "\ud83d\ude00", "\\ud83d\\ude00", "\ud83d", "\u00e9", "e\u0301"]
+    messages = [[{"role": "user", "content": text}] for text in texts]
+    assert len(set(candidate_names([texts])[0])) == len(texts)
+    assert len(set(prompt_names([*texts, *messages], None, 2 * len(texts)))) == 2 * len(texts)

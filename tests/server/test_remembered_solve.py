@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 
-import anyio
 import numpy as np
 import pytest
 
@@ -12,7 +11,6 @@ from creditd.client import Client
 from creditd.wire import codec
 from creditd.wire.errors import Problem
 from creditd.wire.solve import SolveResponse
-from redis_servers import RedisServer
 from server.running import PATIENCE_S, on_service, running
 from server.test_solve import MANY_ROUNDS, SOLVE, told, utility
 
@@ -93,7 +91,7 @@ def test_a_second_conversation_evaluates_nothing():
     found = counters(text)
     assert found['creditd_cache_games_total{outcome="memory"}'] == 3.0
     assert found['creditd_cache_games_total{outcome="missed"}'] == 3.0 + 2.0  # the large game is open three times
-    assert found['creditd_cache_evaluations_saved_total{level="memory",source="caller"}'] == 80.0
+    assert found['creditd_cache_evaluations_saved_total{level="memory",source="(callers)"}'] == 80.0
 
 
 def test_players_in_another_order_are_the_same_game():
@@ -175,18 +173,43 @@ def test_another_estimator_and_another_rule_share_what_they_can():
     assert (rule[1], usage(rule[0])) == (0, 11)
 
 
-def test_all_utilities_together_make_credits_exact():
-    """What several conversations supplied, whatever each of them was for."""
+def test_all_utilities_together_change_no_estimate():
+    """What other conversations supplied beyond the plan is not used: the numbers are those of an empty memory."""
 
     async def ask(service):
         small = {"estimator": {"budget": 12}}
         before = await conversation(service, [item()], **small)
         await conversation(service, [item()])
-        return before[0], (await conversation(service, [item()], **small))[0]
+        return before[0], await conversation(service, [item()], **small), await conversation(service, [item()])
 
-    before, after = on_service(ask)
-    assert [answer["items"][0]["exact"] for answer in (before, after)] == [False, True]
-    assert (after["items"][0]["evaluations"], usage(after)) == (16, 16)
+    before, (after, n_asked), (exact, _) = on_service(ask)
+    assert numbers(before) == numbers(after)
+    assert (after["items"][0]["exact"], n_asked, usage(after)) == (False, 0, 12)
+    assert (exact["items"][0]["exact"], usage(exact)) == (True, 16)
+
+
+@pytest.mark.parametrize(
+    ("name", "other"),
+    [
+        ({"utility_id": 1}, {"utility_id": "1"}),
+        ({"prompt_id": 1}, {"prompt_id": "1"}),
+        ({"player_ids": [1, 2]}, {"player_ids": ["1", "2"]}),
+        ({"player_ids": [1, "2"]}, {"player_ids": ["1", 2]}),
+    ],
+    ids=str,
+)
+def test_numbers_and_texts_are_different_names(name, other):
+    """1 and "1" share nothing; the same name does."""
+
+    async def ask(service):
+        found = []
+        for names in (name, other, name):
+            fields = {key: value for key, value in names.items() if key != "utility_id"}
+            options = {key: value for key, value in names.items() if key == "utility_id"}
+            found.append((await conversation(service, [item(2, **fields)], **options))[1])
+        return found
+
+    assert on_service(ask) == [4, 4, 0]
 
 
 def test_items_of_one_request_share_from_the_next_on():
@@ -219,6 +242,20 @@ def test_what_contradicts_itself_is_forgotten():
     assert (usage(first), len(first["items"][0]["next"])) == (0, 14)
     assert (usage(second), len(second["items"][0]["next"])) == (2, 14)
     assert found["creditd_cache_contradictions_total"] == 1.0
+
+
+def test_a_contradiction_that_is_too_large_to_be_remembered_forgets_as_well():
+    """As much of it as is remembered is the new account, with what it contradicts."""
+    n = 17
+    many = [[player for player in range(n) if mask >> player & 1] for mask in reversed(range(1 << n))]
+
+    async def ask(service):
+        await service.post({"items": [said(item(n), [[0], []], lambda _: 0.5)], **NAMED, "batch_size": 1}, SOLVE)
+        await service.post({"items": [said(item(n), many, lambda _: 0.25)], **NAMED, "batch_size": 1}, SOLVE)
+        [(game, *_)] = service.resources.cache.memory._games.values()
+        return game.n_known, set(game.utilities.tolist())
+
+    assert on_service(ask) == (1 << 16, {0.25})
 
 
 @pytest.mark.parametrize(
@@ -348,72 +385,3 @@ def test_a_game_does_not_grow_without_bound():
     (full, first), (still, second) = on_service(ask)
     assert full == still > 8 << 16
     assert second == first + 1
-
-
-# Redis
-
-
-@pytest.mark.redis
-@pytest.mark.parametrize("cache_bytes", [1 << 20, 0])
-def test_replicas_share_through_redis(cache_bytes):
-    """None asks for what another one was told, be it one that starts later."""
-    settings = {"cache_bytes": cache_bytes, "cache_budget_s": PATIENCE_S}
-
-    async def ask(url):
-        async with running(redis_url=url, **settings) as one, running(redis_url=url, **settings) as other:
-            first = await conversation(one, [item(9)], estimator=SAMPLED)
-            await one.resources.cache._writes.flush(PATIENCE_S)
-            second = await conversation(other, [item(9)], estimator={**SAMPLED, "budget": 90})
-            await other.resources.cache._writes.flush(PATIENCE_S)
-            third = await conversation(one, [item(9)], estimator={**SAMPLED, "budget": 90})
-            found = counters((await other.client.get("/metrics")).text)
-        async with running(redis_url=url, **settings) as late:
-            return first, second, third, await conversation(late, [item(9)], estimator=SAMPLED), found
-
-    with RedisServer() as server:
-        first, second, third, late, found = anyio.run(ask, server.url)
-    assert [answer[1] for answer in (first, second, third, late)] == [60, 30, 0, 0]
-    assert (usage(second[0]), usage(third[0]), usage(late[0])) == (60, 90, 60)
-    assert numbers(first[0]) == numbers(late[0])
-    assert numbers(second[0]) == numbers(third[0])
-    assert found['creditd_cache_evaluations_saved_total{level="redis",source="caller"}'] >= 60.0
-
-
-@pytest.mark.redis
-def test_two_accounts_of_a_game_are_never_mixed():
-    """Where a replica remembers one function and Redis another under the same name, one of them counts alone."""
-
-    def other(coalition):
-        return utility(coalition) + 1.0
-
-    async def tell(service, coalitions, function):
-        answer = await service.post({"items": [said(item(2), coalitions, function)], **NAMED}, SOLVE)
-        await service.resources.cache._writes.flush(PATIENCE_S)
-        return answer.json()
-
-    async def ask(url):
-        async with running(redis_url=url) as one, running(redis_url=url) as another:
-            await tell(one, [[], [0], [1]], utility)
-            contradicting = await tell(another, [[], [0, 1]], other)
-            return contradicting, await tell(one, [], utility)
-
-    with RedisServer() as server:
-        contradicting, answer = anyio.run(ask, server.url)
-    assert contradicting["items"][0]["next"] == [[0], [1]]
-    assert answer["items"][0]["next"] in ([[0], [1]], [[0, 1]])
-
-
-@pytest.mark.redis
-def test_a_redis_that_is_gone_changes_nothing():
-    """It is answered as without one, from memory where that knows."""
-
-    async def ask(server):
-        async with running(redis_url=server.url) as service:
-            before = await conversation(service, [item(5)])
-            server.kill()
-            return before, await conversation(service, [item(5)]), await conversation(service, [item(6)])
-
-    with RedisServer() as server:
-        before, again, new = anyio.run(ask, server)
-    assert [answer[1] for answer in (before, again, new)] == [32, 0, 64]
-    assert numbers(before[0]) == numbers(again[0])

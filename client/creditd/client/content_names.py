@@ -75,7 +75,8 @@ def _prompt_name(prompt: object, row: int) -> str:
     messages = isinstance(prompt, (list, tuple)) and all(isinstance(message, Mapping) for message in prompt)
     if isinstance(prompt, str) or messages:
         try:
-            return _digest(json.dumps(prompt, sort_keys=True, default=dict))
+            # Escaped, two halves of a surrogate pair would be the same bytes as the character that they are halves of.
+            return _digest(json.dumps(prompt, sort_keys=True, default=dict, ensure_ascii=False))
         except (TypeError, ValueError):
             pass
     detail = f"got {type(prompt).__name__}; expected a text or a list of messages, or prompt_ids instead"

@@ -2,7 +2,7 @@
 
 Everything that is known goes in with each request: no conversation is kept. As long as an item is open the answer names
 coalitions to evaluate; ask again with their utilities added, until all items are solved. Beside a `utility_id` the
-service also remembers what it is told, for as long as it can, and then asks for less.
+service also remembers what it is told, for as long as it can, and then asks for less; the answer is the same.
 """
 
 from __future__ import annotations
@@ -106,10 +106,13 @@ class SolveRequest(WireModel):
     """Most coalitions that one answer names per item. It changes no number."""
     utility_id: Name | None = None
     """Names the function that gives the utilities, with its version. What the same API key supplied under it before is
-    known from the start, as if it stood in the request, and not asked for again; `usage.from_cache` counts it. Change
-    the name whenever the function, or whatever it reads, changes. A utility has to be a function of the `prompt_id` and
-    of the names of its players, whatever their order. What a request supplies counts; if it contradicts what is
-    remembered of a game, that is forgotten."""
+    not asked for again, where the plan of the estimator asks for it; `usage.from_cache` counts it. Utilities beyond the
+    plan, which can make an estimate exact, count only where the request itself says them: whether anything is
+    remembered changes no number. A utility has to be a function of the `prompt_id` and of the names of its players,
+    whatever their order. Change the name whenever the function, or whatever it reads, changes. What a request supplies
+    counts: if it contradicts what is remembered of a game, the replica that it reaches forgets that, and what replicas
+    share is overwritten as soon as it can be written. A replica that remembers the old utilities itself uses them until
+    they expire, or until an operator purges what callers supplied."""
 
     @model_validator(mode="after")
     def _names_go_together(self) -> Self:

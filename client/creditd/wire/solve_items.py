@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from creditd.credit.candidate_sets import CandidateSets, SetError
-from creditd.credit.credit_rules import CreditRule, PrefixGain, Shapley, ends_of, needs_unions
+from creditd.credit.credit_rules import CreditRule, PrefixGain, ends_of, needs_unions
 from creditd.credit.evaluated_games import EvaluatedCredits, EvaluatedGame
 from creditd.credit.evaluation_limits import planned_evaluations
 from creditd.credit.evaluation_needs import EstimatorOptions
@@ -93,7 +93,8 @@ def solve_items(
         remembered: What was supplied of items before, by their place; each has `player_ids`.
 
     Returns:
-        A pure function of the request and of what is remembered: the same as if the request said that too.
+        A pure function of the request and of what is remembered: as if the caller had evaluated, when asked, what the
+        plan asks for and is remembered. Utilities beyond the plan count if the request says them, and not otherwise.
 
     Raises:
         WireError: If there are too many items or tokens, or only some items name their group.
@@ -234,8 +235,7 @@ def _solved(
         return SetError(row, "invalid_request", "coalitions", None, str(error))
     n_remembered = 0
     if before is not None and names is not None:
-        whole = any(isinstance(end, Shapley) for end in ends_of(rule))
-        n_remembered = tell_remembered(game, back[order_of(names)], (coalitions, utilities), before, whole=whole)
+        n_remembered = tell_remembered(game, back[order_of(names)], (coalitions, utilities), before)
     return SolvedItem(
         next=game.ask(max(batch_size, 1))[:batch_size, back],
         planned=planned,

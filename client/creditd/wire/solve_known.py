@@ -26,13 +26,6 @@ _NON_FINITE: dict[ErrorCodeOfSets, ErrorCodeOfSets] = {"non_finite_value": "non_
 class Remembered(Protocol):
     """Utilities of one game that were supplied before; its players stand in the order of `order_of`."""
 
-    @property
-    def n_known(self) -> int:
-        """How many."""
-
-    def coalitions(self) -> Booleans:
-        """Shape (R, n), bool: all of them."""
-
     def utilities_of(self, coalitions: Booleans) -> Floats:
         """Shape (Q,), float64: utilities of some coalitions, NaN where one is not known."""
 
@@ -99,17 +92,17 @@ def supplied_by(item: SolveItem) -> tuple[Booleans, Floats]:
     return coalitions[:, order_of(item.player_ids)], utilities
 
 
-def tell_remembered(
-    game: EvaluatedGame, places: Integers, known: tuple[Booleans, Floats], before: Remembered, *, whole: bool
-) -> int:
-    """Tell a game what is remembered of it beside what the request says, as far as that serves its credits.
+def tell_remembered(game: EvaluatedGame, places: Integers, known: tuple[Booleans, Floats], before: Remembered) -> int:
+    """Tell a game what is remembered of the coalitions that its plan asks for.
+
+    None beyond them, also where all 2ⁿ are remembered: a memory that may forget at any time decides how much is
+    evaluated, and neither which credits come out nor whether they are exact.
 
     Args:
         game: It was told what the request says.
         places: Shape (n,): where the players, in the order of their names, stand in the game.
         known: What the request says: coalitions, players as the game has them, and their utilities.
         before: What is remembered.
-        whole: Whether all 2ⁿ utilities make the credits exact; else none beyond the plan is of use.
 
     Returns:
         How many utilities it was told. None if the request contradicts a single one of those that are remembered.
@@ -117,16 +110,10 @@ def tell_remembered(
     Cost:
         That of asking for the plan twice for each check point.
     """
-    (coalitions, utilities), everything = known, 1 << game.n_players
+    coalitions, utilities = known
     found = before.utilities_of(coalitions[:, places]) if len(coalitions) else np.zeros(0)
     if (~np.isnan(found) & (found != utilities)).any():
         return 0
-    if whole and before.n_known + len(coalitions) >= everything:
-        n_new = len(np.unique(coalitions[np.isnan(found)], axis=0))
-        if before.n_known + n_new == everything:
-            rows = np.empty((before.n_known, game.n_players), dtype=np.bool_)
-            rows[:, places] = before.coalitions()
-            return _tell(game, places, before, rows) - (len(np.unique(coalitions, axis=0)) - n_new)
     n_told = 0
     while True:
         told = _tell(game, places, before, game.ask())

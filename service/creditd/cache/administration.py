@@ -1,4 +1,4 @@
-"""What an operator asks of the utilities in Redis: how many there are, what one key holds, and to forget a model's.
+"""What an operator asks of the utilities in Redis: how many there are, what one key holds, and to forget some.
 
 Calls that block, for a command line; the service itself makes none of them. Keys are found with SCAN, which lets the
 service's own calls through in between; a key may be counted twice while Redis enlarges its table.
@@ -21,7 +21,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from creditd.cache.games import Corruption, CorruptValueError, header_of, unpacked
-from creditd.cache.keys import DIGEST_BYTES, NAMESPACE, GameKey, model_prefix, purge_key
+from creditd.cache.keys import CALLER_PREFIX, CALLERS, DIGEST_BYTES, NAMESPACE, GameKey, model_prefix, purge_key
 from creditd.cache.redis import RedisChoice, failure_of
 
 AdministeredRedis: TypeAlias = Redis
@@ -166,12 +166,12 @@ class Purged:
     """What a purge did.
 
     Attributes:
-        model: Whose utilities are never found again.
+        model: Whose utilities are never found again; None: callers'.
         token: What its keys are made with from now on.
         removed: Games that were removed from Redis.
     """
 
-    model: str
+    model: str | None
     token: str
     removed: int
 
@@ -265,15 +265,15 @@ def inspect(redis: AdministeredRedis, key: str) -> Inspection | None:
     return replace(found, least=float(utilities.min()), mean=float(utilities.mean()), greatest=float(utilities.max()))
 
 
-def purge(redis: AdministeredRedis, model: str) -> Purged:
-    """Have all utilities of a model forgotten, by Redis and by all services that ask it.
+def purge(redis: AdministeredRedis, model: str | None) -> Purged:
+    """Have all utilities of a model, or of all callers, forgotten, by Redis and by all services that ask it.
 
-    A new token comes first. It is part of every key of the model's, so what is in the memory of services, or is written
+    A new token comes first. It is part of every key of theirs, so what is in the memory of services, or is written
     with the old token meanwhile, is never found again. Who may not remove keys sets no token either.
 
     Args:
         redis: Of `administered`.
-        model: Id of the model.
+        model: Id of the model; None: what callers supplied, all of them and under every `utility_id`.
 
     Returns:
         What was removed.
@@ -281,13 +281,13 @@ def purge(redis: AdministeredRedis, model: str) -> Purged:
     Raises:
         ValueError: If no model can have this id.
     """
-    if re.fullmatch(_MODEL, model) is None:
+    if model is not None and re.fullmatch(_MODEL, model) is None:
         raise ValueError("expected a model's id: 1 to 128 letters, digits, dots, dashes, underscores or slashes")
-    prefix = model_prefix(model)
+    prefix, owner = (CALLER_PREFIX, CALLERS) if model is None else (model_prefix(model), model)
     redis.unlink(prefix)  # there is no such key: whoever may not unlink is refused here
     redis.scan(match=f"{prefix}*", count=1)
     token = f"{time.time_ns():016x}{secrets.token_hex(TOKEN_BYTES)}"  # of two tokens the later one is the larger one
-    redis.set(purge_key(model), token)
+    redis.set(purge_key(owner), token)
     removed = 0
     for page in _pages(redis, f"{prefix}*"):
         removed += int(_plain(redis.unlink(*page)))

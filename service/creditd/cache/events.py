@@ -24,7 +24,7 @@ class CacheEvents(Protocol):
 
         Args:
             outcome: Where they were found.
-            source: Model, or "caller".
+            source: Id of the model, or `CALLERS` of the keys.
             n_games: How many.
             n_utilities: Evaluations that this saved, or, where they were missed, did not.
         """
@@ -39,7 +39,7 @@ class CacheEvents(Protocol):
         """Games were not written."""
 
     def contradicted(self) -> None:
-        """A caller supplied other utilities of a game than before."""
+        """A caller supplied other utilities of a game than are remembered, or Redis has others."""
 
     def breaker(self, operation: Operation, state: BreakerState) -> None:
         """A breaker changed its state."""

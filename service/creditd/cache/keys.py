@@ -26,6 +26,8 @@ _PERSON = b"creditd game 1"
 _GAME = re.compile(rf"{NAMESPACE}:(?:model:.+|caller):(?P<digest>[0-9a-f]{{{2 * DIGEST_BYTES}}})")
 
 Source: TypeAlias = Literal["model", "caller"]
+CALLERS = "(callers)"
+"""What purges and counters call the games of all callers: no model's id has parentheses."""
 Prompt: TypeAlias = str | Sequence[Mapping[str, str]]
 """A text, or chat messages with `role` and `content`."""
 
@@ -58,7 +60,12 @@ class UtilitySource:
     @property
     def prefix(self) -> str:
         """The readable beginning of its keys, with the colon behind it."""
-        return model_prefix(self.name) if self.source == "model" else f"{NAMESPACE}:caller:"
+        return model_prefix(self.name) if self.source == "model" else CALLER_PREFIX
+
+    @property
+    def owner(self) -> str:
+        """Whose utilities are purged together with these: the model's id, or `CALLERS`."""
+        return self.name if self.source == "model" else CALLERS
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +97,8 @@ class GameKey:
 
 
 CHECK_BYTES = 8
+CALLER_PREFIX = f"{NAMESPACE}:caller:"
+"""Beginning of the keys of all utilities that callers supplied."""
 
 
 def model_prefix(model: str) -> str:
@@ -97,9 +106,9 @@ def model_prefix(model: str) -> str:
     return f"{NAMESPACE}:model:{model}:"
 
 
-def purge_key(model: str) -> str:
-    """Key of the token that the last purge of a model's utilities left."""
-    return f"{NAMESPACE}:purged:{model}"
+def purge_key(owner: str) -> str:
+    """Key of the token that the last purge of a model's utilities left, or that of all callers': see `CALLERS`."""
+    return f"{NAMESPACE}:purged:{owner}"
 
 
 def tenant_secret(service_secret: bytes, api_key: bytes) -> bytes:

@@ -6,12 +6,15 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 from creditd.cache.games import KnownGame, joined
 
 _Entry: TypeAlias = tuple[KnownGame, float, int]
 """A game, when it is forgotten, and what it takes."""
+Contradicted: TypeAlias = Literal["join", "replace", "keep"]
+"""What becomes of two accounts of a game where a utility differs: both together, of which the newer one counts there;
+the newer one alone; the one that was there alone."""
 
 
 class MemoryCache:
@@ -55,13 +58,13 @@ class MemoryCache:
                     found.append(entry[0])
         return found
 
-    def add(self, key: str, game: KnownGame, *, distrust: bool = False) -> tuple[KnownGame, int]:
+    def add(self, key: str, game: KnownGame, *, contradicted: Contradicted = "join") -> tuple[KnownGame, int]:
         """Remember what is known of a game, together with what was known before; not what is larger than all there is.
 
         Args:
             key: Of the game.
-            game: What is known of it now; it counts where it contradicts what was known before.
-            distrust: Whether one contradiction makes all that was known before worthless.
+            game: What is known of it now.
+            contradicted: What is remembered if it contradicts what was known before.
 
         Returns:
             All that is known, and how many coalitions had another utility before.
@@ -73,7 +76,9 @@ class MemoryCache:
             if before is not None:
                 if before[1] > now:
                     together, contradictions = joined(before[0], game)
-                if contradictions and distrust:
+                if contradictions and contradicted == "keep":
+                    return before[0], contradictions
+                if contradictions and contradicted == "replace":
                     together = game
                 self._drop(key)
             n_bytes = len(key) + together.n_bytes

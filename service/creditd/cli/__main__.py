@@ -75,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     cache = commands.add_parser(
         "cache",
         help="look at the utilities in Redis, or have a model's forgotten",
-        description="Look at the utilities that are remembered in Redis, or have those of a model forgotten.",
+        description="Look at the utilities that are remembered in Redis, or have a model's or callers' forgotten.",
     )
     _add_cache_commands(cache)
 
@@ -132,10 +132,13 @@ def _add_cache_commands(cache: argparse.ArgumentParser) -> None:
     purge = commands.add_parser(
         "purge",
         parents=[where],
-        help="have the utilities of a model forgotten",
-        description="Have all utilities of a model forgotten, by Redis and by every service that uses it.",
+        help="have the utilities of a model, or of callers, forgotten",
+        description="Have all utilities of a model, or all that callers of /v1/credit/shapley/solve supplied, "
+        "forgotten, by Redis and by every service that uses it.",
     )
-    purge.add_argument("--model", required=True, metavar="ID", help="id of the model, as requests call it")
+    whose = purge.add_mutually_exclusive_group(required=True)
+    whose.add_argument("--model", metavar="ID", help="id of the model, as requests call it")
+    whose.add_argument("--callers", action="store_true", help="what callers supplied, under every utility_id")
     purge.set_defaults(run=_cache, action="purge")
 
 

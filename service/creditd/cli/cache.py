@@ -1,4 +1,4 @@
-"""`creditd cache stats | inspect KEY | purge --model ID`: what is remembered in Redis."""
+"""`creditd cache stats | inspect KEY | purge --model ID | purge --callers`: what is remembered in Redis."""
 
 from __future__ import annotations
 
@@ -71,10 +71,11 @@ def _inspect(options: argparse.Namespace, redis: AdministeredRedis, choice: Redi
 
 
 def _purge(options: argparse.Namespace, redis: AdministeredRedis, choice: RedisChoice) -> tuple[str, int]:
-    done = purge(redis, options.model)
+    done = purge(redis, None if options.callers else options.model)
+    owner = "callers" if done.model is None else f"model {done.model}"
     removed = f"Removed {done.removed:,} games" if done.removed else "There were no games"
     text = (
-        f"{removed} of model {done.model} in Redis at {place_of(choice)}.\n"
+        f"{removed} of {owner} in Redis at {place_of(choice)}.\n"
         "Services that use this Redis forget what they have in memory of it: with their next call of Redis, or within "
         f"{WATCH_S:.0f} s."
     )

@@ -24,7 +24,7 @@ class CacheMetrics(CacheEvents):
         )
         self._saved = Counter(
             "creditd_cache_evaluations_saved",
-            "Utilities that were remembered, by the model that would have had to give them and by where they were.",
+            "Utilities that were remembered, by the model that would have had to give them, or (callers), and where.",
             ("source", "level"),
             registry=registry,
         )
@@ -45,7 +45,7 @@ class CacheMetrics(CacheEvents):
         )
         self._contradictions = Counter(
             "creditd_cache_contradictions",
-            "Games of which a caller supplied other utilities than before; what was remembered of them is forgotten.",
+            "Games of which a caller supplied, or Redis had, other utilities than this process remembered.",
             registry=registry,
         )
         self._breaker = Gauge(
@@ -85,7 +85,7 @@ class CacheMetrics(CacheEvents):
         self._dropped.labels(reason).inc(n_games)
 
     def contradicted(self) -> None:
-        """Count a game of which a caller says something else than before."""
+        """Count a game of which a caller or Redis says something else than is remembered."""
         self._contradictions.inc()
 
     def breaker(self, operation: Operation, state: BreakerState) -> None:

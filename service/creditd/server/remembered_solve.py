@@ -16,7 +16,7 @@ from starlette.types import Receive
 from creditd.cache.budget import Budget
 from creditd.cache.events import Outcome
 from creditd.cache.games import KnownGame, joined, known_game
-from creditd.cache.keys import GameKey, KeyMaker, UtilitySource, prompt_bytes
+from creditd.cache.keys import CALLERS, GameKey, KeyMaker, UtilitySource, prompt_bytes
 from creditd.cache.tiers import UtilityCache
 from creditd.scoring.deadline import Deadline
 from creditd.server.answers import Answer, answer_items, refused_as_a_whole
@@ -96,7 +96,13 @@ class SuppliedBefore:
             tenant: The caller's secret.
         """
         self._asked, self._cache = asked, cache
-        self.source = UtilitySource(tenant=tenant, source="caller", name="", identity=_tagged(asked.utility_id))
+        self.source = UtilitySource(
+            tenant=tenant,
+            source="caller",
+            name="",
+            identity=_tagged(asked.utility_id),
+            generation=cache.generation(CALLERS),
+        )
         self._keys: dict[int, GameKey] = {}
         self._known: dict[str, KnownGame] = {}
         self._levels: dict[str, Outcome] = {}
@@ -133,7 +139,7 @@ class SuppliedBefore:
         return wanted
 
     def learn(self, games: Mapping[str, KnownGame]) -> None:
-        """Take what Redis remembers, joined with what this process did unless the two contradict each other."""
+        """Take what `UtilityCache.fetch` says: of a game that Redis contradicts, what this process was told."""
         for text, game in games.items():
             before = self._known.get(text)
             if before is None or game.n_known != before.n_known:
@@ -142,6 +148,10 @@ class SuppliedBefore:
 
     def keep(self, answer: SolvedItems, checkpoint: Callable[[], None]) -> None:
         """Remember what the request supplied of sound items, and count what was remembered before.
+
+        Of a game that it contradicts nothing else is remembered here, whatever becomes of the write to Redis. Where
+        that fails, Redis keeps its old account until a later write of the game succeeds: replicas that do not remember
+        the game, and this one if it has no memory (`cache_bytes` 0) or has forgotten it, find the old one there.
 
         Args:
             answer: To the request.
@@ -173,8 +183,14 @@ class SuppliedBefore:
         supplied = known_game(coalitions, utilities)
         together, contradictions = joined(before, supplied)
         most = min(MOST_UTILITIES, MAX_CELLS // supplied.n_players)
-        game = supplied if contradictions else together
-        return game if game.n_known <= most else None
+        if before is None or not contradictions:
+            return together if together.n_known <= most else None
+        if supplied.n_known <= most:
+            return supplied
+        # Too much of it still has to replace what it contradicts.
+        known = before.utilities_of(coalitions)
+        first = np.argsort(np.isnan(known) | (known == utilities), kind="stable")[:most]
+        return known_game(coalitions[first], utilities[first])
 
     def _count(self, answer: SolvedItems) -> None:
         """Count each game once: where it was found, or that it was not and its utilities are asked for."""
@@ -191,7 +207,7 @@ class SuppliedBefore:
                 games[key.text] = outcome
         n_games = Counter(games.values())
         for outcome in utilities:
-            self._cache.events.looked(outcome, "caller", n_games[outcome], utilities[outcome])
+            self._cache.events.looked(outcome, CALLERS, n_games[outcome], utilities[outcome])
 
 
 def _tagged(name: str | int | None) -> str:
