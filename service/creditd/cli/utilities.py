@@ -54,8 +54,8 @@ after early stopping, it carries the flag `interval_approximate`; below it there
 `{"type": "permutations"}` is the audit mode: antithetic orders, no modelling. `target_standard_error` stops early.
 Without Python, `POST /v1/credit/shapley/solve` does the same: what is known goes in, the sets to evaluate next come
 out, until the answer is `done`; the service keeps nothing in between but what stands under a `utility_id`: that is
-not asked for again where a plan asks for it (`client.shapley(…, utility_id="judge-v3", prompts=…)`), and changes no number.
-All 2^K utilities make any estimate exact if one request says them all, and not if they are remembered.
+not asked for again where a plan asks for it (`client.shapley(…, utility_id="judge-v3", prompts=…)`), and changes no
+number. All 2^K utilities make any estimate exact if one request says them all, and not if they are remembered.
 """
 
 
