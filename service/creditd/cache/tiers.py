@@ -55,18 +55,21 @@ class Flight:
 
     Attributes:
         keys: Of the games.
+        followed: Whether anybody may wait for them.
         found: What was found out of them so far, by the text of the key.
     """
 
-    def __init__(self, keys: Iterable[GameKey]) -> None:
+    def __init__(self, keys: Collection[GameKey], *, followed: bool = True) -> None:
         """All of them are in the air.
 
         Args:
             keys: Of the games.
+            followed: Whether anybody may wait for them.
         """
         self.keys = tuple(keys)
+        self.followed = followed
         self.found: dict[str, KnownGame] = {}
-        self._flying = {key.text for key in self.keys}
+        self._flying = {key.text for key in keys} if followed else set()
         self._news = asyncio.Event()
 
     @property
@@ -247,7 +250,7 @@ class UtilityCache:
             circle.
         """
         if len(keys) > MOST_GAMES_OF_A_FLIGHT:
-            return Flight(keys), []
+            return Flight(keys, followed=False), []
         own: list[GameKey] = []
         others: dict[Flight, list[GameKey]] = {}
         for key in keys:
@@ -272,6 +275,8 @@ class UtilityCache:
             found: By the text of the key; nothing, if it failed.
             keys: Of the games that it goes on with no longer. None: of all.
         """
+        if not flight.followed:
+            return
         landing = flight.keys if keys is None else keys
         for key in landing:
             if self._flights.get(key.text) is flight:

@@ -13,7 +13,8 @@ from creditd.cache.keys import GameKey
 
 BATCH_BYTES = 1 << 20
 """Bytes of one round trip, about."""
-BATCH_GAMES = 1024
+BATCH_GAMES = 256
+"""Their commands are put together on the event loop, a hundredth of a second at a time."""
 TTL_SPREAD = 0.1
 """A value is kept up to so much longer than the setting says, so that not all of a training step expire at once."""
 

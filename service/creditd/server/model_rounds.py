@@ -18,7 +18,7 @@ from creditd.cache.budget import Budget
 from creditd.cache.events import Outcome
 from creditd.cache.games import KnownGame, joined
 from creditd.cache.keys import GameKey, KeyMaker, UtilitySource
-from creditd.cache.tiers import MOST_GAMES_OF_A_FLIGHT, Flight, UtilityCache
+from creditd.cache.tiers import Flight, UtilityCache
 from creditd.engines.errors import EngineError, EngineExpiredError, EngineOverloadedError, ModelUnsuitableError
 from creditd.engines.protocol import EngineUsage, PreparedTexts, ScoredTexts
 from creditd.engines.registry import AnyEngine
@@ -167,8 +167,8 @@ class ModelRounds:
         missing: Mapping[GameKey, int],
     ) -> None:
         """Find out what nobody else is finding out: from Redis, then from the model."""
-        own = {key: missing[key] for key in flight.keys}
-        if len(own) <= MOST_GAMES_OF_A_FLIGHT and (landed := cache.look(own)):
+        own = {key: missing[key] for key in flight.keys} if flight.followed else missing
+        if flight.followed and (landed := cache.look(own)):
             # Somebody may have found it out between the last look and now.
             found_out.update(landed)
             still = await self._caller.run(partial(self._shared, recollection, [landed]))
@@ -177,7 +177,8 @@ class ModelRounds:
         if fetched:
             found_out.update(fetched)
             still = await self._caller.run(partial(self._learned, recollection, fetched))
-            cache.land(flight, found_out, [key for key in own if key not in still])
+            if flight.followed:
+                cache.land(flight, found_out, [key for key in own if key not in still])
         texts = await self._caller.run(partial(recollection.ask, flight.keys))
         if not texts:
             return
