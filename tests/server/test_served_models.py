@@ -62,7 +62,9 @@ def service(tmp_path_factory):
     """A service with a reward model, and the model itself."""
     folder = tmp_path_factory.mktemp("models")
     model = saved(folder / "rm")
-    with served(folder, 'cache_bytes = 0\n[[models]]\nid = "rm"\npath = "rm"\nrevision = "r1"\nmax_tokens = 120\n') as url:
+    # Without a memory, so that each request is scored.
+    text = 'cache_bytes = 0\n[[models]]\nid = "rm"\npath = "rm"\nrevision = "r1"\nmax_tokens = 120\n'
+    with served(folder, text) as url:
         yield url, model
 
 
