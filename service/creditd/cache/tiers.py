@@ -208,9 +208,14 @@ class UtilityCache:
             if self._was_purged(source, values[0]):
                 return {}
             for key, value in zip(keys, values[1:], strict=True):
-                game = None if value is None else self._sound(key, value, wanted[key])
-                if game is not None:
-                    found[key.text] = self._added(source, key, game, contradicted)
+                if value is None:
+                    continue
+                try:
+                    game = unpacked(value, key.check, wanted[key])
+                except CorruptValueError as error:
+                    self.events.corrupt(error.reason)
+                    continue
+                found[key.text] = self._added(source, key, game, contradicted)
         return found
 
     def remember(self, source: UtilitySource, games: Iterable[tuple[GameKey, KnownGame]]) -> None:
@@ -289,13 +294,6 @@ class UtilityCache:
         if contradictions and source.source == "caller":
             self.events.contradicted()
         return all_known
-
-    def _sound(self, key: GameKey, value: bytes, n_players: int) -> KnownGame | None:
-        try:
-            return unpacked(value, key.check, n_players)
-        except CorruptValueError as error:
-            self.events.corrupt(error.reason)
-            return None
 
     def _write(self, games: Iterable[tuple[GameKey, KnownGame]]) -> None:
         if self._writes is not None:
