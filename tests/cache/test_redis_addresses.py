@@ -1,8 +1,12 @@
 """What is no address of Redis ends the boot with a sentence, and none of what the address holds is in it."""
 
+import time
+
 import pytest
 
-from creditd.server.settings import SettingsError, load_settings
+from creditd.server.metrics import Metrics
+from creditd.server.resources import cache_of
+from creditd.server.settings import Settings, SettingsError, load_settings
 
 WORD = "hunter2"
 
@@ -55,3 +59,11 @@ def test_an_address_of_redis_is_taken(url):
     found = load_settings(None, redis_url=url)
     assert found.redis.url == url
     assert url not in repr(found)
+
+
+@pytest.mark.parametrize(("budget_s", "call_s"), [(0.01, 0.25), (0.25, 0.25), (2.0, 2.0)])
+def test_a_call_may_last_as_long_as_a_request_waits(budget_s, call_s):
+    """A short patience of requests does not make writes fail behind them, and a long one is not cut off by calls."""
+    settings = Settings(redis_url="redis://127.0.0.1:1/0", cache_budget_s=budget_s)
+    cache = cache_of(settings, Metrics(), time.monotonic)
+    assert (cache.budget_s, cache._store._choice.timeout_s) == (budget_s, call_s)

@@ -8,6 +8,8 @@ from cache.stores import (
     CALLER,
     MODEL,
     PATIENCE_S,
+    PLENTY,
+    TTL_S,
     FakeStore,
     Told,
     cache_of,
@@ -21,6 +23,7 @@ from cache.stores import (
 )
 from creditd.cache.budget import Budget
 from creditd.cache.keys import CALLERS, purge_key
+from creditd.cache.memory import MemoryCache
 from creditd.cache.tiers import BYTES_PER_CALL, FLUSH_S, GAMES_PER_CALLBACK, KEYS_PER_CALL
 
 PURGE = purge_key("rm")
@@ -327,3 +330,46 @@ def test_a_cache_says_whether_redis_is_asked():
         return cache_of(store).states(), cache_of().states()
 
     assert anyio.run(run) == ({"read": "closed", "write": "open"}, {})
+
+
+class Held(MemoryCache):
+    """A memory that keeps the thread that adds to it first until it may go on."""
+
+    def __init__(self):
+        super().__init__(PLENTY, TTL_S)
+        self.first, self.added, self.goes_on = threading.Lock(), threading.Event(), threading.Event()
+
+    def add(self, key, game, **options):
+        """Add, then wait the first time."""
+        found = super().add(key, game, **options)
+        if self.first.acquire(blocking=False):
+            self.added.set()
+            assert self.goes_on.wait(PATIENCE_S)
+        return found
+
+
+@pytest.mark.parametrize(
+    ("source", "first", "second", "written"),
+    [
+        (MODEL, {1: 1.0}, {2: 2.0}, {1: 1.0, 2: 2.0}),
+        (CALLER, {1: 1.0, 2: 2.0}, {1: 9.0}, {1: 9.0}),
+    ],
+)
+def test_the_newest_account_is_written_whoever_queues_last(source, first, second, written):
+    """A thread that learned of a game earlier and queues it later does not take the place of what came between."""
+
+    async def run():
+        store, (key, *others) = FakeStore(), keys_of(2, source)
+        async with opened(store) as cache:
+            cache.memory = held = Held()
+            games = [(key, game_of(first)), *((other, game_of({1: 1.0})) for other in others)]
+            slow = asyncio.ensure_future(asyncio.to_thread(cache.remember, source, games))
+            await asyncio.to_thread(held.added.wait, PATIENCE_S)
+            cache.remember(source, [(key, game_of(second))])
+            await until(lambda: key.text in store.values)
+            held.goes_on.set()
+            await slow
+            await until(lambda: others[-1].text in store.values)
+        return store.known(key)
+
+    assert anyio.run(run) == written

@@ -7,10 +7,15 @@ import json
 import numpy as np
 import pytest
 
+from cache.stores import cache_of
 from creditd.client import Client
+from creditd.server.remembered_solve import SuppliedBefore
+from creditd.server.resources import Resources
+from creditd.server.settings import Settings
 from creditd.wire import codec
 from creditd.wire.errors import Problem
-from creditd.wire.solve import SolveResponse
+from creditd.wire.solve import SolveRequest, SolveResponse
+from creditd.wire.solve_items import solve_items
 from server.running import PATIENCE_S, on_service, running
 from server.test_solve import MANY_ROUNDS, SOLVE, told, utility
 
@@ -385,3 +390,30 @@ def test_a_game_does_not_grow_without_bound():
     (full, first), (still, second) = on_service(ask)
     assert full == still > 8 << 16
     assert second == first + 1
+
+
+def test_a_request_under_way_does_not_bring_back_what_was_contradicted():
+    """What another request contradicted meanwhile is forgotten, also by a request that looked it up before."""
+    limits = Resources(Settings()).limits
+
+    def asked(coalitions, value):
+        items = [{**item(2), "coalitions": coalitions, "utilities": [value] * len(coalitions)}]
+        return SolveRequest.model_validate({"items": items, **NAMED})
+
+    cache = cache_of()
+
+    def begun(request):
+        supplied = SuppliedBefore(request, cache, b"t" * 32)
+        supplied.look()
+        return supplied, request
+
+    def ended(supplied, request):
+        supplied.keep(solve_items(request, limits, remembered=supplied.by_row), lambda: None)
+
+    ended(*begun(asked([[], [0]], 1.0)))
+    slow = begun(asked([[1]], 9.0))
+    ended(*begun(asked([[], [0]], 9.0)))
+    ended(*slow)
+    last, _ = begun(asked([], 0.0))
+    (game,) = last.by_row.values()
+    assert (game.n_known, set(game.utilities.tolist())) == (3, {9.0})

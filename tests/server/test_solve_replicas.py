@@ -180,3 +180,49 @@ def test_a_redis_that_is_gone_changes_nothing():
         before, again, new = anyio.run(ask, server)
     assert [answer[1] for answer in (before, again, new)] == [32, 0, 64]
     assert numbers(before[0]) == numbers(again[0])
+
+
+def test_a_game_that_is_remembered_in_part_is_looked_for_in_redis():
+    """As many utilities as the budget are not those of the plan: another replica may have been told these."""
+
+    async def ask(url):
+        plans = [{**SAMPLED, "seed": seed} for seed in (0, 1)]
+        settings, found = {"redis_url": url, "cache_budget_s": PATIENCE_S}, []
+        async with running(**settings) as one, running(**settings) as other:
+            for service, plan in ((one, plans[0]), (other, plans[1]), (one, plans[1])):
+                found.append((await conversation(service, [item(9)], estimator=plan))[1])
+                await service.resources.cache._writes.flush(PATIENCE_S)
+        return found
+
+    with RedisServer() as server:
+        first, second, third = anyio.run(ask, server.url)
+    assert (first, 0 < second < first, third) == (60, True, 0)
+
+
+@pytest.mark.parametrize("cache_bytes", [1 << 20, 0])
+def test_a_replica_that_is_told_a_part_does_not_take_the_rest_from_redis(cache_bytes):
+    """A request that says all that its own plan needs leaves there what others were told of the same game."""
+
+    async def ask(url):
+        plans = [{**SAMPLED, "seed": seed} for seed in (0, 1)]
+        async with running(redis_url=url, cache_bytes=cache_bytes, cache_budget_s=PATIENCE_S) as one:
+            await conversation(one, [item(9)], estimator=plans[0])
+            await one.resources.cache._writes.flush(PATIENCE_S)
+        unnamed = await plan_of(plans[1])
+        async with running(redis_url=url, cache_bytes=cache_bytes, cache_budget_s=PATIENCE_S) as two:
+            body = {"items": [said(item(9), unnamed)], **NAMED, "estimator": plans[1]}
+            assert (await two.post(body, SOLVE)).json()["done"]
+            await anyio.lowlevel.checkpoint()
+            await two.resources.cache._writes.flush(PATIENCE_S)
+        async with running(redis_url=url, cache_budget_s=PATIENCE_S) as late:
+            return [(await conversation(late, [item(9)], estimator=plan))[1] for plan in plans]
+
+    with RedisServer() as server:
+        assert anyio.run(ask, server.url) == [0, 0]
+
+
+async def plan_of(estimator):
+    """The coalitions that an estimator asks for, of a service that remembers nothing."""
+    async with running(cache_bytes=0) as service:
+        body = {"items": [{"n_players": 9}], "estimator": estimator, "advantage": {"type": "none"}}
+        return (await service.post(body, SOLVE)).json()["items"][0]["next"]

@@ -29,6 +29,9 @@ T = TypeVar("T")
 
 log = logging.getLogger("creditd.cache")
 
+CLOSING_S = 1.0
+"""How long calls may take to end when the process does."""
+
 
 @dataclass(frozen=True)
 class RedisChoice:
@@ -159,7 +162,8 @@ class RedisStore:
     async def close(self) -> None:
         """Let calls end by their own time limits, then close the connections."""
         if self._calls:
-            await asyncio.wait(self._calls, timeout=self._choice.timeout_s + self._choice.connect_timeout_s)
+            limit_s = self._choice.timeout_s + self._choice.connect_timeout_s
+            await asyncio.wait(self._calls, timeout=min(limit_s, CLOSING_S))
         await self._redis.aclose()
         await self._redis.connection_pool.disconnect()
 

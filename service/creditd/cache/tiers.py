@@ -27,7 +27,7 @@ FLUSH_S = 1.0
 KEYS_PER_CALL = 1024
 BYTES_PER_CALL = 1 << 22
 """Of the values of one call, if they were tables."""
-MOST_GAMES_OF_A_FLIGHT = 4096
+MOST_GAMES_OF_A_FLIGHT = 1 << 15
 """Of a request that others wait for, or that waits for others."""
 TIMES_AS_LARGE = 4
 """A flight of so many times the games that a request wants of it is not waited for."""
@@ -295,10 +295,12 @@ class UtilityCache:
             self.events.contradicted()
         return all_known
 
-    def _write(self, games: Iterable[tuple[GameKey, KnownGame]]) -> None:
+    def _write(self, games: Sequence[tuple[GameKey, KnownGame]]) -> None:
+        """Have games written as this process knows them now: another thread may have learned more of them meanwhile."""
         if self._writes is not None:
-            for key, game in games:
-                self._writes.add(key, game)
+            known = self.memory.get([key.text for key, _ in games])
+            for (key, game), newest in zip(games, known, strict=True):
+                self._writes.add(key, newest or game)
 
     def _was_purged(self, source: UtilitySource, token: bytes | None) -> bool:
         """Whether keys were made before the last purge."""

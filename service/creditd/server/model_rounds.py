@@ -32,7 +32,7 @@ from creditd.wire.errors import ErrorCode
 T = TypeVar("T")
 
 PATIENCE = 0.5
-"""Part of the time that a request has left for which it waits for what another one finds out."""
+"""Part of the time that a round has for which it waits for what other requests find out."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +133,7 @@ class ModelRounds:
             self._caller.resources.metrics.count_engine(self._engine.spec.id, found.usage)
             return found
         missing, follow = asked.missing, True
+        patient_s = (1.0 - PATIENCE) * self._caller.deadline.remaining_s
         while missing:
             flight, others = cache.take_off(missing, follow=follow)
             found_out: dict[str, KnownGame] = {}
@@ -143,20 +144,28 @@ class ModelRounds:
                 cache.land(flight, found_out)
             if not others:
                 break  # all that was missing was its own
-            follow = await self._followed(others)
+            follow = await self._followed(others, patient_s)
             missing = await self._caller.run(partial(self._shared, recollection, [one.found for one, _ in others]))
         return recollection.answer()
 
-    async def _followed(self, others: Iterable[tuple[Flight, Sequence[GameKey]]]) -> bool:
-        """Wait for what others find out, while there is time enough to find it out here; whether they came first."""
+    async def _followed(self, others: Iterable[tuple[Flight, Sequence[GameKey]]], needed_s: float) -> bool:
+        """Wait for what others find out.
+
+        Args:
+            others: Who finds out what.
+            needed_s: What has to be left until the deadline, to find it out here.
+
+        Returns:
+            Whether there is time to wait for others again.
+        """
         waits = [asyncio.ensure_future(flight.landed(keys)) for flight, keys in others]
-        patience_s = PATIENCE * max(self._caller.deadline.remaining_s, 0.0)
+        limit_s = max(self._caller.deadline.remaining_s - needed_s, 0.0)
         try:
-            _, flying = await self._caller.wait_for(asyncio.ensure_future(asyncio.wait(waits, timeout=patience_s)))
+            _, flying = await self._caller.wait_for(asyncio.ensure_future(asyncio.wait(waits, timeout=limit_s)))
         finally:
             for wait in waits:
                 wait.cancel()
-        return not flying
+        return not flying and self._caller.deadline.remaining_s > needed_s
 
     async def _fly(
         self,

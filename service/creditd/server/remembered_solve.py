@@ -116,7 +116,7 @@ class SuppliedBefore:
         """Find the keys, and what this process remembers.
 
         Returns:
-            Games of which more may be needed than the request and this process know, with their numbers of players.
+            Games of which Redis may know more than the request or this process, with their numbers of players.
 
         Cost:
             Half a microsecond for each item and player.
@@ -133,8 +133,8 @@ class SuppliedBefore:
         wanted: dict[GameKey, int] = {}
         for row, key in self._keys.items():
             item, game = self._asked.items[row], self._known.get(key.text)
-            n_known = len(item.utilities) + (0 if game is None else game.n_known)
-            if n_known < min(self._asked.estimator.budget, 1 << item.n_players):
+            n_known = max(len(item.utilities), 0 if game is None else game.n_known)
+            if n_known < min(MOST_UTILITIES, 1 << item.n_players):
                 wanted[key] = item.n_players
         return wanted
 
@@ -166,7 +166,6 @@ class SuppliedBefore:
             game = None if row in failed else self._news(row, key)
             if game is None:
                 continue
-            self._known[key.text] = game
             games.append((key, game))
             n_bytes += game.n_bytes
             if n_bytes > KEPT_AT_ONCE_BYTES:
@@ -175,22 +174,31 @@ class SuppliedBefore:
         self._cache.remember(self.source, games)
 
     def _news(self, row: int, key: GameKey) -> KnownGame | None:
-        """What is known of the game of an item from now on; None if that is what was known before, or too much."""
+        """What the request adds to what is known of the game of an item; None if that is nothing, or too much.
+
+        Other requests may have added to it, or contradicted it, since it was looked up: what this process remembers now
+        counts, and is joined with the news where it is remembered. Only where it remembers nothing, what Redis had is
+        part of the news, so that it is not overwritten by less.
+        """
         coalitions, utilities = supplied_by(self._asked.items[row])
-        before = self._known.get(key.text)
+        here = self._cache.look([key]).get(key.text)
+        before = self._known.get(key.text) if here is None else here
         if not len(coalitions) or (before is not None and np.array_equal(before.utilities_of(coalitions), utilities)):
             return None
         supplied = known_game(coalitions, utilities)
         together, contradictions = joined(before, supplied)
         most = min(MOST_UTILITIES, MAX_CELLS // supplied.n_players)
         if before is None or not contradictions:
-            return together if together.n_known <= most else None
-        if supplied.n_known <= most:
-            return supplied
-        # Too much of it still has to replace what it contradicts.
-        known = before.utilities_of(coalitions)
-        first = np.argsort(np.isnan(known) | (known == utilities), kind="stable")[:most]
-        return known_game(coalitions[first], utilities[first])
+            self._known[key.text] = together
+            news = together if here is None else supplied
+            return news if together.n_known <= most else None
+        if supplied.n_known > most:
+            # Too much of it still has to replace what it contradicts.
+            known = before.utilities_of(coalitions)
+            first = np.argsort(np.isnan(known) | (known == utilities), kind="stable")[:most]
+            supplied = known_game(coalitions[first], utilities[first])
+        self._known[key.text] = supplied
+        return supplied
 
     def _count(self, answer: SolvedItems) -> None:
         """Count each game once: where it was found, or that it was not and its utilities are asked for."""

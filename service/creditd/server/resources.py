@@ -270,7 +270,8 @@ def cache_of(settings: Settings, metrics: Metrics, clock: Callable[[], float]) -
         return None
     store = None
     if choice is not None:
-        store = RedisStore(replace(choice, timeout_s=settings.cache_budget_s), metrics.cache, clock)
+        timeout_s = max(choice.timeout_s, settings.cache_budget_s)
+        store = RedisStore(replace(choice, timeout_s=timeout_s), metrics.cache, clock)
     return UtilityCache(
         MemoryCache(settings.cache_bytes, settings.cache_ttl_s),
         store,

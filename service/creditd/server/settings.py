@@ -87,7 +87,8 @@ class Settings(RedisSettings):
     """How long a game is remembered after something of it was last learned; in Redis up to a tenth longer, each for its
     own time. What a process reads from Redis it remembers as long again."""
     cache_budget_s: Annotated[float, Field(gt=0, le=60)] = 0.25
-    """How long one request waits for Redis, all its calls together; then it goes on without. No call is longer."""
+    """How long one request waits for Redis, all its calls together; then it goes on without. A call itself may
+    last as long, and a quarter of a second at least."""
     cache_secret: SecretStr | None = None
     """Goes into every key, so that nobody who sees keys can try out texts. Replicas that share Redis share it."""
     cache_min_evaluation_s: Annotated[float, Field(ge=0)] = 50e-6
