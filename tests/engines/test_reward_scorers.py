@@ -143,8 +143,8 @@ def test_models_that_take_any_mask_pass_their_check(name, dtype):
         assert checked.failure is None
 
 
-STEPS = ((torch.bfloat16, 2.5), (torch.float16, 2.5), (torch.float32, 6.5))
-"""Largest error that was measured, in steps of the type at the largest score, and a little more."""
+STEPS = ((torch.bfloat16, 2.5), (torch.float16, 2.5), (torch.float32, 7.5))
+"""Largest error that was measured on any processor, in steps of the type at the largest score, and a little more."""
 
 
 @pytest.mark.parametrize(

@@ -25,10 +25,10 @@ ALLOWED_SPREAD = 4.0
 LEAST_SPREAD = {torch.float32: 8.0, torch.bfloat16: 4.0, torch.float16: 4.0}
 """Steps of the model's type at the largest score: what any spread counts for at least.
 
-A step is eps · max |score|. Measured on a processor, six families of 2 layers and Llama and Qwen3 shapes of 6 and 28
-layers, largest difference from one by one: bfloat16 2.1 steps, float16 2.1, float32 5.8, whatever the depth; sliding
-windows of 8 tokens are off by 40 steps and more in bfloat16. Padded batches are often bit for bit the same on a
-processor, which is why a spread alone is no measure.
+A step is eps · max |score|. Measured on processors, six families of 2 layers and Llama and Qwen3 shapes of 6 and 28
+layers, largest difference from one by one: bfloat16 2.1 steps, float16 2.1, float32 5.8 on an AMD EPYC and 6.6 on an
+Intel Xeon, whatever the depth; sliding windows of 8 tokens are off by 40 steps and more in bfloat16. Padded batches are
+often bit for bit the same on a processor, which is why a spread alone is no measure.
 """
 Floats: TypeAlias = NDArray[np.float64]
 
