@@ -92,16 +92,6 @@ def test_it_says_that_it_would_let_one_through():
     assert (times.breaker.state, times.told) == ("half_open", ["open"])
 
 
-def test_its_state_changes_with_time_alone():
-    """Once it has been open for long enough it says so, whether or not anybody asks."""
-    times = Times()
-    times.fail(FAILURES)
-    times.now_s += FIRST_OPEN_S - JUST
-    assert times.breaker.state == "open"
-    times.now_s += 2 * JUST
-    assert (times.breaker.state, times.told) == ("half_open", ["open"])
-
-
 def test_a_probe_that_succeeds_closes_it():
     """After one success all calls go through, and it takes three failures again."""
     times = Times()
