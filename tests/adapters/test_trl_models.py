@@ -140,7 +140,9 @@ def test_one_request_per_generation_asks_the_model_once(url, tmp_path):
             for text in columns["texts"][start:stop]
         ]
         assert entry["credit/evaluations"] + entry["credit/from_cache"] == len(set(pairs))
-        assert entry["credit/tokens_naive"] >= entry["credit/tokens_computed"] > 0
+        assert entry["credit/tokens_naive"] >= entry["credit/tokens_computed"]
+        # The service remembers what other tests asked it: then nothing is left to compute.
+        assert (entry["credit/tokens_computed"] > 0) == (entry["credit/evaluations"] > 0)
         for name in ("seconds", "model_seconds", "fallbacks", "candidates"):
             assert math.isfinite(entry[f"credit/{name}"])
 
