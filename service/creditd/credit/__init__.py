@@ -16,6 +16,7 @@ Modules:
     votes               candidates that vote for answers
     quadrature          averages over coalitions as integrals over the probability of presence
     owen                the Shapley value of candidates that come in unions
+    owen_trees          the same for unions in unions, down to the units of a text
     log_det             quality and diversity as the log-determinant of a kernel
     log_sum_exp         a soft maximum
     credit_rules        the family: Shapley, leave-one-out, own reward, set reward, max@k, mixtures, blends, prefix gain
@@ -99,6 +100,7 @@ from creditd.credit.order_statistics import (
     TopM,
 )
 from creditd.credit.owen import owen_values
+from creditd.credit.owen_trees import OwenPlan, balanced_tree, owen_plan, tree_evaluations
 from creditd.credit.partial_means import CVaR, Median, Quantile, TopMMean, TrimmedMean
 from creditd.credit.segments import token_spans
 from creditd.credit.set_advantages import Normalization
@@ -144,6 +146,7 @@ __all__ = [
     "NoisyOr",
     "Normalization",
     "Owen",
+    "OwenPlan",
     "OwnReward",
     "ParsedCandidates",
     "PassAtK",
@@ -169,9 +172,11 @@ __all__ = [
     "TrimmedMean",
     "Utility",
     "Whitening",
+    "balanced_tree",
     "covered_topics",
     "gdpo_advantages",
     "group_advantages",
+    "owen_plan",
     "owen_values",
     "parse_candidates",
     "parser_of",
@@ -188,5 +193,6 @@ __all__ = [
     "table_semivalues",
     "target_scores",
     "token_spans",
+    "tree_evaluations",
     "weighted_rewards",
 ]
