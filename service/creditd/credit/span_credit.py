@@ -129,6 +129,10 @@ class SpanBatch:
         """Completions that have no answer so far, by row."""
         return tuple(self._errors[row] for row in sorted(self._errors))
 
+    def prompt_of(self, row: int) -> int:
+        """Number of a completion's prompt."""
+        return self._prompts[row]
+
     def ask(self) -> SpanQuestions:
         """What to evaluate next; the same until it is told."""
         rows = [row for row in sorted(self._states) if row not in self._errors]
