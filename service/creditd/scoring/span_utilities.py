@@ -8,7 +8,7 @@ completion the unit values, and not its return; only the score of the whole comp
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeAlias
@@ -28,6 +28,8 @@ Integers: TypeAlias = NDArray[np.int64]
 
 MAX_CELLS = 1 << 25
 """Most pieces of text × evaluations of a request: the memory of its coalitions."""
+ROUND_CHARACTERS = 1 << 24
+"""Characters that are asked about at once, but for one completion that has more: what a round holds in memory."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,7 @@ class SpanUtilities:
         """
         self._batch, self._prompts, self._texts, self._filler = batch, prompts, texts, filler
         self._asked = SpanQuestions()
+        self._characters_of: dict[int, int] = {}
         characters = cells = 0
         for row, planned in enumerate(batch.planned.tolist()):
             text = texts[row]
@@ -101,7 +104,8 @@ class SpanUtilities:
                 continue
             n_pieces = 2 * len(text.characters) + 1
             length = len(text.completion) + len(filler) * n_pieces
-            characters += planned * (characters_of(prompts[batch.prompt_of(row)]) + length)
+            self._characters_of[row] = characters_of(prompts[batch.prompt_of(row)]) + length
+            characters += planned * self._characters_of[row]
             cells += planned * n_pieces
         check_characters(characters, most_characters)
         if cells > MAX_CELLS:
@@ -110,13 +114,14 @@ class SpanUtilities:
             )
 
     def ask(self) -> Sequence[VariantTexts]:
-        """The texts of what is not known; nothing when only the model's attention is left to ask for."""
-        self._asked = self._batch.ask()
-        empty = [
-            VariantTexts(self._prompts[prompt], (self._filler,), np.ones((1, 1), dtype=np.bool_))
-            for prompt in self._asked.empty
-        ]
-        return [*empty, *(self._variants(row, coalitions) for row, coalitions in self._asked.coalitions)]
+        """The texts of what is not known, as many as one round takes; nothing when only attention is left to ask for."""
+        wanted = self._batch.ask()
+        self._asked = next(self._rounds(wanted), SpanQuestions())
+        return self._texts_of(self._asked)
+
+    def rounds(self) -> Iterator[Sequence[VariantTexts]]:
+        """All texts that are asked about before any score is known, round by round."""
+        return (self._texts_of(one) for one in self._rounds(self._batch.ask()))
 
     def tell(self, found: ScoredTexts) -> None:
         """Take the scores of what was asked last."""
@@ -154,6 +159,26 @@ class SpanUtilities:
     def answer(self) -> SpanCredits:
         """Credit of every completion, once nothing is left to ask for."""
         return self._batch.answer()
+
+    def _rounds(self, wanted: SpanQuestions) -> Iterator[SpanQuestions]:
+        """What is wanted, in rounds of a bounded number of characters; every v(∅) in the first."""
+        empty, chosen, characters = wanted.empty, list[tuple[int, Booleans]](), 0
+        for row, coalitions in wanted.coalitions:
+            needed = len(coalitions) * self._characters_of[row]
+            if chosen and characters + needed > ROUND_CHARACTERS:
+                yield SpanQuestions(empty, tuple(chosen))
+                empty, chosen, characters = (), [], 0
+            chosen.append((row, coalitions))
+            characters += needed
+        if empty or chosen:
+            yield SpanQuestions(empty, tuple(chosen))
+
+    def _texts_of(self, asked: SpanQuestions) -> list[VariantTexts]:
+        empty = [
+            VariantTexts(self._prompts[prompt], (self._filler,), np.ones((1, 1), dtype=np.bool_))
+            for prompt in asked.empty
+        ]
+        return [*empty, *(self._variants(row, coalitions) for row, coalitions in asked.coalitions)]
 
     def _text(self, row: int) -> CompletionText:
         text = self._texts[row]
