@@ -323,3 +323,15 @@ def test_what_is_no_remote_reward_model_is_refused():
         with pytest.raises(ValueError, match="expected") as refused:
             RemoteChoice(**{"url": "http://judge:8000", **wrong})
         assert "SECRET" not in str(refused.value)
+
+
+def test_a_remote_model_has_no_attention_and_no_tokens(server, engine_of):
+    """What a server of scores does not tell is refused with a sentence, and the server is not asked."""
+    engine = engine_of(server)
+    with pytest.raises(ModelUnsuitableError, match="does not tell its model's attention"):
+        engine.prepared_attention([one(" because")])
+    with pytest.raises(ModelUnsuitableError, match="does not tell its model's attention"):
+        engine.attention(engine.prepared([one(" because")]))
+    with pytest.raises(ModelUnsuitableError, match="got token 103; the tokenizer of a model on another server"):
+        engine.token_text(103)
+    assert server.requests == []

@@ -27,6 +27,8 @@ Integers: TypeAlias = NDArray[np.int64]
 
 _MARK = "\u2060creditd\u2060"
 """Stands for the completion where the text around it is looked for."""
+_LETTERS = "ab"
+"""Stand around a token whose text is looked for."""
 _SYSTEM = {"role": "system", "content": "a rule"}
 _PROBE = ({"role": "user", "content": "a question"}, {"role": "assistant", "content": "an answer"})
 
@@ -146,6 +148,51 @@ class ChatText:
             tail=frame.tail,
             framed=framed,
             checkpoint=checkpoint,
+        )
+
+    def token_text(self, token_id: int) -> str:
+        """The text that is read as exactly one token, whatever stands around it.
+
+        Args:
+            token_id: Its number.
+
+        Returns:
+            What it is called, where that is what it writes: so of special tokens, and of most single bytes.
+
+        Raises:
+            ModelUnsuitableError: If there is no such token, or what it writes is read otherwise between other letters.
+
+        Cost:
+            Some texts of a few letters.
+        """
+        tokenizer = self._tokenizer
+        if not 0 <= token_id < len(tokenizer):
+            raise ModelUnsuitableError(
+                f"got token {token_id}; expected one of the tokenizer's 0 to {len(tokenizer) - 1}"
+            )
+        with self._alone:
+            written = tokenizer.decode([token_id], skip_special_tokens=False, clean_up_tokenization_spaces=False)
+            called = str(tokenizer.convert_ids_to_tokens(token_id))
+        for text in (called, written):
+            if text and self._is_read_alone(text, token_id):
+                return text
+        raise ModelUnsuitableError(
+            f"token {token_id} has no text that is read as it alone wherever it stands; expected a special token, such "
+            "as the one for masks or for what is unknown, or a text"
+        )
+
+    def _is_read_alone(self, text: str, token_id: int) -> bool:
+        """Whether a text is one token by itself, at the beginning, at the end, and between others."""
+
+        def ids(*parts: str) -> list[int]:
+            found: list[int] = self._ids("".join(parts), special=False).tolist()
+            return found
+
+        first = ids(text, _LETTERS)
+        return (
+            (ids(text), first[:1]) == ([token_id], [token_id])
+            and ids(_LETTERS, text) == [*ids(_LETTERS), token_id]
+            and ids(_LETTERS, text, _LETTERS) == [*ids(_LETTERS), *first]
         )
 
     def _frame(self, prompt: Prompt) -> _Frame | None:

@@ -10,7 +10,14 @@ import numpy as np
 
 from creditd.engines.batching import Answered, Batcher, answer_of
 from creditd.engines.errors import EngineStoppedError
-from creditd.engines.protocol import EngineUsage, PreparedTexts, ScoredTexts, TextFailure
+from creditd.engines.protocol import (
+    AttendedTexts,
+    EngineUsage,
+    PreparedAttention,
+    PreparedTexts,
+    ScoredTexts,
+    TextFailure,
+)
 
 T = TypeVar("T")
 
@@ -63,3 +70,24 @@ def scored(prepared: PreparedTexts, answered: Answered | None) -> ScoredTexts:
             rewards[place] = np.nan
             failures.setdefault(place, TextFailure("non_finite_utility", "the model's score is not a finite number"))
     return ScoredTexts(rewards, failures, usage)
+
+
+def attended(prepared: PreparedAttention, answered: Answered | None) -> AttendedTexts:
+    """The weights of the units of all texts, those without any named.
+
+    Args:
+        prepared: What was asked.
+        answered: The weights of each text that is not a failure, one text after another; None if there are none.
+    """
+    failures, usage = dict(prepared.failures), prepared.usage
+    weights = [np.full(n_units, np.nan) for n_units in prepared.n_units]
+    if answered is not None:
+        fitting = [place for place in range(prepared.n_variants) if place not in failures]
+        cuts = np.cumsum([prepared.n_units[place] for place in fitting])[:-1]
+        usage += EngineUsage(engine_s=answered.engine_s, queue_s=answered.queue_s)
+        for place, found in zip(fitting, np.split(answered.scores, cuts), strict=True):
+            if np.isfinite(found).all():
+                weights[place] = found
+            else:
+                failures[place] = TextFailure("non_finite_utility", "the model's attention is not a finite number")
+    return AttendedTexts(tuple(weights), failures, usage)

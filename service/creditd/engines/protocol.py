@@ -110,6 +110,17 @@ class PreparedTexts:
 
 
 @dataclass(frozen=True)
+class PreparedAttention(PreparedTexts):
+    """Texts as an engine runs them for their attention; one variant each.
+
+    Attributes:
+        n_units: Units of each text.
+    """
+
+    n_units: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class ScoredTexts:
     """Rewards of texts.
 
@@ -120,6 +131,23 @@ class ScoredTexts:
     """
 
     rewards: Floats
+    failures: Mapping[int, TextFailure] = field(default_factory=dict)
+    usage: EngineUsage = field(default_factory=EngineUsage)
+
+
+@dataclass(frozen=True)
+class AttendedTexts:
+    """How much a reward model looks at the units of texts where it reads their rewards.
+
+    Attributes:
+        weights: For each text shape (n,), float64, not negative: the attention that the last layer pays to the tokens
+            of each unit from the position that the head reads, as the mean over its heads. The rest of 1 goes to the
+            prompt, the template and special tokens. NaN where there is none.
+        failures: Why a text has none, by its place.
+        usage: What it cost.
+    """
+
+    weights: tuple[Floats, ...]
     failures: Mapping[int, TextFailure] = field(default_factory=dict)
     usage: EngineUsage = field(default_factory=EngineUsage)
 
@@ -212,6 +240,46 @@ class TextScorer(Engine, Protocol):
         Raises:
             EngineOverloadedError: If more waits than the engine takes.
             EngineStoppedError: If the engine is closed, or cannot answer any more.
+        """
+
+    def prepared_attention(
+        self, texts: Sequence[VariantTexts], *, alone: bool = False, checkpoint: Callable[[], None] = lambda: None
+    ) -> PreparedAttention:
+        """Texts as the model reads them for its attention; as `prepared`.
+
+        Args:
+            texts: Prompts with one completion each: one coalition, in which units that are not there have no weight.
+            alone: Whether each text is run by itself, so that no other changes a bit of its weights.
+            checkpoint: Called now and then; what it raises ends the work.
+
+        Raises:
+            ModelUnsuitableError: If the attention of this model cannot be told; the message says why.
+            ValueError: If a text has other than one coalition.
+        """
+
+    def attention(self, prepared: PreparedAttention, expires_s: float = float("inf")) -> Future[AttendedTexts]:
+        """Ask for the attention to the units of prepared texts.
+
+        Args:
+            prepared: From `prepared_attention`.
+            expires_s: When nobody waits any more, on the engine's monotonic clock.
+
+        Returns:
+            Weights to come, or an `EngineError`, in the one queue of the engine; else as `submit`.
+
+        Raises:
+            EngineOverloadedError: As `submit`.
+            EngineStoppedError: As `submit`.
+        """
+
+    def token_text(self, token_id: int) -> str:
+        """The text that the tokenizer reads as exactly one token, whatever stands around it: that of a special token.
+
+        Args:
+            token_id: Its number in the tokenizer's vocabulary.
+
+        Raises:
+            ModelUnsuitableError: If there is no such text, or no such token, or the tokenizer is not here.
         """
 
 

@@ -7,10 +7,9 @@ are few, and the deadline ends them all.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import threading
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass, field
 
@@ -28,15 +27,17 @@ from creditd.engines.errors import (
 )
 from creditd.engines.model_spec import ModelSpec
 from creditd.engines.protocol import (
+    AttendedTexts,
     EngineStatus,
     EngineUsage,
+    PreparedAttention,
     PreparedTexts,
     ScoredTexts,
     TextFailure,
     VariantTexts,
 )
-from creditd.engines.remote_calls import InvalidURL, RemoteCalls, Scores
-from creditd.engines.remote_texts import RemoteTexts, parts, remote_texts
+from creditd.engines.remote_calls import InvalidURL, RemoteCalls, Scores, together
+from creditd.engines.remote_texts import NO_ATTENTION, NO_TOKENIZER, RemoteTexts, parts, remote_texts
 
 CHECK_S = 5.0
 """How long a server is waited for when the service starts."""
@@ -211,6 +212,22 @@ class RemoteEngine:
         job.answer.add_done_callback(lambda answer: self._drop(job) if answer.cancelled() else None)
         return job.answer
 
+    def prepared_attention(
+        self, texts: Sequence[VariantTexts], *, alone: bool = False, checkpoint: Callable[[], None] = lambda: None
+    ) -> PreparedAttention:
+        """Refused, as `attention` is: such a server gives scores alone."""
+        del texts, alone, checkpoint
+        raise ModelUnsuitableError(NO_ATTENTION)
+
+    def attention(self, prepared: PreparedAttention, expires_s: float = float("inf")) -> Future[AttendedTexts]:
+        """Refused: nothing can have been prepared for it."""
+        del prepared, expires_s
+        raise ModelUnsuitableError(NO_ATTENTION)
+
+    def token_text(self, token_id: int) -> str:
+        """Refused."""
+        raise ModelUnsuitableError(f"got token {token_id}; {NO_TOKENIZER}")
+
     def status(self) -> EngineStatus:
         """What can be said of the engine now; a server that is wedged shows in `silent_s`."""
         calls = self._calls
@@ -328,7 +345,7 @@ class RemoteEngine:
             for part in todo:
                 found.append((part, await self._calls.score([distinct[place] for place in part], job.begin)))
 
-        await _together([ask() for _ in range(min(self._remote.max_connections, len(requests)))])
+        await together([ask() for _ in range(min(self._remote.max_connections, len(requests)))])
         values, failures = np.full(len(distinct), np.nan), dict[int, TextFailure]()
         for part, scores in found:
             values[part] = scores.values
@@ -378,15 +395,3 @@ class RemoteEngine:
     def _fail_all(self, error: EngineStoppedError) -> None:
         for job in self._running():
             self._finish(job, error)
-
-
-async def _together(calls: Sequence[Coroutine[object, object, None]]) -> None:
-    """Run calls at a time; if one fails, or nobody waits any more, end them all before that is said."""
-    tasks = [asyncio.ensure_future(call) for call in calls]
-    try:
-        await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.gather(*tasks, return_exceptions=True)

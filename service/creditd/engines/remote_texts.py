@@ -16,6 +16,8 @@ from creditd.engines.remote_wire import Text
 
 Integers: TypeAlias = NDArray[np.int64]
 
+NO_ATTENTION = "another server does not tell its model's attention; expected a model that runs here"
+NO_TOKENIZER = "the tokenizer of a model on another server is not known here; expected a text"
 _CHARACTERS_PER_TOKEN = 4
 _UNENCODABLE = TextFailure("engine_failed", "the text has half a surrogate pair, which JSON cannot carry")
 

@@ -23,7 +23,9 @@ from creditd.engines.loading import LoadedReward, load_reward
 from creditd.engines.local_engine import LocalEngine
 from creditd.engines.model_spec import ModelSpec
 from creditd.engines.protocol import (
+    AttendedTexts,
     EngineUsage,
+    PreparedAttention,
     PreparedTexts,
     ScoredTexts,
     TextFailure,
@@ -176,6 +178,22 @@ class RewardEngine(LocalEngine[LoadedReward, RewardWork]):
         work = prepared.work
         slices = work.slices if isinstance(work, RewardWork) else ()
         return submitted(prepared, slices, self._batcher, expires_s, partial(_scored, prepared))
+
+    def prepared_attention(
+        self, texts: Sequence[VariantTexts], *, alone: bool = False, checkpoint: Callable[[], None] = lambda: None
+    ) -> PreparedAttention:
+        """Refused: its attention is not read."""
+        del texts, alone, checkpoint
+        raise ModelUnsuitableError("the attention of this model is not read; expected another credit")
+
+    def attention(self, prepared: PreparedAttention, expires_s: float = float("inf")) -> Future[AttendedTexts]:
+        """Refused: nothing can have been prepared for it."""
+        del prepared, expires_s
+        raise ModelUnsuitableError("the attention of this model is not read; expected another credit")
+
+    def token_text(self, token_id: int) -> str:
+        """The text that the tokenizer reads as exactly one token; as `TextScorer.token_text`."""
+        return self._loaded.text.token_text(token_id)
 
     def _work_of(self, parts: list[list[Integers]], *, alone: bool) -> RewardWork:
         """Sequences of each prompt as work: prompts by themselves, or all together in slices."""
