@@ -247,7 +247,7 @@ def test_a_broken_recording_is_said_in_one_sentence(recorded, capsys):
         ({"response": None}, "expected the text of an answer"),
         ({"response": '{"columns": {}}'}, "not in the schema"),
         ({"request": '{"sets": []}'}, "expected the columns"),
-        ({"operation": "/v1/other"}, "expected /v1/credit/shapley or /v1/credit/group"),
+        ({"operation": "/v1/other"}, "expected /v1/credit/shapley, /v1/credit/group or /v1/credit/scar"),
     ):
         recorded.write_text(original)
         changed(recorded, lambda document, fields=fields: document.update(fields))

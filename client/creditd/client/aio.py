@@ -12,7 +12,8 @@ import httpx
 from typing_extensions import Self
 
 from creditd.client.attempts import DEFAULT_DEADLINE_S
-from creditd.client.base import Operations, WireFormat
+from creditd.client.base import Operations
+from creditd.client.conversations import WireFormat
 from creditd.client.evaluators import Evaluate, evaluated_async
 from creditd.client.recording import DEFAULT_KEEP, Recorder
 from creditd.client.steps import Keep, Outcome, Pause, Reply, Send, Steps, Timing, as_method

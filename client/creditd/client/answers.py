@@ -5,18 +5,17 @@ Answers are read by what this client knows and the rest is passed over, because 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from typing import Any, TypeAlias, TypeVar
+from collections.abc import Sequence
+from typing import Any, TypeAlias
 
 import httpx
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel
-from pydantic_core import from_json, to_json
+from pydantic_core import from_json
 
 from creditd.client import evaluation
 from creditd.client.bodies import Body
+from creditd.client.documents import NOT_IN_SCHEMA, known, read, unreadable
 from creditd.client.exceptions import (
     CreditdError,
     DeadlineExceededError,
@@ -29,7 +28,7 @@ from creditd.client.results import GroupResult, ItemError, Ragged, ShapleyResult
 from creditd.client.retry import OUT_OF_TIME_S, is_retried
 from creditd.client.steps import Reply
 from creditd.credit.flags import Flag
-from creditd.wire import codec, v1
+from creditd.wire import v1
 from creditd.wire.errors import ERROR_KINDS, MAX_ERRORS, ErrorCode
 from creditd.wire.info import Info, ModelInfo
 from creditd.wire.versions import package_version
@@ -37,8 +36,6 @@ from creditd.wire.versions import package_version
 Floats: TypeAlias = NDArray[np.float64]
 Integers: TypeAlias = NDArray[np.int64]
 Booleans: TypeAlias = NDArray[np.bool_]
-_T = TypeVar("_T")
-_M = TypeVar("_M", bound=BaseModel)
 
 FLAG_NAMES = tuple(str(flag.name).lower() for flag in Flag)
 """Bit i of a mask of `creditd.credit.flags.Flag` is called FLAG_NAMES[i]."""
@@ -50,7 +47,7 @@ def shapley_result(reply: Reply, body: Body) -> ShapleyResult:
     Raises:
         ResponseError: If the answer is not in the schema, or not about the sets of the request.
     """
-    return _read(reply, lambda answer: _shapley_result(answer, body))
+    return read(reply, lambda answer: _shapley_result(answer, body))
 
 
 def group_result(reply: Reply, body: Body) -> GroupResult:
@@ -59,7 +56,7 @@ def group_result(reply: Reply, body: Body) -> GroupResult:
     Raises:
         ResponseError: If the answer is not in the schema, or not about the rows of the request.
     """
-    return _read(reply, lambda answer: _group_result(answer, body))
+    return read(reply, lambda answer: _group_result(answer, body))
 
 
 def solve_answer(reply: Reply, body: Body) -> dict[str, Any]:
@@ -68,7 +65,7 @@ def solve_answer(reply: Reply, body: Body) -> dict[str, Any]:
     Raises:
         ResponseError: If the answer is not in the schema, or not about the sets of the request.
     """
-    return _read(reply, lambda answer: _solve_answer(answer, np.diff(body.row_splits).tolist()))
+    return read(reply, lambda answer: _solve_answer(answer, np.diff(body.row_splits).tolist()))
 
 
 def _solve_answer(answer: dict[str, Any], sizes: list[int]) -> dict[str, Any]:
@@ -94,8 +91,8 @@ def solve_result(answer: dict[str, Any], body: Body) -> ShapleyResult:
     """
     try:
         return _solve_result(answer, body)
-    except _NOT_IN_SCHEMA as error:
-        raise _unreadable(error, answer, str(answer.get("request_id"))) from error
+    except NOT_IN_SCHEMA as error:
+        raise unreadable(error, answer, str(answer.get("request_id"))) from error
 
 
 def _solve_result(answer: dict[str, Any], body: Body) -> ShapleyResult:
@@ -104,7 +101,7 @@ def _solve_result(answer: dict[str, Any], body: Body) -> ShapleyResult:
         for row, item in enumerate(answer["items"])
         if item["status"] == "error"
     )
-    usage, service = _known(v1.Usage, answer["usage"]), _known(v1.Service, answer["service"])
+    usage, service = known(v1.Usage, answer["usage"]), known(v1.Service, answer["service"])
     return evaluation.result_of(answer, body, FLAG_NAMES, errors, usage, service)
 
 
@@ -114,7 +111,7 @@ def info(reply: Reply) -> Info:
     Raises:
         ResponseError: If the answer is not in the schema.
     """
-    return _read(reply, lambda answer: _known(Info, answer))
+    return read(reply, lambda answer: known(Info, answer))
 
 
 def models(reply: Reply) -> list[ModelInfo]:
@@ -123,7 +120,7 @@ def models(reply: Reply) -> list[ModelInfo]:
     Raises:
         ResponseError: If the answer is not in the schema.
     """
-    return _read(reply, lambda answer: [_known(ModelInfo, one) for one in answer["models"]])
+    return read(reply, lambda answer: [known(ModelInfo, one) for one in answer["models"]])
 
 
 def failure(
@@ -212,10 +209,6 @@ _OF_ROWS = frozenset({"topics", "scores"})
 """Those of them with a row per candidate, which its row split ends."""
 
 
-_NOT_IN_SCHEMA = (AttributeError, IndexError, KeyError, TypeError, ValueError)
-"""What reading an answer of another shape raises."""
-
-
 def _located(pointer: str, body: Body) -> tuple[int | None, int | None]:
     """Row and position within it that a pointer into a request of this client means."""
     parts, splits = pointer.split("/")[1:], body.row_splits
@@ -239,46 +232,6 @@ def _located(pointer: str, body: Body) -> tuple[int | None, int | None]:
     if "row_splits" in parts:
         return numbers[0] - 1, None
     return (place if len(parts) == 3 or parts[1] == "prompts" else None), None
-
-
-def _read(reply: Reply, parse: Callable[[dict[str, Any]], _T]) -> _T:
-    """What `parse` makes of an answer, or one error for all the ways in which it can be something else."""
-    answer: Any = None
-    try:
-        answer = _document(reply)
-        return parse(answer)
-    except _NOT_IN_SCHEMA as error:
-        raise _unreadable(error, answer, reply.headers.get("x-request-id")) from error
-
-
-def _document(reply: Reply) -> Any:  # noqa: ANN401 - whatever came
-    """The document of an answer in either format; arrays of numbers are lists or arrays."""
-    return codec.decode(reply.content, arrays=True) if _is_binary(reply) else from_json(reply.content)
-
-
-def _is_binary(reply: Reply) -> bool:
-    return reply.headers.get("content-type", "").partition(";")[0].strip().lower() == codec.MEDIA_TYPE
-
-
-def text_of(reply: Reply) -> str:
-    """An answer as JSON, with the bits of every number; what is no document becomes what text it is."""
-    if _is_binary(reply):
-        with suppress(codec.MalformedBodyError):
-            return to_json(_document(reply), inf_nan_mode="null", fallback=lambda array: array.tolist()).decode()
-    return reply.content.decode(errors="replace")
-
-
-def _unreadable(error: Exception, answer: object, request_id: str | None) -> ResponseError:
-    """The exception of an answer that is not in the schema."""
-    service = answer.get("service") if isinstance(answer, dict) else None
-    version = service.get("version") if isinstance(service, dict) else None
-    return ResponseError(
-        f"got an answer that is not in the schema of this client ({type(error).__name__}: {error}); "
-        f"client {package_version()}, service {version or 'of unknown version, or not creditd at all'}",
-        client_version=package_version(),
-        service_version=None if version is None else str(version),
-        request_id=request_id,
-    )
 
 
 def _shapley_result(answer: dict[str, Any], body: Body) -> ShapleyResult:
@@ -308,9 +261,9 @@ def _shapley_result(answer: dict[str, Any], body: Body) -> ShapleyResult:
         flag_masks=_integers(columns["flags"], n_sets),
         flag_names=tuple(map(str, columns["flag_names"])),
         errors=_row_errors(answer.get("errors"), body, ok),
-        usage=_known(v1.Usage, answer["usage"]),
+        usage=known(v1.Usage, answer["usage"]),
         request_id=str(answer["request_id"]),
-        service=_known(v1.Service, answer["service"]),
+        service=known(v1.Service, answer["service"]),
     )
 
 
@@ -319,7 +272,7 @@ def _group_result(answer: dict[str, Any], body: Body) -> GroupResult:
     splits = np.append(np.int64(0), np.cumsum([len(row) for row in rows], dtype=np.int64))
     values = [np.array(row, dtype=np.float64) for row in rows]
     flat = {"values": np.concatenate([np.zeros(0), *values]), "row_splits": splits}
-    names, masks = _masks(answer["flags"])
+    names, masks = flag_masks(answer["flags"])
     ok = _answered(answer["status"], n_rows)
     return GroupResult(
         advantages=_ragged(flat, body.row_splits),
@@ -327,9 +280,9 @@ def _group_result(answer: dict[str, Any], body: Body) -> GroupResult:
         flag_masks=_integers(masks, n_rows),
         flag_names=names,
         errors=_row_errors(answer["errors"], body, ok),
-        usage=_known(v1.Usage, answer["usage"]),
+        usage=known(v1.Usage, answer["usage"]),
         request_id=str(answer["request_id"]),
-        service=_known(v1.Service, answer["service"]),
+        service=known(v1.Service, answer["service"]),
     )
 
 
@@ -362,7 +315,7 @@ def _long(array: NDArray[Any], n_rows: int) -> NDArray[Any]:
     return array
 
 
-def _masks(flags: list[list[str]]) -> tuple[tuple[str, ...], list[int]]:
+def flag_masks(flags: list[list[str]]) -> tuple[tuple[str, ...], list[int]]:
     """Lists of names as bit masks: the known names in their order, then those of a newer service."""
     names = (*FLAG_NAMES, *sorted({name for row in flags for name in row} - set(FLAG_NAMES)))
     bits = {name: 1 << bit for bit, name in enumerate(names)}
@@ -378,17 +331,6 @@ def _row_errors(errors: list[dict[str, Any]] | None, body: Body, ok: Booleans) -
     if sorted(error.row or 0 for error in found) != np.flatnonzero(~ok).tolist():
         raise ValueError(f"errors: expected one for each of the {int((~ok).sum())} rows without an answer")
     return found
-
-
-def _known(model: type[_M], answer: dict[str, Any]) -> _M:
-    """A model of the wire, from an answer that may have more fields than this client knows."""
-    fields: dict[str, Any] = {}
-    for name, field in model.model_fields.items():
-        if name in answer:
-            kind: Any = field.annotation
-            nested = isinstance(kind, type) and issubclass(kind, BaseModel)
-            fields[name] = _known(kind, answer[name]) if nested else answer[name]
-    return model.model_validate(fields)
 
 
 def _status_error(

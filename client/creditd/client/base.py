@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from datetime import datetime, timezone
-from functools import partial
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, Literal
 
 from creditd.client import answers, evaluation, local
 from creditd.client.arrays import Column, Rows, Sets, refusal
 from creditd.client.attempts import checked_request_id
 from creditd.client.bodies import (
-    JSON,
     Body,
     Choice,
     Options,
@@ -21,47 +18,19 @@ from creditd.client.bodies import (
     set_columns,
     wanted_by,
 )
+from creditd.client.conversations import Conversations, OnItemError, check_choice, refuse_unused, settled
 from creditd.client.evaluation import SOLVE_PATH, Games, games_of, named
 from creditd.client.evaluators import Evaluator
-from creditd.client.exceptions import CreditdError, PartialResultError
-from creditd.client.exchanges import GROUP_PATH, SHAPLEY_PATH, body_of, exchange_of
+from creditd.client.exchanges import GROUP_PATH, SHAPLEY_PATH, body_of
 from creditd.client.group_bodies import group_rewards, token_counts
-from creditd.client.inquiries import Inquiries
 from creditd.client.mappings import Name
 from creditd.client.model_choices import model_choice, told_by_models
 from creditd.client.results import GroupResult, ShapleyResult
-from creditd.client.steps import Exchange, Keep, Reply, Steps, Timing
-from creditd.wire import codec
-
-_R = TypeVar("_R", ShapleyResult, GroupResult)
-
-WireFormat: TypeAlias = Literal["binary", "json"]
-MEDIA_TYPES: dict[WireFormat, str] = {"binary": codec.MEDIA_TYPE, "json": JSON}
-OnItemError: TypeAlias = Literal["raise", "return"]
+from creditd.client.steps import Exchange, Steps
 
 
-class Operations(Inquiries):
-    """What a client can be asked, as steps.
-
-    Attributes:
-        keeps: Whether a `Keep` is yielded before a result is returned or an error raised.
-        media_type: Format of requests, and of the answers that are asked for.
-    """
-
-    def __init__(
-        self,
-        base_url: str | None,
-        api_key: str | None,
-        deadline_s: float,
-        timing: Timing | None,
-        *,
-        keeps: bool = False,
-        wire_format: WireFormat = "binary",
-    ) -> None:
-        super().__init__(base_url, api_key, deadline_s, timing)
-        _check_choice("wire_format", wire_format, tuple(MEDIA_TYPES))
-        self.keeps = keeps
-        self.media_type = MEDIA_TYPES[wire_format]
+class Operations(Conversations):
+    """What a client can be asked, as steps; `Conversations` has its attributes."""
 
     def shapley(
         self,
@@ -167,7 +136,7 @@ class Operations(Inquiries):
             StatusError: If the service refused or failed; its subclasses say how.
             ResponseError: If the answer is not in the schema of this client.
         """
-        _check_choice("on_item_error", on_item_error, ("raise", "return"))
+        check_choice("on_item_error", on_item_error, ("raise", "return"))
         extras = {
             "groups": groups,
             "ids": ids,
@@ -185,7 +154,7 @@ class Operations(Inquiries):
             "unions": unions,
         }
         if isinstance(utility, Evaluator) or callable(utility):
-            _refuse_unused(
+            refuse_unused(
                 {
                     "aggregation": aggregation,
                     "malformed": malformed,
@@ -212,7 +181,7 @@ class Operations(Inquiries):
                 deadline_s,
                 request_id,
             )
-            return _settled(result, result.ids, on_item_error)
+            return settled(result, result.ids, on_item_error)
         for name, value in (("utility_id", utility_id), ("prompt_ids", prompt_ids)):
             if value is not None:
                 raise refusal(f"/{name}", "got a name beside a utility that is no function of yours; expected None")
@@ -238,7 +207,7 @@ class Operations(Inquiries):
         )
         body = Body(content=content, row_splits=found.row_splits, ids=found.ids, media_type=self.media_type)
         result = yield from self._shapley(body, deadline_s, request_id)
-        return _settled(result, result.ids, on_item_error)
+        return settled(result, result.ids, on_item_error)
 
     def group(
         self,
@@ -280,7 +249,7 @@ class Operations(Inquiries):
             StatusError: If the service refused or failed; its subclasses say how.
             ResponseError: If the answer is not in the schema of this client.
         """
-        _check_choice("on_item_error", on_item_error, ("raise", "return"))
+        check_choice("on_item_error", on_item_error, ("raise", "return"))
         rows, splits, named = group_rewards(rewards)
         content = encoded(
             {
@@ -294,7 +263,7 @@ class Operations(Inquiries):
             self.media_type,
         )
         body = Body(content=content, row_splits=splits, named=named, media_type=self.media_type)
-        return _settled((yield from self._group(body, deadline_s, request_id)), None, on_item_error)
+        return settled((yield from self._group(body, deadline_s, request_id)), None, on_item_error)
 
     def repeat(
         self, exchange: Exchange, *, deadline_s: float | None = None, request_id: str | None = None
@@ -323,10 +292,10 @@ class Operations(Inquiries):
         return (yield from self._group(body, deadline_s, request_id))
 
     def _shapley(self, body: Body, deadline_s: float | None, request_id: str | None) -> Steps[ShapleyResult]:
-        return self._answered(SHAPLEY_PATH, body, deadline_s, request_id, local.shapley_result, answers.shapley_result)
+        return self.answered(SHAPLEY_PATH, body, deadline_s, request_id, local.shapley_result, answers.shapley_result)
 
     def _group(self, body: Body, deadline_s: float | None, request_id: str | None) -> Steps[GroupResult]:
-        return self._answered(GROUP_PATH, body, deadline_s, request_id, local.group_result, answers.group_result)
+        return self.answered(GROUP_PATH, body, deadline_s, request_id, local.group_result, answers.group_result)
 
     def _evaluated(
         self,
@@ -351,67 +320,3 @@ class Operations(Inquiries):
                 return answers.solve_result(answer, body)
             values = yield evaluation.evaluation_of(games, evaluator, wanted, answer)
             games.learn(wanted, values if isinstance(values, list) else [])
-
-    def _answered(
-        self,
-        path: str,
-        body: Body,
-        deadline_s: float | None,
-        request_id: str | None,
-        computed: Callable[[Body, str], _R],
-        read: Callable[[Reply, Body], _R],
-    ) -> Steps[_R]:
-        """The answer of this process or of the service, kept before the caller gets it."""
-        request_id = checked_request_id(request_id)
-        started, ending = self.timing.clock(), None
-        outcome: _R | CreditdError
-        try:
-            if self.is_local:
-                outcome = computed(body, request_id)
-            else:
-                ending = yield from self.exchange(path, body, deadline_s, request_id)
-                outcome = read(ending.success(), body)
-        except CreditdError as error:
-            outcome = error
-        if self.keeps:
-            exchange = partial(
-                exchange_of,
-                outcome,
-                body,
-                None if ending is None else ending.reply,
-                time=datetime.fromtimestamp(self.timing.wall(), timezone.utc),
-                url=self.base_url,
-                operation=path,
-                request_id=request_id,
-                attempts=0 if ending is None else ending.attempts,
-                elapsed_s=self.timing.clock() - started,
-            )
-            yield Keep(exchange)
-        if isinstance(outcome, CreditdError):
-            raise outcome
-        return outcome
-
-
-def _refuse_unused(choices: Mapping[str, object]) -> None:
-    """Refuse choices that say nothing about a utility that the caller evaluates, instead of passing over them."""
-    for name, value in choices.items():
-        if value is not None:
-            raise refusal(f"/{name}", "got a choice that a utility which you evaluate does not take; expected None")
-
-
-def _settled(result: _R, ids: tuple[Name | None, ...] | None, on_item_error: OnItemError) -> _R:
-    """The result, unless some rows have no answer and the caller wants to know."""
-    if not result.errors or on_item_error == "return":
-        return result
-    causes = [error for error in result.errors if error.code != "group_incomplete"]
-    first, many = (causes or result.errors)[0], f"{len(result.errors)} of {len(result)} rows have no answer"
-    name = f" (id {ids[first.row]!r})" if ids is not None and first.row is not None else ""
-    raise PartialResultError(
-        f"{many}; first: {first}{name} [request {result.request_id}]",
-        result,
-    )
-
-
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"got {name} {value!r}; expected one of {', '.join(choices)}")

@@ -51,7 +51,7 @@ class Body:
 
     Attributes:
         content: The document.
-        row_splits: Shape (B + 1,), int64, of the rewards in it.
+        row_splits: Shape (B + 1,), int64, of the rewards in it; of completions, of the tokens that it says they have.
         ids: The caller's names of the sets; they stay here.
         named: Whether its rewards stand under names, as those of whole responses may.
         media_type: Format of the document.

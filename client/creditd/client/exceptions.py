@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from creditd.client.results import GroupResult, ItemError, ShapleyResult
+    from creditd.client.scar_results import ScarResult
 
 _E = TypeVar("_E", bound="CreditdError")
 
@@ -172,7 +173,7 @@ class PartialResultError(CreditdError):
         result: All answers there are, with NaN in the slots of the others and `errors` saying why.
     """
 
-    def __init__(self, message: str, result: ShapleyResult | GroupResult) -> None:
+    def __init__(self, message: str, result: ShapleyResult | GroupResult | ScarResult) -> None:
         super().__init__(message)
         self.result = result
 

@@ -18,20 +18,23 @@ import numpy as np
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import from_json, to_json
 
-from creditd.client import answers
+from creditd.client import answers, scar_answers
 from creditd.client.arrays import Integers, splits_of
 from creditd.client.bodies import Body
+from creditd.client.documents import text_of
 from creditd.client.exceptions import CreditdError, ResponseError
 from creditd.client.results import GroupResult, ItemError, Ragged, ShapleyResult
+from creditd.client.scar_results import ScarResult
 from creditd.client.steps import Exchange, Failure, Reply
 from creditd.wire.errors import ERROR_KINDS, ErrorCode
 from creditd.wire.versions import package_version
 
-Result: TypeAlias = ShapleyResult | GroupResult
+Result: TypeAlias = ShapleyResult | GroupResult | ScarResult
 
 FORMAT = 1
 SHAPLEY_PATH = "/v1/credit/shapley"
 GROUP_PATH = "/v1/credit/group"
+SCAR_PATH = "/v1/credit/scar"
 
 
 def exchange_of(
@@ -70,8 +73,8 @@ def exchange_of(
     else:
         status, version = 200, outcome.service.version
     if reply is not None:
-        status, response = reply.status, answers.text_of(reply)
-    elif not isinstance(outcome, CreditdError):
+        status, response = reply.status, text_of(reply)
+    elif isinstance(outcome, ShapleyResult | GroupResult):
         response = answer_text(outcome)
     return Exchange(
         time=time,
@@ -175,10 +178,14 @@ def body_of(exchange: Exchange) -> Body:
             named = isinstance(request["rewards"], dict)
             rows = next(iter(request["rewards"].values())) if named else request["rewards"]
             splits = splits_of([len(row) for row in rows])
+        elif exchange.operation == SCAR_PATH:
+            splits = splits_of([len(item.get("token_offsets") or ()) for item in request["items"]])
         else:
-            raise ValueError(f"got operation {exchange.operation[:40]!r}; expected {SHAPLEY_PATH} or {GROUP_PATH}")
-    except (KeyError, StopIteration, TypeError, OverflowError):
-        raise ValueError(f"request: expected the columns that this client sends to {exchange.operation}") from None
+            expected = f"{SHAPLEY_PATH}, {GROUP_PATH} or {SCAR_PATH}"
+            raise ValueError(f"got operation {exchange.operation[:40]!r}; expected {expected}")
+    except (AttributeError, KeyError, StopIteration, TypeError, OverflowError):
+        parts = "items" if exchange.operation == SCAR_PATH else "columns"
+        raise ValueError(f"request: expected the {parts} that this client sends to {exchange.operation}") from None
     if splits.ndim != 1 or len(splits) < 1 or splits[0] != 0 or (splits[1:] < splits[:-1]).any():
         raise ValueError("request: row_splits: expected numbers that never fall, from 0")
     if exchange.ids is not None and len(exchange.ids) != len(splits) - 1:
@@ -213,12 +220,14 @@ def answer_of(exchange: Exchange) -> Result | None:
     try:
         if exchange.operation == SHAPLEY_PATH:
             return answers.shapley_result(reply, body)
+        if exchange.operation == SCAR_PATH:
+            return scar_answers.scar_result(reply, body)
         return answers.group_result(reply, body)
     except ResponseError as error:
         raise ValueError(f"response: {error}") from None
 
 
-def answer_text(result: Result) -> str:
+def answer_text(result: ShapleyResult | GroupResult) -> str:
     """The answer that the service would have sent for a result, bits included.
 
     Args:

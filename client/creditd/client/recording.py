@@ -31,7 +31,7 @@ from creditd.client.steps import Exchange
 DEFAULT_KEEP = 200
 _MODE = 0o600
 _DIRECTORY_MODE = 0o700
-_NAME = re.compile(r"\d{8}T\d{6}\.\d{6}Z-(?:shapley|group)-[A-Za-z0-9._:-]{1,64}\.json")
+_NAME = re.compile(r"\d{8}T\d{6}\.\d{6}Z-(?:shapley|group|scar)-[A-Za-z0-9._:-]{1,64}\.json")
 _LOG = logging.getLogger("creditd.client")
 
 

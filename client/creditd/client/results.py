@@ -123,7 +123,7 @@ class ItemError:
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
-class _Result:
+class Result:
     """What every answer has.
 
     Attributes:
@@ -178,7 +178,7 @@ class _Result:
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
-class ShapleyResult(_Result):
+class ShapleyResult(Result):
     """Credit of candidate sets.
 
     Attributes:
@@ -223,7 +223,7 @@ class ShapleyResult(_Result):
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
-class GroupResult(_Result):
+class GroupResult(Result):
     """Advantages of whole responses.
 
     Attributes:
