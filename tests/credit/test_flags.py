@@ -13,6 +13,8 @@ def test_bits_never_change():
         64: ("duplicates_collapsed",),
         128: ("unstable_normalization",),
         256: ("interval_approximate",),
+        512: ("fallback_return",),
+        1024: ("units_merged",),
     }
 
 

@@ -24,6 +24,7 @@ from creditd.wire.group_rows import GroupRows, solve_group
 from creditd.wire.info import Info
 from creditd.wire.limits import RequestLimits, published
 from creditd.wire.model_texts import asks_models
+from creditd.wire.scar_choices import SEGMENTATION_NAMES, SPAN_CREDIT_NAMES
 from creditd.wire.set_batches import SetBatch, causes_first
 from creditd.wire.solve import SolveRequest
 from creditd.wire.solve_items import pointer_to, solve_item, solve_items
@@ -170,6 +171,8 @@ def info() -> Info:
         credits=list(CREDIT_NAMES),
         advantages=list(get_args(NormalizationType)),
         group_advantages=list(get_args(GroupRule)),
+        span_credits=list(SPAN_CREDIT_NAMES),
+        segmentations=list(SEGMENTATION_NAMES),
         limits=published(
             LIMITS,
             body_bytes=_UNLIMITED,

@@ -139,6 +139,8 @@ class BufferOr:
         fewest: Least length.
         longest: Greatest length.
         axes: 1 for numbers, 2 for rows of equal length.
+        width: Length of each row, where it has to be one.
+        booleans: Whether the integers, 0 and 1, are truth values, which arrive as bool.
     """
 
     listed: Any
@@ -149,6 +151,8 @@ class BufferOr:
     fewest: int = 0
     longest: int | None = None
     axes: int = 1
+    width: int | None = None
+    booleans: bool = False
 
     def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
         """The schema of the list for JSON; for Python the same behind a look at buffers."""
@@ -167,10 +171,13 @@ class BufferOr:
             raise _too_long(len(values), self.longest)
         if len(values) < self.fewest or (self.longest is not None and len(values) > self.longest):
             return as_list([[] if self.axes > 1 else 0] * len(values))
+        if self.width is not None and len(values) and values.shape[1] != self.width:
+            return as_list([[0] * min(values.shape[1], self.width + 1)])
         offence = self._offence(values, missing)
         if offence is not None:
             self._refused(values, offence, as_list)
-        plain = values.astype(np.int64 if self.integers else np.float64, copy=False)
+        dtype = np.bool_ if self.booleans else np.int64 if self.integers else np.float64
+        plain: Numeric = values.astype(dtype, copy=False)
         array = plain if missing is None or not missing.any() else NumbersAndNulls(values=plain, missing=missing)
         return array if self.kept else as_list(array.tolist())
 

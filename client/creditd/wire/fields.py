@@ -44,6 +44,8 @@ _Names: TypeAlias = Annotated[list[Name], Field(fail_fast=True, max_length=MAX_S
 _NamesOfCandidates: TypeAlias = Annotated[list[Name], Field(fail_fast=True)]
 _NamesOrNull: TypeAlias = Annotated[list[Name | None], Field(fail_fast=True)]
 _INDEX_BOUNDS = (-(2**62), 2**62)
+_Pairs: TypeAlias = Annotated[list[Annotated[list[Index], Field(min_length=2, max_length=2)]], Field(fail_fast=True)]
+_Booleans: TypeAlias = Annotated[list[bool], Field(fail_fast=True)]
 
 Numbers: TypeAlias = Annotated[list[float], BufferOr(_Numbers, kept=False)]
 NumbersOrNull: TypeAlias = Annotated[list[float | None], BufferOr(_NumbersOrNull, nulls=True, kept=False)]
@@ -58,6 +60,14 @@ NumberOrNullColumn: TypeAlias = Annotated[
 IndexColumn: TypeAlias = Annotated[
     list[int] | NDArray[np.int64], BufferOr(_Indices, integers=True, bounds=_INDEX_BOUNDS)
 ]
+IndexPairs: TypeAlias = Annotated[
+    list[list[int]] | NDArray[np.int64], BufferOr(_Pairs, integers=True, bounds=_INDEX_BOUNDS, axes=2, width=2)
+]
+"""Pairs of integers; in the binary format one buffer of two axes."""
+MaskColumn: TypeAlias = Annotated[
+    list[bool] | NDArray[np.bool_], BufferOr(_Booleans, integers=True, bounds=(0, 1), booleans=True)
+]
+"""True and False; a buffer has 1 and 0."""
 NameColumn: TypeAlias = Annotated[
     list[str | int] | NDArray[np.int64], BufferOr(_Names, integers=True, longest=MAX_SETS)
 ]

@@ -19,6 +19,9 @@ class Limits(WireModel):
     table_candidates: int
     token_advantages: int
     tokens_per_set: int
+    """Completion tokens of one set, or of one completion."""
+    units: int
+    """Of one completion, after merging."""
     body_bytes: int
     """Of a JSON body, and of what a binary one has beside buffers."""
     binary_body_bytes: int
@@ -54,6 +57,10 @@ class Info(WireModel):
     credits: list[str]
     advantages: list[str]
     group_advantages: list[str]
+    span_credits: list[str]
+    """Of the units of a completion."""
+    segmentations: list[str]
+    """What units a completion may be cut into."""
     limits: Limits
     models: list[str]
 

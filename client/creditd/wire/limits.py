@@ -13,6 +13,7 @@ from creditd.wire.codec import BYTES_PER_ARRAY, BYTES_PER_OBJECT
 from creditd.wire.errors import ErrorCode
 from creditd.wire.fields import MAX_SETS
 from creditd.wire.info import Limits
+from creditd.wire.scar_choices import MAX_UNITS
 from creditd.wire.utilities import MAX_TARGETS, MAX_TERMS
 from creditd.wire.validation import wire_error
 
@@ -30,7 +31,8 @@ class RequestLimits:
         all_candidates: Candidates of all sets together, each counted once for every reward that it has.
         table_candidates: Candidates of one set with a table, or with a rule that needs all its utilities.
         token_advantages: Token advantages of all sets together.
-        tokens_per_set: Completion tokens of one set.
+        tokens_per_set: Completion tokens of one set, or of one completion.
+        units: Units of one completion.
         evaluations: Utilities of one set that the caller, or a model, evaluates.
         model_characters: Characters that a model reads, prompts counted with each text.
     """
@@ -41,6 +43,7 @@ class RequestLimits:
     table_candidates: int = 12
     token_advantages: int = 1 << 22
     tokens_per_set: int = 131_072
+    units: int = MAX_UNITS
     evaluations: int = 1 << 16
     model_characters: int = 1 << 26
 
@@ -74,6 +77,7 @@ def published(
         table_candidates=limits.table_candidates,
         token_advantages=limits.token_advantages,
         tokens_per_set=limits.tokens_per_set,
+        units=limits.units,
         body_bytes=body_bytes,
         binary_body_bytes=binary_body_bytes,
         held_bytes=held_bytes,

@@ -59,6 +59,8 @@ FlagName: TypeAlias = Literal[
     "duplicates_collapsed",
     "unstable_normalization",
     "interval_approximate",
+    "fallback_return",
+    "units_merged",
 ]
 MethodName: TypeAlias = Literal[
     "order_statistic",

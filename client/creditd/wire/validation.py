@@ -9,7 +9,7 @@ from pydantic_core import ErrorDetails
 
 from creditd.wire.errors import MAX_ERRORS, ErrorCode, ErrorItem
 
-_CHOICES = frozenset({"utility", "credit", "to", "from", "from_"})
+_CHOICES = frozenset({"utility", "credit", "to", "from", "from_", "segmentation", "absent"})
 """Fields whose value is one of several models: pydantic names the model after them."""
 _BRANCHES = frozenset({"Ragged", "RaggedNumbers", "constrained-str", "constrained-int"})
 """How pydantic names the branches of the other unions."""

@@ -26,6 +26,10 @@ class Flag(IntFlag):
     """The denominator is far below the spread of the credits, so the advantages are very large."""
     INTERVAL_APPROXIMATE = 256
     """10·n to 30·n coalitions were evaluated, or it stopped early: the coverage of the intervals is not promised."""
+    FALLBACK_RETURN = 512
+    """The completion could not be decomposed: its return stands on its last trainable token."""
+    UNITS_MERGED = 1024
+    """Neighbouring units were merged, because there were more than asked for."""
 
     @property
     def wire_names(self) -> tuple[str, ...]:

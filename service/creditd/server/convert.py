@@ -27,6 +27,7 @@ from creditd.wire.errors import ERROR_KINDS, ErrorCode, ErrorItem
 from creditd.wire.group_rows import GroupRows
 from creditd.wire.info import Info, ModelInfo, Models
 from creditd.wire.limits import RequestLimits, published
+from creditd.wire.scar_choices import SEGMENTATION_NAMES, SPAN_CREDIT_NAMES
 from creditd.wire.set_batches import SetBatch, causes_first
 from creditd.wire.solve import SolveRequest
 from creditd.wire.solve_items import SolvedItems, solve_item
@@ -137,6 +138,8 @@ def info_body(settings: Settings, limits: RequestLimits, engines: Registry) -> b
         credits=list(CREDIT_NAMES),
         advantages=list(get_args(NormalizationType)),
         group_advantages=list(get_args(GroupRule)),
+        span_credits=list(SPAN_CREDIT_NAMES),
+        segmentations=list(SEGMENTATION_NAMES),
         limits=published(
             limits,
             body_bytes=settings.max_body_bytes,

@@ -99,6 +99,7 @@ class Resources:
             table_candidates=self.settings.max_table_candidates,
             token_advantages=self.settings.max_token_advantages,
             tokens_per_set=self.settings.max_tokens_per_set,
+            units=self.settings.max_units,
             evaluations=self.settings.max_evaluations,
             model_characters=self.settings.max_model_characters,
         )

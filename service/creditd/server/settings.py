@@ -16,6 +16,7 @@ from typing_extensions import Self
 from creditd.server.model_settings import ModelSettings
 from creditd.server.redis_settings import RedisSettings
 from creditd.wire.fields import MAX_SETS
+from creditd.wire.scar_choices import MAX_UNITS
 
 S = TypeVar("S", bound=RedisSettings)
 
@@ -67,8 +68,9 @@ class Settings(RedisSettings):
     max_token_advantages: Annotated[int, Field(ge=1)] = 1 << 22
     """Token advantages of one answer."""
     max_tokens_per_set: Annotated[int, Field(ge=1, le=1 << 20)] = 131_072
-    """Completion tokens of one set."""
-
+    """Completion tokens of one set, or of one completion."""
+    max_units: Annotated[int, Field(ge=1, le=MAX_UNITS)] = MAX_UNITS
+    """Units of one completion whose credit is asked for, after merging."""
     max_evaluations: Annotated[int, Field(ge=2, le=1 << 20)] = 1 << 16
     """Utilities of one game that a caller, or a model, evaluates."""
 
