@@ -43,9 +43,13 @@ Modules:
     set_credit          all of it in one call
     candidate_parsers   the candidates that a policy wrote in one completion
     segments            character spans to token spans
+    text_segments       where a text is cut: spans, sentences, lines
+    text_units          from segments of a text to the units that its tokens write
+    absent_units        the text of a coalition of units
     group_sums, flags   sums that no batch shape can change; what can be unusual
 """
 
+from creditd.credit.absent_units import RenderedUnits
 from creditd.credit.candidate_features import CandidateFeatures
 from creditd.credit.candidate_parsers import PARSERS, ParsedCandidates, parse_candidates, parser_of
 from creditd.credit.candidate_sets import CandidateSets, MalformedPolicy, RewardPart, SetError
@@ -108,6 +112,8 @@ from creditd.credit.set_credit import SetCreditOptions, SetCredits, set_credit
 from creditd.credit.set_expectations import Expectation
 from creditd.credit.set_utilities import SumOfUtilities, Utility
 from creditd.credit.tables import table_semivalues
+from creditd.credit.text_segments import filled_ends, segment_ends
+from creditd.credit.text_units import TextUnits, units_of_ranges, units_of_segments
 from creditd.credit.token_advantages import TokenPolicy
 from creditd.credit.votes import Plurality
 from creditd.credit.whitening import Whitening
@@ -155,6 +161,7 @@ __all__ = [
     "QualityNovelty",
     "Quantile",
     "Redundancy",
+    "RenderedUnits",
     "RewardPart",
     "RthBest",
     "SetCreditOptions",
@@ -165,6 +172,7 @@ __all__ = [
     "Sum",
     "SumOfUtilities",
     "Table",
+    "TextUnits",
     "Threshold",
     "TokenPolicy",
     "TopM",
@@ -174,6 +182,7 @@ __all__ = [
     "Whitening",
     "balanced_tree",
     "covered_topics",
+    "filled_ends",
     "gdpo_advantages",
     "group_advantages",
     "owen_plan",
@@ -183,6 +192,7 @@ __all__ = [
     "permutation_estimate",
     "permutation_plan",
     "required_evaluations",
+    "segment_ends",
     "semivalues",
     "set_credit",
     "set_similarities",
@@ -194,5 +204,7 @@ __all__ = [
     "target_scores",
     "token_spans",
     "tree_evaluations",
+    "units_of_ranges",
+    "units_of_segments",
     "weighted_rewards",
 ]
