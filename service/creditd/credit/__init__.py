@@ -46,6 +46,7 @@ Modules:
     text_segments       where a text is cut: spans, sentences, lines
     text_units          from segments of a text to the units that its tokens write
     absent_units        the text of a coalition of units
+    token_rewards       values of units as rewards and advantages of tokens
     group_sums, flags   sums that no batch shape can change; what can be unusual
 """
 
@@ -115,6 +116,7 @@ from creditd.credit.tables import table_semivalues
 from creditd.credit.text_segments import filled_ends, segment_ends
 from creditd.credit.text_units import TextUnits, units_of_ranges, units_of_segments
 from creditd.credit.token_advantages import TokenPolicy
+from creditd.credit.token_rewards import CompletionCredit, Ledger, grouped_advantages, token_densities, token_rewards
 from creditd.credit.votes import Plurality
 from creditd.credit.whitening import Whitening
 
@@ -126,6 +128,7 @@ __all__ = [
     "CVaR",
     "CandidateFeatures",
     "CandidateSets",
+    "CompletionCredit",
     "Coverage",
     "CreditRule",
     "Estimate",
@@ -138,6 +141,7 @@ __all__ = [
     "Flag",
     "GroupAdvantages",
     "LeaveOneOut",
+    "Ledger",
     "LogDet",
     "LogSumExp",
     "MalformedPolicy",
@@ -185,6 +189,7 @@ __all__ = [
     "filled_ends",
     "gdpo_advantages",
     "group_advantages",
+    "grouped_advantages",
     "owen_plan",
     "owen_values",
     "parse_candidates",
@@ -202,6 +207,8 @@ __all__ = [
     "stratified_plan",
     "table_semivalues",
     "target_scores",
+    "token_densities",
+    "token_rewards",
     "token_spans",
     "tree_evaluations",
     "units_of_ranges",

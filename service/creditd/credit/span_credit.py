@@ -14,12 +14,10 @@ from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
-from creditd.credit.token_rewards import CompletionCredit, grouped_advantages, token_densities, token_rewards
 from numpy.typing import NDArray
 
 from creditd.credit.coalition_plans import Booleans
 from creditd.credit.flags import Flag
-from creditd.credit.group_sums import MAX_MAGNITUDE
 from creditd.credit.span_games import (
     SpanGame,
     SpanValue,
@@ -28,6 +26,7 @@ from creditd.credit.span_games import (
     affordable_value,
 )
 from creditd.credit.span_items import (
+    MAX_SPAN_MAGNITUDE,
     NO_REFUSALS,
     Refusal,
     SpanCredit,
@@ -39,6 +38,7 @@ from creditd.credit.span_items import (
     SpanOptions,
     SpanQuestions,
 )
+from creditd.credit.token_rewards import CompletionCredit, grouped_advantages, token_densities, token_rewards
 
 Floats: TypeAlias = NDArray[np.float64]
 Integers: TypeAlias = NDArray[np.int64]
@@ -191,14 +191,14 @@ class SpanBatch:
         Args:
             row: The completion.
             coalitions: Shape (R, n), bool.
-            utilities: Shape (R,), float64, reward units; what is not finite, or above 1e100, is none.
+            utilities: Shape (R,), float64, reward units; what is not finite, or above 1e90, is none.
             refusals: Why there is none, by place among the coalitions, where it is known.
 
         Raises:
             ValueError: If a coalition was told before with another utility.
         """
         state = self._states[row]
-        usable = np.abs(utilities) <= MAX_MAGNITUDE
+        usable = np.abs(utilities) <= MAX_SPAN_MAGNITUDE
         usable[list(refusals)] = False
         everyone = coalitions.all(axis=1)
         for place in np.flatnonzero(everyone).tolist():
@@ -394,7 +394,7 @@ class _ItemError(Exception):
 
 
 def _usable(utility: float) -> bool:
-    return bool(abs(utility) <= MAX_MAGNITUDE)
+    return bool(abs(utility) <= MAX_SPAN_MAGNITUDE)
 
 
 def _field_of(refusal: Refusal) -> SpanField:

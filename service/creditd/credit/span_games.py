@@ -63,8 +63,8 @@ def affordable_value(n_units: int, budget: int) -> tuple[SpanValue, bool]:
         budget: Evaluations that one completion may take.
 
     Returns:
-        `shapley` and True where all 2ⁿ coalitions fit the budget; `owen`, over the balanced tree, where those of the
-        tree do; `shapley` and False, to be sampled, where neither does.
+        The value, and whether it is no estimate: `shapley` where all 2ⁿ coalitions fit the budget; `owen`, over the
+        balanced tree, where those of the tree do; `shapley` and False, to be sampled, where neither does.
 
     Reference:
         SCAR, arXiv:2505.20417, which takes Owen values whatever the length.

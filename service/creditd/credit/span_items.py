@@ -11,13 +11,13 @@ from types import MappingProxyType
 from typing import Literal, TypeAlias
 
 import numpy as np
-from creditd.credit.text_units import TextUnits
-from creditd.credit.token_rewards import Ledger
 from numpy.typing import NDArray
 
 from creditd.credit.coalition_plans import Booleans
 from creditd.credit.evaluation_needs import EstimatorOptions
 from creditd.credit.span_games import SpanMethod, SpanValue
+from creditd.credit.text_units import TextUnits
+from creditd.credit.token_rewards import Ledger
 
 Floats: TypeAlias = NDArray[np.float64]
 Integers: TypeAlias = NDArray[np.int64]
@@ -50,6 +50,10 @@ SpanField: TypeAlias = Literal[
     "utility_empty",
     "utility_grand",
 ]
+
+
+MAX_SPAN_MAGNITUDE = 1e90
+"""Largest magnitude of a utility, a KL term and another reward: times the tokens of a completion it stays in range."""
 
 
 @dataclass(frozen=True)

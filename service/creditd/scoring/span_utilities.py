@@ -114,7 +114,7 @@ class SpanUtilities:
             )
 
     def ask(self) -> Sequence[VariantTexts]:
-        """The texts of what is not known, as many as one round takes; nothing when only attention is left to ask for."""
+        """The texts of what is not known, as many as one round takes; nothing when at most attention is left to ask."""
         wanted = self._batch.ask()
         self._asked = next(self._rounds(wanted), SpanQuestions())
         return self._texts_of(self._asked)
