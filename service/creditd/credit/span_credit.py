@@ -95,7 +95,8 @@ class SpanBatch:
             That of the plans, which are never longer than the options allow.
         """
         self._items, self._options = tuple(items), options
-        self._prompts, self._groups = prompts.tolist(), groups.tolist()
+        self._prompts: list[int] = prompts.tolist()
+        self._groups: list[int] = groups.tolist()
         self._n_groups = 1 + max(self._groups, default=-1)
         self._errors = {error.row: error for error in rejected}
         self._empty: dict[int, float | Refusal] = {}
