@@ -10,6 +10,7 @@ from typing import Any
 
 from benchmarks.cache_section import utility_cache
 from benchmarks.interval_coverage import PROMISED_MEAN, PROMISED_PLAYER
+from benchmarks.scar_section import scar
 from benchmarks.wording import kilobytes, milliseconds, number, timing, versions
 
 ROOT = Path(__file__).parents[2]
@@ -47,6 +48,7 @@ def _machine(folder: Path) -> str:
         ("coverage", _coverage),
         ("trie_scoring", _trie_scoring),
         ("trie_scoring_cuda", _trie_scoring),
+        ("scar", scar),
         ("utility_cache", utility_cache),
     ):
         report = _read(folder / f"{name}.json")

@@ -124,7 +124,8 @@ class Service:
             {"prompt": prompt, "completion": text, "token_offsets": offsets.tolist()}
             for prompt, text, offsets in zip(work.prompts, work.completions, work.offsets, strict=True)
         ]
-        response = self._client.post("/v1/credit/scar", json={"model": model, "items": items})
+        body = {"model": model, "items": items, "credit": {"type": "owen"}}
+        response = self._client.post("/v1/credit/scar", json=body)
         response.raise_for_status()
         answer = response.json()
         return [np.array(item["unit_values"]) for item in answer["items"]], answer["usage"], answer["items"][0]
@@ -148,7 +149,7 @@ def in_process(engine: RewardEngine, work: Workload) -> tuple[list[np.ndarray], 
         units_of_segments(len(text), segment_ends(text, "span"), offsets, max_units=24)
         for text, offsets in zip(work.completions, work.offsets, strict=True)
     ]
-    batch = SpanBatch([SpanItem(one) for one in units], prompts, prompts, SpanOptions())
+    batch = SpanBatch([SpanItem(one) for one in units], prompts, prompts, SpanOptions(value="owen"))
     texts = [CompletionText(text, one.characters, "") for text, one in zip(work.completions, units, strict=True)]
     questions = SpanUtilities(batch, list(numbers), texts, filler="", most_characters=1 << 40)
     usage = EngineUsage()
