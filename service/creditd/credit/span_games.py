@@ -139,10 +139,14 @@ class SpanGame:
         """
         if self._game is not None:
             return self._game.ask()
+        if not self._known:
+            return self._coalitions
+        if len(self._known) == len(self._keys):
+            return self._coalitions[:0]
         return self._coalitions[[row for row, key in enumerate(self._keys) if key not in self._known]]
 
     def tell(self, coalitions: Booleans, utilities: Floats) -> None:
-        """Take utilities, asked for or not, in any order.
+        """Take utilities of its coalitions, in any order.
 
         Args:
             coalitions: Shape (R, n), bool.
