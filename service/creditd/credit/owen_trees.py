@@ -48,7 +48,8 @@ def balanced_tree(n: int) -> Integers:
         SCAR, arXiv:2505.20417.
 
     Differs from the paper:
-        SCAR takes the tree that the text masker of `shap` makes of punctuation and sizes; of four spans it is this one.
+        SCAR takes the tree of `shap`'s text masker, which joins neighbours by punctuation and size, from the left: of
+        2^m alike spans it is this one, of five it is not.
     """
     if n < 1:
         raise ValueError(f"a tree needs a leaf: got n = {n}, expected at least 1")
