@@ -12,20 +12,33 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import ConfigDict, Field
 from pydantic.config import JsonDict
 
-from creditd.wire.fields import MAX_SETS, IndexPairs, MaskColumn, Name, NumberColumn, RewardNumber, WireModel
+from creditd.wire.fields import (
+    MAX_SETS,
+    Index,
+    IndexPairs,
+    MaskColumn,
+    Name,
+    NumberColumn,
+    NumberOrNullColumn,
+    RewardNumber,
+    WireModel,
+)
 from creditd.wire.scar_choices import (
+    MAX_UNITS,
     AbsentChoice,
     Alpha,
     DeleteAbsent,
     EstimatedCredit,
     SegmentationChoice,
+    SolveCreditChoice,
     SpanAdvantageChoice,
     SpanCreditChoice,
     SpanEstimatorChoice,
     SpanExpectChoice,
     TextSegmentation,
 )
-from creditd.wire.scar_forms import SCAR_FORMS
+from creditd.wire.scar_forms import SCAR_FORMS, SCAR_SOLVE_FORMS
+from creditd.wire.solve import MAX_BATCH_SIZE
 from creditd.wire.utilities import ModelId
 from creditd.wire.v1 import FlagName, ItemError, Prompt, Service, Usage
 
@@ -34,23 +47,19 @@ SpanMethodName: TypeAlias = Literal[
 ]
 
 
-class ScarItem(WireModel):
-    """One completion of a prompt."""
+class _Completion(WireModel):
+    """What is known of a completion wherever its utilities come from."""
 
     id: Name | None = None
     group: Name | None = None
     """Names the completions that are compared: the rollouts of one prompt. Give it to all items or to none; without it
     the completions of equal prompts are compared."""
-    prompt: Prompt
-    """What the completion answers, as the reward model reads it."""
-    completion: str
-    """The text that the policy wrote, and that of tools within it. Never logged."""
     token_offsets: IndexPairs | None = None
     """Characters [start, stop) of `completion` that each token writes, from one incremental decode; tokens that share a
     character carry the same ones. Null: every segment of the text is a token."""
     completion_mask: MaskColumn | None = None
     """True for the tokens that the policy chose. The others stand in every coalition, are in no unit and get exactly
-    0. Null: all are True. One per token, as the two fields below."""
+    0. One per token, as `kl`. Null: all are True."""
     units: IndexPairs | None = None
     """Half-open token ranges, ordered and disjoint, that hold every token that the policy chose and no other. Needed by
     the segmentation `given`, and of no use elsewhere."""
@@ -63,6 +72,19 @@ class ScarItem(WireModel):
     other_reward: RewardNumber = 0.0
     """Other rewards of the completion (rules, format), reward units: added in full at the last token, never shared
     out."""
+
+
+Unit: TypeAlias = Annotated[int, Field(ge=0, lt=MAX_UNITS)]
+UnitCoalition: TypeAlias = Annotated[list[Unit], Field(fail_fast=True, max_length=MAX_UNITS)]
+
+
+class ScarItem(_Completion):
+    """One completion of a prompt."""
+
+    prompt: Prompt
+    """What the completion answers, as the reward model reads it."""
+    completion: str
+    """The text that the policy wrote, and that of tools within it. Never logged."""
 
 
 SCAR_EXAMPLE: JsonDict = {
@@ -124,8 +146,8 @@ class ScarRequest(WireModel):
     model: ModelId
     """The reward model of the service that gives the utilities."""
     items: Annotated[list[ScarItem], Field(fail_fast=True, min_length=1, max_length=MAX_SETS)]
-    segmentation: SegmentationChoice = TextSegmentation()
     absent: AbsentChoice = DeleteAbsent()
+    segmentation: SegmentationChoice = TextSegmentation()
     credit: SpanCreditChoice = EstimatedCredit()
     estimator: SpanEstimatorChoice = SpanEstimatorChoice()
     alpha: Alpha = 1.0
@@ -137,6 +159,81 @@ class ScarRequest(WireModel):
     """Have the model read each completion's texts by themselves: then what else it reads changes no bit of them."""
     dry_run: bool = False
     """Only say what it would cost, in `usage`; without a target standard error it is exact."""
+
+
+class ScarSolveItem(_Completion):
+    """One completion whose utilities the caller gives, and what is known of them so far.
+
+    The utility of a coalition of units is that of the completion without the other units. For a completion without
+    masked tokens the coalition of no unit is v(∅) of its prompt, which has a field of its own.
+    """
+
+    prompt_id: Name | None = None
+    """Names the prompt. Completions of one prompt share it, and with it v(∅). Give it to all items or to none; without
+    it the items of a group are of one prompt, and without groups each item is of its own."""
+    completion: str | None = None
+    """The text, cut as the segmentation says. Null where `n_tokens` says how many tokens there are. Never logged."""
+    n_tokens: Index | None = None
+    """Tokens of a completion whose text is not sent; it needs `units`."""
+    coalitions: Annotated[list[UnitCoalition], Field(fail_fast=True, max_length=1 << 20)] = Field(default_factory=list)
+    """Coalitions that were evaluated: each the list of its units, by their place in the `units` of the answer."""
+    utilities: NumberOrNullColumn = Field(default_factory=list)
+    """One per coalition, reward units; null where it was refused."""
+    utility_empty: RewardNumber | None = None
+    """v(∅) of the prompt, once it is known. One item of a prompt is enough; of several, the first counts."""
+    empty_refused: bool = False
+    """Whether the prompt has no v(∅): then all of α is 0 for it."""
+    utility_grand: RewardNumber | None = None
+    """v(P) of a completion without units, once it is known; of others it is the utility of all units."""
+    grand_refused: bool = False
+    """Whether a completion without units has no v(P): then it has no answer."""
+
+
+SCAR_SOLVE_EXAMPLE: JsonDict = {
+    "items": [
+        {"id": "a", "prompt_id": "p1", "completion": "Paris, of course. It lies on the Seine."},
+        {"id": "b", "prompt_id": "p1", "completion": "I think it is Lyon."},
+    ]
+}
+SCAR_SOLVED_EXAMPLE: JsonDict = {
+    "items": [
+        {
+            "n_tokens": 6,
+            "completion_mask": [True, True, True, False, True, True],
+            "units": [[0, 2], [2, 3], [4, 6]],
+            "coalitions": [[0, 1, 2], [], [0], [0, 1]],
+            "utilities": [1.5, 0.25, 0.5, 1.0],
+            "utility_empty": 0.0,
+            "kl": [0.0, -0.1, 0.0, 0.0, 0.0, -0.2],
+        }
+    ],
+    "segmentation": {"type": "given"},
+    "credit": {"type": "prefix"},
+}
+
+
+class ScarSolveRequest(WireModel):
+    """Completions and what is known of their utilities in; what to evaluate next, or token rewards, out.
+
+    Everything that is known goes in with each request: no conversation is kept.
+    """
+
+    model_config = ConfigDict(json_schema_extra={"examples": [SCAR_SOLVE_EXAMPLE, SCAR_SOLVED_EXAMPLE]})
+    forms = SCAR_SOLVE_FORMS
+
+    items: Annotated[list[ScarSolveItem], Field(fail_fast=True, min_length=1, max_length=MAX_SETS)]
+    absent: AbsentChoice = DeleteAbsent()
+    """What the caller puts in the place of absent units; it changes no number here."""
+    segmentation: SegmentationChoice = TextSegmentation()
+    credit: SolveCreditChoice = EstimatedCredit()
+    estimator: SpanEstimatorChoice = SpanEstimatorChoice()
+    alpha: Alpha = 1.0
+    advantage: SpanAdvantageChoice = SpanAdvantageChoice()
+    expect: SpanExpectChoice = SpanExpectChoice()
+    incomplete_group: Literal["flag", "error"] = "flag"
+    """Whether a completion that failed leaves a flag on the others of its group, or takes them with it."""
+    batch_size: Annotated[int, Field(ge=1, le=MAX_BATCH_SIZE)] = 1024
+    """Most coalitions that one answer names per item. It changes no number."""
 
 
 class ScarLedger(WireModel):
@@ -203,3 +300,31 @@ class ScarResponse(WireModel):
     weight_version: str | None = None
     usage: Usage
     items: list[ScarResult] | None = None
+
+
+class ScarSolveResult(ScarResult):
+    """Answer for one completion, or what has to be evaluated for it."""
+
+    status: Literal["open", "ok", "error"]  # type: ignore[assignment]  # one more than of the other route
+    next: list[list[int]] | None = None
+    """Coalitions to evaluate next, while the item is open; none where only other items lack something."""
+    needs_empty: bool | None = None
+    """Whether v(∅) of its prompt is to be evaluated; asked of one item of the prompt."""
+    needs_grand: bool | None = None
+    """Whether v(P) is, of an item without units."""
+    planned: int | None = None
+    """Most evaluations altogether, v(∅) counted where the coalition of no unit is; fewer with a target standard
+    error."""
+    evaluations: int | None = None
+    """How many of them are known."""
+
+
+class ScarSolveResponse(WireModel):
+    """Answer to each item. As long as one is open, none has its rewards: prompts are compared as a whole."""
+
+    request_id: str
+    service: Service
+    usage: Usage
+    done: bool
+    """Whether no item is open."""
+    items: list[ScarSolveResult]
