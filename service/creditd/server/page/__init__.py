@@ -13,6 +13,9 @@ from importlib.resources import files
 from typing import NamedTuple
 
 PAGE_PATH = "/"
+STYLES = ("theme.css", "page.css", "heat.css")
+"""The first and the last are also those of the documents that `creditd explain` writes."""
+SCRIPTS = ("page.js", "heat.js", "completion.js")
 
 
 class Page(NamedTuple):
@@ -30,7 +33,7 @@ def page() -> Page:
         HTML in UTF-8. The policy names the two inline parts by their digests, lets the page talk to its own origin
         alone, and takes from scripts every way to turn text into HTML.
     """
-    html, style, script = (_part(name) for name in ("page.html", "page.css", "page.js"))
+    html, style, script = _part("page.html"), _joined(STYLES), _joined(SCRIPTS)
     policy = (
         "default-src 'none'",
         f"script-src '{_digest(script)}'",
@@ -52,6 +55,10 @@ def page() -> Page:
         "X-Content-Type-Options": "nosniff",
     }
     return Page(content, headers)
+
+
+def _joined(names: tuple[str, ...]) -> str:
+    return "".join(map(_part, names))
 
 
 def _part(name: str) -> str:

@@ -396,7 +396,7 @@ function figure(value) {
   if (value === null || value === undefined) return "—";
   const size = Math.abs(value);
   const text = size === 0 ? "0" : size < 1e-4 || size >= 1e6 ? value.toExponential(1) : value.toFixed(size < 100 ? 4 : 1);
-  return text.replace(/^-/, "−");
+  return text.replaceAll("-", "−");
 }
 
 function number(value) {
@@ -484,8 +484,10 @@ async function begin() {
       if ($("key-form").hidden) say("failure", utilities.answer.detail);
       return;
     }
+    const models = await fetched("v1/models");
     $("key-form").hidden = !apiKey;
     say("key-says", "");
+    showModels(models.ok ? models.answer.models : []);
     catalogue = new Map(utilities.answer.utilities.map((entry) => [entry.name, entry]));
     const { service, credits, advantages } = info.answer;
     for (const [name, types] of [["utility", info.answer.utilities], ["credit", credits], ["advantage", advantages]]) {
