@@ -16,7 +16,6 @@ import os
 import signal
 import sys
 import tempfile
-import time
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict
@@ -32,41 +31,12 @@ import task
 import training
 from live import Service, live_service
 from plans import BASELINE, FULL, QUICK, RULES, STOCK, Plan, Schedule
+from progress import Progress
 
 HERE = Path(__file__).resolve().parent
 README = HERE.parents[1] / "README.md"
 LOST_AFTER = 5
 MOST_PROCESSES = 8
-
-
-class Progress:
-    """The runs that have ended, kept on disk."""
-
-    def __init__(self, path: Path, settings: dict[str, Any]) -> None:
-        self._path, self._settings = path, settings
-        self.runs: dict[str, dict[str, Any]] = {}
-        self.seconds = 0.0
-        self._started = time.perf_counter()
-        if path.exists():
-            stored = json.loads(path.read_text(encoding="utf-8"))
-            if stored["settings"] == json.loads(json.dumps(settings)):
-                self.runs, self.seconds = stored["runs"], stored["seconds"]
-                print(f"continuing: {len(self.runs)} trainings are there", flush=True)
-            else:
-                print("progress.json is of other settings; starting anew", flush=True)
-
-    def add(self, name: str, run: dict[str, Any]) -> None:
-        """Keep a run, at once."""
-        self.runs[name] = run
-        content = {"settings": self._settings, "seconds": self.elapsed, "runs": self.runs}
-        draft = self._path.with_suffix(".draft")
-        draft.write_text(json.dumps(content), encoding="utf-8")
-        draft.replace(self._path)
-
-    @property
-    def elapsed(self) -> float:
-        """Seconds of all invocations together."""
-        return self.seconds + time.perf_counter() - self._started
 
 
 def main(arguments: list[str] | None = None) -> int:
