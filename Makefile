@@ -30,7 +30,7 @@ RESULTS = tests/benchmarks/results/$(shell $(PYTHON) tests/benchmarks/measure.py
 export OMP_NUM_THREADS := 1
 export OPENBLAS_NUM_THREADS := 1
 
-.PHONY: help serve serve-models setup fast test lint type arch browser pytest redis models gpu trainer demo demo-cache bench bench-http bench-cache bench-models bench-scar format clean
+.PHONY: help serve serve-models setup fast test lint type arch browser pytest redis models gpu trainer demo demo-cache demo-scar bench bench-http bench-cache bench-models bench-scar format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -166,6 +166,9 @@ demo: $(TRL)/stamp ## train a small language model with every credit rule, and r
 
 demo-cache: $(TRL)/stamp ## train with a reward model while Redis is pulled out and put back: the same bits (about 3 minutes)
 	$(TRL)/bin/python trainer_adapters/demo/redis_outage.py
+
+demo-scar: $(TRL)/stamp ## credit of spans against planted causes, and training with it, and report (about 15 minutes on two cores)
+	$(TRL)/bin/python trainer_adapters/demo/scar_run.py
 
 $(BENCH)/stamp:
 	@echo "installing shap and shapiq into $(BENCH)"

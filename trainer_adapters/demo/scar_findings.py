@@ -1,0 +1,108 @@
+"""What may be said of the demonstration of SCAR, in sentences, from scar.json alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from comparison import Difference
+from findings import listed
+from scar_comparison import METRICS
+from scar_plans import SCAR
+
+Results = Mapping[str, Any]
+Row = Mapping[str, Any]
+
+RIVALS = ("attention", "leave_one_out")
+"""Cheaper credits: where one of them is better than SCAR, nobody needs SCAR there."""
+CLAIMS = ((SCAR, "attention"), ("attention", "sparse"), (SCAR, "sparse"))
+"""The order that the paper reports."""
+CLAIMED_IN = ("final", "score")
+TEXTS = {"taught": "held-out notes of the reward model", "start": "notes as the policy starts with"}
+
+
+def headline(results: Results) -> str:
+    """Where attention or leave-one-out is better than SCAR; and where SCAR is better than they."""
+    quick = "*A quick run: it proves the path, its numbers mean nothing.* " if results["settings"]["quick"] else ""
+    names = results["methods"]
+    lost = {rival: _against(results, rival, "worse") for rival in RIVALS}
+    won = {rival: _against(results, rival, "better") for rival in RIVALS}
+    parts = [
+        f"**{_capital(names[rival])} is better than SCAR** in {listed(where)}."
+        for rival, where in lost.items()
+        if where
+    ]
+    if not parts:
+        parts = ["**Neither attention nor leave-one-out is better than SCAR** in anything that is compared."]
+    for rival, where in won.items():
+        found = f"in {listed(where)}" if where else "in nothing that is compared"
+        parts.append(f"SCAR is better than {names[rival]} {found}.")
+    return quick + " ".join(parts)
+
+
+def claims(results: Results) -> str:
+    """The paper's order, claim by claim: confirmed or not, at this scale."""
+    names = results["methods"]
+    return "\n".join(
+        f"- {names[method]} above {names[against]}: {_judgement(results, method, against)}"
+        for method, against in CLAIMS
+    )
+
+
+def order(results: Results) -> str:
+    """In one sentence, which of the paper's claims are confirmed in the planted reward at the end."""
+    names = results["methods"]
+    verdicts = {
+        claim: row_of(results["comparisons"], method=claim[0], against=claim[1], metric="final")["verdict"]
+        for claim in CLAIMS
+    }
+    words = {"better": "is confirmed", "worse": "is contradicted", "no difference": "is not confirmed"}
+    return (
+        "; ".join(f"{names[a]} above {names[b]} {words[verdict]}" for (a, b), verdict in verdicts.items())
+        + " (planted reward at the end)."
+    )
+
+
+def row_of(rows: Sequence[Row], **wanted: str) -> Row:
+    """The one row with these entries."""
+    (found,) = [row for row in rows if all(row[key] == value for key, value in wanted.items())]
+    return found
+
+
+def shown(row: Row, digits: int = 3) -> str:
+    """A mean with its interval, signed."""
+    if digits == 3:
+        return str(Difference(row["mean"], row["low"], row["high"], 0))
+    return f"{row['mean']:+.{digits}f} [{row['low']:+.{digits}f}, {row['high']:+.{digits}f}]"
+
+
+def digits_of(metric: str) -> int:
+    """Decimals of a metric: steps have one."""
+    return 1 if metric == "steps" else 3
+
+
+def _against(results: Results, rival: str, verdict: str) -> list[str]:
+    """Measures in which SCAR has this verdict against the rival, each with SCAR's difference."""
+    of_runs = [
+        f"{METRICS[row['metric']]} (SCAR {shown(row, digits_of(row['metric']))})"
+        for row in results["comparisons"]
+        if (row["method"], row["against"], row["verdict"]) == (SCAR, rival, verdict)
+    ]
+    of_texts = [
+        f"the AUROC on {TEXTS[row['texts']]} (SCAR {shown(row)})"
+        for row in results["auroc_differences"]
+        if (row["utilities"], row["against"], row["verdict"]) == ("reward model", rival, verdict)
+    ]
+    return [*of_runs, *of_texts]
+
+
+def _judgement(results: Results, method: str, against: str) -> str:
+    words = {"better": "confirmed", "worse": "not confirmed, the opposite holds", "no difference": "not confirmed"}
+    rows = {
+        metric: row_of(results["comparisons"], method=method, against=against, metric=metric) for metric in CLAIMED_IN
+    }
+    return "; ".join(f"{words[row['verdict']]} in the {METRICS[metric]} ({shown(row)})" for metric, row in rows.items())
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]

@@ -1,0 +1,71 @@
+"""The credit of the demonstration of SCAR: every number comes over HTTP from `POST /v1/credit/scar`."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+import scar_task as task
+from creditd.client import Client
+from scar_plans import CHOICES, DEADLINE_S, ESTIMATOR, MODEL, SEGMENTATION
+from scar_training import GROUP, Credited, Notes
+
+
+def write_config(directory: Path) -> Path:
+    """Settings of a service that has the reward model and remembers nothing, so that each method pays for itself.
+
+    Args:
+        directory: Where they are written; the model lies in its folder `models`.
+
+    Returns:
+        The file.
+    """
+    path = directory / "service.toml"
+    lines = [f"models_root = {json.dumps(str(directory / 'models'))}", "cache_bytes = 0", "[[models]]"]
+    path.write_text("\n".join([*lines, f'id = "{MODEL}"', f'path = "{MODEL}"', ""]), encoding="utf-8")
+    return path
+
+
+class ServiceCredit:
+    """The service as the source of the advantages of a training."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def __call__(self, method: str, themes: Sequence[int], notes: Notes) -> Credited:
+        """Advantages in the GRPO form; rollouts of one group follow one another.
+
+        Raises:
+            CreditdError: If the service refuses, or does not answer before the deadline.
+        """
+        choice = CHOICES[method]
+        started = time.perf_counter()
+        result = self._client.scar(
+            [task.PROMPTS[theme] for theme in themes],
+            notes.texts,
+            model=MODEL,
+            token_offsets=notes.offsets,
+            groups=[row // GROUP for row in range(len(notes.texts))],
+            segmentation=SEGMENTATION,
+            credit=choice["credit"],
+            estimator=ESTIMATOR if choice["credit"] == "auto" else None,
+            alpha=choice["alpha"],
+            advantage="pooled",
+            expect={"group_size": GROUP},
+            deadline_s=DEADLINE_S,
+        )
+        seconds = time.perf_counter() - started
+        if result.token_advantages is None:
+            raise RuntimeError("the service gave no token advantages; expected those of the pooled form")
+        return Credited(
+            advantages=list(result.token_advantages),
+            scores=np.asarray(result.utility_grand),
+            units=np.diff(result.units.row_splits),
+            evaluations=result.usage.evaluations,
+            seconds=seconds,
+            request_id=result.request_id,
+        )
