@@ -50,20 +50,19 @@ def pattern_ends(pattern: str, *, timeout_s: float = TIMEOUT_S) -> Callable[[str
             matches the empty text. No message repeats the pattern or a text.
     """
     compiled = _compiled(pattern)
+    late = f"got a pattern that takes more than {timeout_s:g} s on the texts of the request, expected a faster one"
     left = timeout_s
 
     def ends(text: str) -> Integers:
         nonlocal left
+        if left <= 0:
+            raise ValueError(late)
         started = time.process_time()
         try:
-            if left <= 0:
-                raise TimeoutError
             spans = [found.span() for found in compiled.finditer(text, timeout=left, concurrent=True)]
         except TimeoutError:
             left = 0.0
-            raise ValueError(
-                f"got a pattern that takes more than {timeout_s:g} s on the texts of the request, expected a faster one"
-            ) from None
+            raise ValueError(late) from None
         except MemoryError:
             raise ValueError("got a pattern that takes too much memory, expected a simpler one") from None
         left -= time.process_time() - started
