@@ -10,16 +10,21 @@ from creditd.server.settings import Settings
 from creditd.wire.catalogue import CATALOGUE
 from creditd.wire.errors import ErrorCode
 from creditd.wire.groups import GroupRequest
+from creditd.wire.scar import ScarRequest, ScarSolveRequest
 from creditd.wire.solve import SolveRequest
 from creditd.wire.v1 import ShapleyRequest
 from server.running import GROUP, SHAPLEY, get, post
 from wire.forms import FORMS, in_form, sets_with_everything
 
 SOLVE = "/v1/credit/shapley/solve"
+SCAR = "/v1/credit/scar"
+SCAR_SOLVE = "/v1/credit/scar/solve"
 POSTS = {
     SHAPLEY: ShapleyRequest,
     GROUP: GroupRequest,
     SOLVE: SolveRequest,
+    SCAR: ScarRequest,
+    SCAR_SOLVE: ScarSolveRequest,
 }
 COMMITTED = Path(__file__).parents[2] / "deploy" / "openapi.json"
 PATHS = {*POSTS, "/v1/info", "/v1/models", "/v1/utilities", "/livez", "/readyz", "/metrics"}

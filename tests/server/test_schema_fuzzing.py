@@ -7,7 +7,13 @@ pytestmark = pytest.mark.slow
 LEAST_SHARE = 0.3
 """Of the requests that fit the schema of a route: how many are answered at least."""
 GETS = ("/livez", "/readyz", "/metrics", "/v1/info", "/v1/utilities")
-POSTS = ("/v1/credit/shapley", "/v1/credit/shapley/solve", "/v1/credit/group")
+POSTS = (
+    "/v1/credit/shapley",
+    "/v1/credit/shapley/solve",
+    "/v1/credit/group",
+    "/v1/credit/scar",
+    "/v1/credit/scar/solve",
+)
 
 
 @pytest.fixture(scope="module")

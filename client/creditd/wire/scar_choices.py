@@ -9,11 +9,11 @@ from typing_extensions import Self
 
 from creditd.wire.fields import MAX_MAGNITUDE, Positive, WireModel
 from creditd.wire.forms import Form
+from creditd.wire.patterns import MAX_PATTERN
 from creditd.wire.v1 import EstimatorChoice
 
 MAX_UNITS = 4096
 """Most units of one completion, whatever the setting."""
-MAX_PATTERN = 1024
 MAX_MASK_TEXT = 256
 SEGMENTATION_NAMES = ("span", "token", "sentence", "lines", "regex", "given")
 SPAN_CREDIT_NAMES = ("auto", "shapley", "owen", "prefix", "leave_one_out", "uniform", "attention")
@@ -46,7 +46,8 @@ class RegexSegmentation(_Segmentation):
 
     type: Literal["regex"]
     pattern: Annotated[str, Field(min_length=1, max_length=MAX_PATTERN)]
-    """A regular expression of the package `regex`, without flags; a match of no character cuts nothing."""
+    """A regular expression of the package `regex`, flags inline, without recursion and approximate matching. A match
+    of no character cuts nothing, and nothing is cut off that is white space alone."""
 
 
 class GivenSegmentation(_Segmentation):

@@ -5,7 +5,8 @@ Legend: `N` items, `T` tokens and `n` units of one of them. A value that does no
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -21,6 +22,7 @@ from creditd.credit.text_units import TextUnits, units_of_ranges, units_of_segme
 from creditd.wire.arrays import group_numbers, numbered
 from creditd.wire.errors import ErrorCode
 from creditd.wire.limits import RequestLimits, check_rows
+from creditd.wire.patterns import pattern_ends
 from creditd.wire.scar import ScarItem, ScarRequest, ScarSolveItem, ScarSolveRequest
 from creditd.wire.scar_choices import GivenSegmentation, RegexSegmentation, SegmentationChoice, TokenSegmentation
 from creditd.wire.v1 import Prompt
@@ -185,13 +187,32 @@ EndsOf: TypeAlias = Callable[[str], Integers]
 def _ends_of(segmentation: SegmentationChoice) -> EndsOf | None:
     """What cuts a text; None where no text is cut."""
     if isinstance(segmentation, RegexSegmentation):
-        from creditd.wire.patterns import pattern_ends
-
-        return pattern_ends(segmentation.pattern)
+        return _ends_of_pattern(segmentation.pattern)
     if isinstance(segmentation, TokenSegmentation | GivenSegmentation):
         return None
     cut = segmentation.type
     return lambda text: segment_ends(text, cut)
+
+
+def _ends_of_pattern(pattern: str) -> EndsOf:
+    """What cuts texts behind each match of a pattern; the pattern is at fault where it does not."""
+    with _pattern_is_usable():
+        ends_of = pattern_ends(pattern)
+
+    def ends(text: str) -> Integers:
+        with _pattern_is_usable():
+            return ends_of(text)
+
+    return ends
+
+
+@contextmanager
+def _pattern_is_usable() -> Iterator[None]:
+    """What a pattern cannot do refuses the request: for how long it runs says nothing of one item."""
+    try:
+        yield
+    except ValueError as error:
+        raise wire_error(ErrorCode.INVALID_REQUEST, "/segmentation/pattern", str(error)) from None
 
 
 def _completion(

@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 
 from creditd.credit.flags import Flag
 from creditd.credit.span_credit import SpanBatch
-from creditd.credit.span_items import SpanCredit, SpanCredits, SpanError
+from creditd.credit.span_items import SpanCredits, SpanError
 from creditd.credit.text_units import TextUnits
-from creditd.wire.errors import ERROR_KINDS, ErrorCode
+from creditd.wire.errors import ErrorCode
 from creditd.wire.limits import MAX_CELLS, RequestLimits
 from creditd.wire.scar import ScarSolveRequest
-from creditd.wire.scar_items import MAX_SPAN_CELLS, SpanRequest, pointer_to, span_request
+from creditd.wire.scar_items import MAX_SPAN_CELLS, SpanRequest, span_request
 from creditd.wire.scar_known import KnownSpans, coalition_keys, known_spans
+from creditd.wire.scar_results import credited_item, failed_item
 from creditd.wire.validation import wire_error
 
 Booleans: TypeAlias = NDArray[np.bool_]
@@ -119,47 +120,6 @@ def solve_spans(
             )
         )
     return SolvedSpans(tuple(found), credits_, tuple(_pointed(request, error) for error in errors))
-
-
-def credited_item(credit: SpanCredit) -> dict[str, Any]:
-    """What `ScarResult` says of a completion with an answer, but for its name; arrays stay arrays."""
-    ledger, units = credit.ledger, credit.units
-    return {
-        "status": "ok",
-        "token_rewards": credit.token_rewards,
-        "token_advantages": credit.token_advantages,
-        "units": units.tokens,
-        "unit_characters": units.characters,
-        "unit_values": credit.values,
-        "standard_errors": credit.standard_errors,
-        "intervals": credit.intervals,
-        "utility_empty": credit.empty,
-        "utility_grand": credit.grand,
-        "method": credit.method,
-        "exact": credit.exact,
-        "gap": credit.gap,
-        "ledger": {
-            "kl": ledger.kl,
-            "other_reward": ledger.other_reward,
-            "units": ledger.units,
-            "terminal": ledger.terminal,
-            "remainder": ledger.remainder,
-            "total": ledger.total,
-            "alpha": ledger.alpha,
-        },
-        "flags": Flag(credit.flags).wire_names,
-    }
-
-
-def failed_item(error: SpanError) -> dict[str, Any]:
-    """What `ScarResult` says of a completion without an answer, but for its name."""
-    failure = {
-        "code": error.code,
-        "pointer": pointer_to(error),
-        "detail": error.detail,
-        "retryable": ERROR_KINDS[ErrorCode(error.code)].retryable,
-    }
-    return {"status": "error", "error": failure}
 
 
 def solve_results(request: ScarSolveRequest, answer: SolvedSpans) -> list[dict[str, Any]]:

@@ -60,8 +60,8 @@ class EvaluatedSets:
     estimates: Estimates | None = None
 
 
-class ModelQuestions(Protocol):
-    """A use case that asks until it has no question left, then answers. Not for several threads at a time."""
+class AsksTexts(Protocol):
+    """What a model can be asked about texts, round after round. Not for several threads at a time."""
 
     @property
     def remembered_by(self) -> RememberedBy | None:
@@ -72,6 +72,10 @@ class ModelQuestions(Protocol):
 
     def tell(self, found: Any) -> None:  # noqa: ANN401 - scores or vectors, as the engine gives them
         """Take what the model says of what was asked last."""
+
+
+class ModelQuestions(AsksTexts, Protocol):
+    """A use case about candidate sets that asks until it has no question left, then answers."""
 
     def answer(self) -> EvaluatedSets:
         """The sets, once there is no question left."""

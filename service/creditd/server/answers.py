@@ -124,7 +124,7 @@ def answer_batch(
     """
     codes, n_sets = Counter(str(error.code) for error in answer.errors), batch.sets.n_sets
     if len(answer.errors) == n_sets:
-        return _nothing_answered("set", n_sets, codes, error_items(answer, batch))
+        return nothing_answered("set", n_sets, codes, error_items(answer, batch))
     flags = answer.flags
     if estimates is not None:
         flags = flags | np.where(estimates.approximate & answer.ok, int(Flag.INTERVAL_APPROXIMATE), 0)
@@ -184,7 +184,7 @@ def answer_items(
             ErrorItem(pointer=solve_pointer(error), code=ErrorCode(error.code), detail=error.detail)
             for error in causes_first(answer.errors)[:10]
         )
-        return _nothing_answered("item", len(asked.items), codes, items)
+        return nothing_answered("item", len(asked.items), codes, items)
     failed = {error.row for error in answer.errors}
     flags = np.array([0 if row in failed else item_flags(answer, row) for row in range(len(asked.items))])
     used = EngineUsage(from_cache=answer.n_remembered)
@@ -227,7 +227,7 @@ def answer_groups(
         items = tuple(
             ErrorItem(pointer=error.pointer, code=error.code, detail=error.detail) for error in answer.errors[:10]
         )
-        return _nothing_answered("group", n_rows, codes, items)
+        return nothing_answered("group", n_rows, codes, items)
     document = group_document(answer, envelope(request_id, queue_s))
     return Answer(encode(document), n_rows, codes, flag_counts(answer.flags))
 
@@ -241,7 +241,17 @@ def refused_as_a_whole() -> Iterator[None]:
         raise ServiceError(error.code, error.detail, error.items) from None
 
 
-def _nothing_answered(kind: str, n_items: int, codes: Mapping[str, int], items: tuple[ErrorItem, ...]) -> Answer:
-    """The account of a request that fails because all of its items do."""
+def nothing_answered(kind: str, n_items: int, codes: Mapping[str, int], items: tuple[ErrorItem, ...]) -> Answer:
+    """The account of a request that fails because all of its items do.
+
+    Args:
+        kind: What an item is called.
+        n_items: How many there are.
+        codes: How many failed, by code.
+        items: Why, causes before consequences, at most 10.
+
+    Returns:
+        A refusal with the code of the first one.
+    """
     detail = f"no {kind} could be answered; the first: {items[0].pointer}: {items[0].detail}"
     return Answer(b"", n_items, codes, {}, refusal=ServiceError(items[0].code, detail, items))

@@ -7,7 +7,9 @@ other requests.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
@@ -23,13 +25,14 @@ from creditd.engines.errors import EngineError, EngineExpiredError, EngineOverlo
 from creditd.engines.protocol import EngineUsage, PreparedTexts, ScoredTexts
 from creditd.engines.registry import AnyEngine
 from creditd.scoring.deadline import Deadline, DeadlineExceededError
-from creditd.scoring.model_questions import ModelQuestions
+from creditd.scoring.model_questions import AsksTexts
 from creditd.scoring.recollection import Recollection
 from creditd.server.errors import ServiceError
 from creditd.server.resources import Resources
 from creditd.wire.errors import ErrorCode
 
 T = TypeVar("T")
+P = TypeVar("P", bound=PreparedTexts)
 
 PATIENCE = 0.5
 """Part of the time that a round has for which it waits for what other requests find out."""
@@ -86,20 +89,21 @@ class Round:
 class ModelRounds:
     """The conversation of one request with one model."""
 
-    def __init__(self, engine: AnyEngine, caller: Caller, *, counts: bool = True) -> None:
+    def __init__(self, engine: AnyEngine, caller: Caller, *, counts: bool = True, rendering: str = "delete") -> None:
         """Nothing is asked yet.
 
         Args:
             engine: The model.
             caller: Who waits for it.
             counts: Whether what is remembered has saved something; not if only a price is asked for.
+            rendering: What stands for absent units, which is part of what utilities are remembered by.
         """
-        self._engine, self._caller, self._counts = engine, caller, counts
+        self._engine, self._caller, self._counts, self._rendering = engine, caller, counts, rendering
         self._cache = caller.resources.cache if engine.is_remembered else None
         self._known: dict[str, KnownGame] = {}
         """What this request knows of each game, round after round: no cache has to hold on to it meanwhile."""
 
-    def round_of(self, questions: ModelQuestions) -> Round:
+    def round_of(self, questions: AsksTexts) -> Round:
         """What is asked next, and what this process remembers of it; off the event loop."""
         texts, cache, by = questions.ask(), self._cache, questions.remembered_by
         if not texts or cache is None or by is None:
@@ -117,7 +121,18 @@ class ModelRounds:
             await self._caller.run(partial(self._learned, asked.recollection, fetched))
             texts = await self._caller.run(partial(asked.recollection.ask, tuple(asked.missing)))
             known = asked.recollection.answer().usage
-        return known + (await self._caller.read(self._reading(texts))).usage
+        return known + await self.price_of(self._reading(texts))
+
+    async def price_of(self, reading: Callable[[], PreparedTexts]) -> EngineUsage:
+        """What texts would cost that are read so, on a thread.
+
+        Raises:
+            ServiceError: If the model cannot take such texts.
+            DeadlineExceededError: If the deadline passes first.
+            ClientDisconnect: If the caller leaves first.
+        """
+        with self._errors_of_the_service():
+            return (await self._caller.read(reading)).usage
 
     async def answers(self, asked: Round) -> Any:  # noqa: ANN401 - scores or vectors
         """What the model says of a round.
@@ -241,6 +256,7 @@ class ModelRounds:
             source="model",
             name=engine.spec.id,
             identity=engine.identity,
+            rendering=self._rendering,
             generation=cache.generation(engine.spec.id),
             numerics=engine.numerics if caller.alone else "",
         )
@@ -253,12 +269,32 @@ class ModelRounds:
         return partial(prepared, texts, alone=self._caller.alone, checkpoint=self._caller.deadline.check)
 
     async def _asked(self, texts: Sequence[Any]) -> Any:  # noqa: ANN401 - scores or vectors
-        """One question and its answer; every way to have none is an error of the service."""
-        caller, engine = self._caller, self._engine
-        name = engine.spec.id
+        """One question and its answer."""
+        return await self.said(self._reading(texts), self._engine.submit)
+
+    async def said(self, reading: Callable[[], P], submit: Callable[[P, float], Future[T]]) -> T:
+        """What the model says of something; every way to say nothing is an error of the service.
+
+        Args:
+            reading: Makes of texts what the model takes, on a thread.
+            submit: Asks about it, until when somebody waits.
+
+        Raises:
+            ServiceError: If the model fails or is overloaded, or cannot take such texts.
+            DeadlineExceededError: If the deadline passes first.
+            ClientDisconnect: If the caller leaves first.
+        """
+        caller = self._caller
+        with self._errors_of_the_service():
+            prepared = await caller.read(reading)
+            return await caller.wait_for(asyncio.wrap_future(submit(prepared, caller.deadline.at_s)))
+
+    @contextmanager
+    def _errors_of_the_service(self) -> Iterator[None]:
+        """What the model refuses, raised as the error of the service that says the same."""
+        name = self._engine.spec.id
         try:
-            prepared = await caller.read(self._reading(texts))
-            return await caller.wait_for(asyncio.wrap_future(engine.submit(prepared, caller.deadline.at_s)))
+            yield
         except EngineExpiredError:
             raise DeadlineExceededError from None
         except EngineOverloadedError as error:

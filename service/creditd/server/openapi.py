@@ -17,6 +17,7 @@ from pydantic.json_schema import models_json_schema
 from creditd.wire import codec
 from creditd.wire.errors import ERROR_KINDS, ErrorCode, Problem
 from creditd.wire.groups import GroupRequest
+from creditd.wire.scar import ScarRequest, ScarSolveRequest
 from creditd.wire.solve import SolveRequest
 from creditd.wire.v1 import ShapleyRequest
 
@@ -37,7 +38,13 @@ _HEADERS: dict[str, dict[str, Any]] = {
     "Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer", "minimum": 0}},
 }
 _HEADERS_BY_STATUS = {401: ("WWW-Authenticate",), 503: ("Retry-After",)}
-_REQUESTS: tuple[type[BaseModel], ...] = (ShapleyRequest, SolveRequest, GroupRequest)
+_REQUESTS: tuple[type[BaseModel], ...] = (
+    ShapleyRequest,
+    SolveRequest,
+    GroupRequest,
+    ScarRequest,
+    ScarSolveRequest,
+)
 
 
 def failures(*codes: ErrorCode) -> dict[int | str, dict[str, Any]]:

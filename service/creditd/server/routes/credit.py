@@ -1,10 +1,11 @@
-"""`POST /v1/credit/shapley`, `/v1/credit/shapley/solve` and `/v1/credit/group`."""
+"""`POST /v1/credit/shapley` and `/scar`, `/solve` of both, and `/v1/credit/group`."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Coroutine
 from functools import partial
+from inspect import iscoroutinefunction
 from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request, Response
@@ -21,10 +22,12 @@ from creditd.server.model_answers import answer_with_model
 from creditd.server.openapi import described
 from creditd.server.remembered_solve import answer_remembered
 from creditd.server.resources import Resources, resources_of
+from creditd.server.scar_answers import answer_scar, answer_scar_solve
 from creditd.wire import codec
 from creditd.wire.errors import ErrorCode
 from creditd.wire.groups import GroupRequest, GroupResponse
 from creditd.wire.model_texts import asks_models
+from creditd.wire.scar import ScarRequest, ScarResponse, ScarSolveRequest, ScarSolveResponse
 from creditd.wire.solve import SolveRequest, SolveResponse
 from creditd.wire.v1 import ShapleyRequest, ShapleyResponse
 
@@ -84,8 +87,24 @@ async def credit_group(request: Request) -> Response:
     return await _answered(request, GroupRequest, answer_groups)
 
 
-async def _answered(request: Request, model: type[_M], answer: Callable[..., Answer]) -> Response:
-    """The response to a body of a model, computed off the event loop unless it is small."""
+@router.post(
+    "/scar",
+    operation_id="credit_scar",
+    **described(ScarRequest, ScarResponse, ErrorCode.UNKNOWN_MODEL, ErrorCode.ENGINE_FAILED),
+)
+async def credit_scar(request: Request) -> Response:
+    """A reward for each token of completions, from what their units are worth to a reward model (SCAR)."""
+    return await _answered(request, ScarRequest, answer_scar)
+
+
+@router.post("/scar/solve", operation_id="credit_scar_solve", **described(ScarSolveRequest, ScarSolveResponse))
+async def credit_scar_solve(request: Request) -> Response:
+    """The same under a utility that the caller evaluates: what to evaluate next, or the token rewards."""
+    return await _answered(request, ScarSolveRequest, answer_scar_solve)
+
+
+async def _answered(request: Request, model: type[_M], answer: Callable[..., Any]) -> Response:
+    """The response to a body of a model, computed off the event loop unless it is small, or awaited on it."""
     deadline, resources, media_type = deadline_of(request), resources_of(request), answer_type(request)
     with resources.hold() as held:
         body = await read_body(request, deadline, held)
@@ -101,8 +120,12 @@ async def _answered(request: Request, model: type[_M], answer: Callable[..., Ans
                 "encode": json_body if media_type == JSON else codec.encode,
             }
             waits: dict[str, Any] = {**common, "receive": request.receive, "tenant": request.state.tenant}
+            done: Answer
             if isinstance(asked, ShapleyRequest) and asks_models(asked):
                 done = await answer_with_model(asked, resources=resources, **waits)
+                return _respond(request, done, media_type)
+            if iscoroutinefunction(answer):
+                done = await answer(asked, resources=resources, **waits)
                 return _respond(request, done, media_type)
             if isinstance(asked, SolveRequest) and asked.utility_id is not None and resources.cache is not None:
                 done = await answer_remembered(asked, resources.cache, resources=resources, **waits)
