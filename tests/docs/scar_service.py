@@ -1,0 +1,32 @@
+"""The service of SCAR.md: its reward model is the toy that the page describes. Run as a process of its own."""
+
+import re
+import sys
+
+
+def toy(_, text):
+    """1 for Paris, 1 more with the Seine, 0.125 off for each word."""
+    words = re.findall(r"\w+", text)
+    return float("Paris" in words) + float({"Paris", "Seine"} <= set(words)) - 0.125 * len(words)
+
+
+def main() -> int:
+    """Serve until asked to end."""
+    from creditd.engines.fake import FakeEngine
+    from creditd.engines.model_spec import ModelSpec
+    from creditd.engines.registry import Registry
+    from creditd.server.app import create_app
+    from creditd.server.logs import configure_logging
+    from creditd.server.resources import Resources
+    from creditd.server.serve import serve
+    from creditd.server.settings import Settings
+
+    settings = Settings(port=0)
+    engines = {"rm": FakeEngine(toy, ModelSpec("rm", "nowhere"))}
+    configure_logging()
+    app = create_app(settings, Resources(settings, engines=Registry(engines)))
+    return serve(app, lambda port: sys.stdout.write(f"listens on http://127.0.0.1:{port}\n") and sys.stdout.flush())
+
+
+if __name__ == "__main__":
+    sys.exit(main())
