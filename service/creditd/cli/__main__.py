@@ -1,4 +1,4 @@
-"""`creditd serve | shapley | replay | cache | utilities | openapi | version`; each is imported when it is asked for."""
+"""The `creditd` command: each of its commands is imported when it is asked for."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Words after `creditd`; those of the process when absent.
 
     Returns:
-        Exit status: 0 when all went well, 1 when some lines of a file failed, an answer differs from its recording, or
-        Redis did not do what it was asked or has no sound value, 2 when the command, the settings or a recording were
-        not understood.
+        Exit status: 0 when all went well, 1 when some lines of a file failed, completions have no credit or no
+        picture, an answer differs from its recording, or Redis did not do what it was asked or has no sound value, 2
+        when the command, the settings or a recording were not understood.
     """
     options = _parser().parse_args(arguments)
     try:
@@ -61,6 +61,13 @@ def _parser() -> argparse.ArgumentParser:
     shapley.add_argument("--quiet", action="store_true", help="no progress bar")
     shapley.set_defaults(run=_shapley)
 
+    explain = commands.add_parser(
+        "explain",
+        help="show what the parts of completions are worth to a reward model",
+        description="Show completions with the credit of their units (SCAR) as one page of HTML, or as a picture.",
+    )
+    _add_explain_arguments(explain)
+
     replay = commands.add_parser(
         "replay",
         help="ask a recorded exchange again and compare the bits",
@@ -96,6 +103,35 @@ def _parser() -> argparse.ArgumentParser:
     version = commands.add_parser("version", help="print the version", description="Print the version.")
     version.set_defaults(run=_version)
     return parser
+
+
+def _add_explain_arguments(explain: argparse.ArgumentParser) -> None:
+    explain.add_argument(
+        "file",
+        metavar="FILE",
+        help="completions with their prompts: a request to /v1/credit/scar, its items as a list, or one per line; "
+        "- reads stdin",
+    )
+    explain.add_argument("--html", type=Path, metavar="FILE", help="where the page goes (default: stdout)")
+    explain.add_argument(
+        "--png",
+        type=Path,
+        metavar="FILE",
+        help="where a picture goes; Chromium or Chrome makes it, the one that CREDITD_BROWSER names or one on the path",
+    )
+    explain.add_argument("--answer", type=Path, metavar="FILE", help="an answer that is there: no service is asked")
+    explain.add_argument("--url", help="service to ask (default: CREDITD_URL, else http://127.0.0.1:8400)")
+    explain.add_argument("--model", metavar="ID", help="reward model (default: the only one of the service)")
+    explain.add_argument("--segmentation", help='name of the segmentation, or JSON such as \'{"type": "lines"}\'')
+    explain.add_argument("--max-units", type=_positive_or_none, metavar="N", help="most units, or none for no limit")
+    explain.add_argument("--absent", help="what stands in the place of absent units, name or JSON")
+    explain.add_argument("--credit", help="which value units get, name or JSON")
+    explain.add_argument("--advantage", help="`pooled` for token advantages beside token rewards")
+    explain.add_argument("--alpha", type=float, help="part of the reward that units get where they stand, 0 to 1")
+    explain.add_argument("--budget", type=_positive, metavar="N", help="texts that may be evaluated per completion")
+    explain.add_argument("--seed", type=int, help="of what is sampled")
+    explain.add_argument("--timeout-s", type=float, default=300.0, help="seconds for the answer, retries included")
+    explain.set_defaults(run=_explain)
 
 
 def _add_cache_commands(cache: argparse.ArgumentParser) -> None:
@@ -149,6 +185,10 @@ def _positive(text: str) -> int:
     return number
 
 
+def _positive_or_none(text: str) -> int | str:
+    return text if text == "none" else _positive(text)
+
+
 def _serve(options: argparse.Namespace) -> int:
     try:
         from creditd.cli.serve import run_service  # noqa: PLC0415  # the client's install has no web framework
@@ -184,6 +224,12 @@ def _without_service(command: str, error: ModuleNotFoundError) -> int:
 
 def _shapley(options: argparse.Namespace) -> int:
     from creditd.cli.shapley import run_file  # noqa: PLC0415  # `creditd version` should not load NumPy
+
+    return run_file(options)
+
+
+def _explain(options: argparse.Namespace) -> int:
+    from creditd.cli.explain.command import run_file  # noqa: PLC0415  # `creditd version` should not load NumPy
 
     return run_file(options)
 

@@ -203,7 +203,7 @@ def _loaded(kind: type[S], config: Path | None, overrides: Mapping[str, object])
 
 def _refuse_unknown_variables(settings: Settings) -> None:
     """A misspelt variable is an error: a service that was meant to have a key must not run without one."""
-    known = {f"CREDITD_{name.upper()}" for name in Settings.model_fields} | {"CREDITD_URL"}
+    known = {f"CREDITD_{name.upper()}" for name in Settings.model_fields} | {"CREDITD_URL", "CREDITD_BROWSER"}
     if settings.keys:
         known.add("CREDITD_API_KEY")
     unknown = sorted(name for name in os.environ if name.upper().startswith("CREDITD_") and name.upper() not in known)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from creditd.cli.explain.figures import LEVELS, figure, fraction, level, share, signed
-from creditd.cli.explain.markup import Markup, element, in_one_line, joined, visible
+from creditd.cli.explain.markup import Markup, element, in_one_line, joined
 
 _T = TypeVar("_T")
 
@@ -79,7 +79,7 @@ def credit_of(item: Mapping[str, Any], answer: Mapping[str, Any], row: int, scal
     if answer["status"] != "ok":
         error = answer["error"]
         words = element("p", element("strong", error["code"]), f" {error['detail']}", class_="says")
-        return element("div", words, prompt, _map(visible(item["completion"])), class_="credit")
+        return element("div", words, prompt, _map(item["completion"]), class_="credit")
     return element(
         "div",
         _facts(answer),
@@ -95,7 +95,7 @@ def credit_of(item: Mapping[str, Any], answer: Mapping[str, Any], row: int, scal
 
 def heat_map(item: Mapping[str, Any], answer: Mapping[str, Any], row: int, scale: Scale) -> Markup:
     """The completion, its units shaded by their values; what is in no unit is grey."""
-    text = visible(item["completion"])
+    text = item["completion"]
     pieces: list[Markup] = []
     end = 0
     for number, (start, stop) in enumerate(answer["unit_characters"]):
@@ -262,10 +262,10 @@ def _token_texts(item: Mapping[str, Any], answer: Mapping[str, Any]) -> list[str
 def _prompt(prompt: str | Sequence[Mapping[str, Any]]) -> Markup:
     """What the completion answers."""
     if isinstance(prompt, str):
-        parts = [element("p", visible(prompt), dir="auto", lang="")]
+        parts = [element("p", prompt, dir="auto", lang="")]
     else:
         parts = [
-            element("p", element("b", visible(str(message["role"])), dir="ltr"), ": ", visible(str(message["content"])),
+            element("p", element("b", str(message["role"]), dir="ltr"), ": ", str(message["content"]),
                     dir="auto", lang="")
             for message in prompt
         ]  # fmt: skip

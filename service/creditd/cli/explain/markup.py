@@ -21,7 +21,7 @@ def element(name: str, /, *children: str, **attributes: str) -> Markup:
 
     Args:
         name: Of the tag; of none that HTML closes by itself.
-        children: `Markup` as it is, any other text escaped.
+        children: `Markup` as it is, any other text escaped and made visible.
         attributes: A trailing underscore is left out and others are hyphens: `class_`, `aria_hidden`.
     """
     given = "".join(f' {_name(key)}="{html.escape(value)}"' for key, value in attributes.items())
@@ -29,8 +29,8 @@ def element(name: str, /, *children: str, **attributes: str) -> Markup:
 
 
 def joined(*children: str) -> Markup:
-    """Children one after another."""
-    return Markup("".join(child if isinstance(child, Markup) else html.escape(child) for child in children))
+    """Children one after another, as those of an element."""
+    return Markup("".join(child if isinstance(child, Markup) else html.escape(visible(child)) for child in children))
 
 
 def visible(text: str) -> str:
