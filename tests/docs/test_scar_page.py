@@ -2,8 +2,11 @@
 
 import json
 import math
+import os
 import re
 import shlex
+import subprocess
+import sys
 from itertools import pairwise
 from pathlib import Path
 
@@ -108,6 +111,61 @@ def test_the_table_has_flags_that_exist():
     assert flags <= {flag.name.lower() for flag in Flag}
 
 
+def of_kind(kind):
+    """Blocks of a kind, with the output that stands below them, or None."""
+    everything = [*blocks(), ("", "")]
+    pairs = [(text, below if after == "text" else None) for (_, text), (after, below) in pairwise(everything)]
+    return [pair for pair, (language, text) in zip(pairs, blocks(), strict=True) if kind_of(language, text) == kind]
+
+
+def kind_of(language, text):
+    """How a block is tested."""
+    if language in {"json", "text"}:
+        return "output"
+    if language == "sh":
+        first = text.split()[0]
+        return first if first in {"curl", "make"} else "command"
+    return "trainer" if "trl" in text else "program"
+
+
+def test_every_block_is_tested():
+    """Each block is a line to paste, a target of make, a program, a command, what a trainer runs, or its output."""
+    languages = {language for language, _ in blocks()}
+    assert languages <= {"json", "text", "sh", "python"}
+    assert len(curls()) + len(of_kind("make")) + len(of_kind("command")) == sum(kind == "sh" for kind, _ in blocks())
+    below = [after for (_, _), (after, _) in pairwise(blocks())]
+    outputs = sum(kind in {"json", "text"} for kind, _ in blocks())
+    assert outputs == sum(after in {"json", "text"} for after in below)  # none begins the page
+    trained = any("SCAR.md" in path.read_text() for path in (ROOT / "tests" / "adapters").glob("test_*.py"))
+    assert trained or not of_kind("trainer")
+
+
+@pytest.mark.parametrize("block", of_kind("make"), ids=lambda block: block[0].split()[1])
+def test_targets_of_make_exist(block):
+    """Nothing is run."""
+    subprocess.run(["make", "--dry-run", block[0].split()[1]], cwd=ROOT, check=True, capture_output=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("block", [*of_kind("program"), *of_kind("command")], ids=lambda block: block[0].split("\n")[0])
+def test_programs_and_commands_run(block, tmp_path):
+    """Beside the service of the page; and print what stands below them."""
+    text, printed = block
+    with running_service(script=SERVICE, directory=tmp_path) as url:
+        text = text.replace("http://127.0.0.1:8400", url)
+        command = [sys.executable, "-W", "error", "-c", text]
+        if block in of_kind("command"):
+            text = text.replace(".venv/bin/creditd", "creditd")
+            command = ["bash", "-c", re.sub(r"(?m)^creditd\b", f"{shlex.quote(sys.executable)} -m creditd.cli", text)]
+        environment = {**os.environ, "CREDITD_URL": url}
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=False
+        )
+    assert done.returncode == 0, done.stderr
+    assert printed is None or done.stdout == printed
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("line", "answer"), curls())
 def test_lines_to_paste_are_answered(line, answer, tmp_path):
     """With the toy that the page describes; and with the answer that stands below them."""
