@@ -31,7 +31,7 @@ async function askModel() {
     if (mine !== readingOf) return;
     const found = ok && answer.items ? answer.items[0] : null;
     if (found && found.status === "ok") {
-      $("completion-result").replaceChildren(creditOf(item, found));
+      $("completion-credit").replaceChildren(creditOf(item, found));
       $("completion-result").hidden = false;
       $("completion-result").classList.remove("old");
       const { evaluations, from_cache: remembered } = answer.usage;
