@@ -26,6 +26,7 @@ from creditd.client.exceptions import (
     TransportError,
 )
 from creditd.client.results import GroupResult, ItemError, Ragged, ShapleyResult
+from creditd.client.scar_results import RaggedSpans, ScarLedger, ScarResult
 from creditd.client.sync import Client
 
 __all__ = [
@@ -43,7 +44,10 @@ __all__ = [
     "OverloadedError",
     "PartialResultError",
     "Ragged",
+    "RaggedSpans",
     "ResponseError",
+    "ScarLedger",
+    "ScarResult",
     "ServerError",
     "ShapleyResult",
     "StatusError",

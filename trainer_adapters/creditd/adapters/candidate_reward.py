@@ -6,40 +6,23 @@ import inspect
 import time
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
-from creditd.adapters.completions import Decode, Found, Reading, Thinking, Turns, find_candidates
-from creditd.adapters.rollouts import Creditor
+from creditd.adapters.completions import Found, Reading, Thinking, Turns, find_candidates
+from creditd.adapters.credit_config import CreditConfig
+from creditd.adapters.credit_reward import CreditReward, OtherRewards, unwrapped
+from creditd.adapters.creditors import Answered
+from creditd.adapters.prompts import readable
+from creditd.adapters.rollouts import Creditor, Rollout
 from creditd.credit.candidate_parsers import parser_of
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 Rewards: TypeAlias = tuple[float | None, ...]
 
-_REMEMBERED_TOKENS = 4
-_REMEMBERED_TEXTS = 200_000
-"""Runs of a few tokens come again and again; their texts are remembered, up to some 50 MB."""
 _SHOWN = 60
 """Characters of a wrong value that an error repeats."""
 
 
-@dataclass(frozen=True)
-class Generation:
-    """What a trainer knows of the completions that it is about to score.
-
-    Attributes:
-        prompts: Tokens before each completion.
-        written: For each completion 1 per token that the policy wrote and 0 per other token. None: it wrote them all.
-    """
-
-    prompts: Sequence[Sequence[int]]
-    written: Sequence[Sequence[int]] | None
-
-
-class CandidateReward:
+class CandidateReward(CreditReward):
     """A reward function for candidates, in the place of one for completions; give exactly one to each trainer.
 
     TRL calls it like any other reward function and logs the utility of each set as its reward.
@@ -74,22 +57,10 @@ class CandidateReward:
         turns: Turns = "last",
         thinking: Thinking = "detect",
     ) -> None:
-        if not function or not (callable(function) or isinstance(function, str)):
-            raise TypeError(
-                f"got {function!r} as the candidate reward; expected a function, or the id of a reward model"
-            )
-        self.function = None if isinstance(function, str) else function
-        self.model = function if isinstance(function, str) else None
+        super().__init__(function, name, "candidate reward")
         self.reading = Reading(parser_of(parser), turns, thinking)
-        self.__name__ = name or self.model or _name_of(function)
         self._creditor: Creditor | None = None
-        self._tokenizer: PreTrainedTokenizerBase | None = None
-        self._generation: Generation | None = None
         self._scored: list[tuple[Found, Rewards]] | None = None
-        self._decoded: dict[tuple[int, ...], str] = {}
-        self._silent: set[int] = set()
-        self._longest = 0
-        self.seconds = 0.0
         if (
             self.function is not None
             and _is_async(self.function)
@@ -101,36 +72,39 @@ class CandidateReward:
                 )
             self.__class__ = _awaiting(type(self))  # TRL looks at __call__ to tell what it has to await
 
-    def bind(self, creditor: Creditor, tokenizer: PreTrainedTokenizerBase, silent: set[int], longest: int) -> None:
-        """Belong to a trainer.
+    @property
+    def creditor(self) -> Creditor:
+        """Who values the sets."""
+        if self._creditor is None:
+            raise RuntimeError("a CandidateReward works in a CreditGRPOTrainer, or after attach(trainer)")
+        return self._creditor
 
-        Args:
-            creditor: Who values the sets.
-            tokenizer: How tokens are read.
-            silent: Tokens that end or fill up a completion: no text; one at its end shows that it is whole.
-            longest: Completion tokens at which generation is cut off.
+    @property
+    def has_rewards(self) -> bool:
+        """A function says what candidates are worth; of a model the answer does."""
+        return self.function is not None
 
-        Raises:
-            ValueError: If it belongs to a trainer already.
-        """
-        if self._creditor is not None:
-            raise ValueError(
-                f"got the candidate reward {self.__name__} of another trainer; expected a CandidateReward of its own "
-                "for each, because it keeps what it found until the trainer asks for it"
-            )
-        self._creditor, self._tokenizer = creditor, tokenizer
-        self._silent, self._longest = silent, longest
+    def ready(self, config: CreditConfig) -> None:
+        """Make the creditor."""
+        self._creditor = Creditor(config, model=self.model)
 
-    def expect(self, generation: Generation) -> None:
-        """Know what the next call will be about."""
-        self._generation = generation
-
-    def take(self) -> list[tuple[Found, Rewards]]:
+    def rollouts(self, ids: Sequence[Sequence[int]], prompts: Sequence[Any], others: OtherRewards) -> list[Rollout]:
         """Candidates and rewards of the completions of the last call, once."""
         if self._scored is None:
             raise RuntimeError("the candidate reward was not called since the last time")
         scored, self._scored = self._scored, None
-        return scored
+        read = self.model is not None
+        return [
+            Rollout(len(row), found.texts, found.spans, rewards, other, 0.0, readable(prompt) if read else None)
+            for row, (found, rewards), other, prompt in zip(ids, scored, others.values, prompts, strict=True)
+        ]
+
+    def answer(
+        self, rollouts: Sequence[Rollout], group_size: int, step: int, others: OtherRewards, *, with_credit: bool
+    ) -> Answered:
+        """What the creditor says; the candidates' rewards of a model come with their credit, wanted or not."""
+        del with_credit
+        return self.creditor.answer(rollouts, group_size, step, set_reward_weight=others.largest)
 
     def __call__(
         self, prompts: list[Any], completions: list[Any], completion_ids: list[list[int]], **columns: object
@@ -151,17 +125,14 @@ class CandidateReward:
                 f"got data with a column `candidates`, the name under which {self.__name__} receives the parsed ones; "
                 "expected another name for the column"
             )
-        generation, self._generation = self._generation, None
-        if self._tokenizer is None or generation is None:
-            raise RuntimeError("a CandidateReward works in a CreditGRPOTrainer, or after attach(trainer)")
+        generation, decode = self.expected(), self.decode
         started = time.perf_counter()
-        decode = self._decoder(self._tokenizer)
         found = [
             find_candidates(
                 ids,
                 decode,
                 self.reading,
-                cut_off=len(ids) >= self._longest and ids[-1] not in self._silent,
+                cut_off=len(ids) >= self.longest and ids[-1] not in self.silent,
                 prompt=generation.prompts[row],
                 written=None if generation.written is None else generation.written[row],
             )
@@ -170,33 +141,17 @@ class CandidateReward:
         self.seconds = time.perf_counter() - started
         return found
 
-    def _decoder(self, tokenizer: PreTrainedTokenizerBase) -> Decode:
-        """How tokens are read: those that end or fill up a completion are left out, all other special ones are text."""
-
-        def decode(ids: Sequence[int]) -> str:
-            key = tuple(token for token in ids if token not in self._silent)
-            text = self._decoded.get(key)
-            if text is None:
-                text = str(tokenizer.decode(key, skip_special_tokens=False, clean_up_tokenization_spaces=False))
-                if len(key) <= _REMEMBERED_TOKENS and len(self._decoded) < _REMEMBERED_TEXTS:
-                    self._decoded[key] = text
-            return text
-
-        return decode
-
     def _keep(self, found: list[Found], given: object) -> list[float | None]:
         """Check that rewards and candidates fit, and keep both until the advantages are wanted."""
         rewards = _checked(self.__name__, given, [len(one.texts) for one in found])
         self._scored = list(zip(found, rewards, strict=True))
-        if self._creditor is None:
-            raise RuntimeError("a CandidateReward works in a CreditGRPOTrainer, or after attach(trainer)")
         started = time.perf_counter()
-        utilities = self._creditor.utilities(rewards, [one.texts for one in found])
+        utilities = self.creditor.utilities(rewards, [one.texts for one in found])
         self.seconds += time.perf_counter() - started
         return utilities
 
 
-class _Awaiting:
+class _Awaiting(CreditReward):
     """The same for a function that is a coroutine; stands before the class."""
 
     async def __call__(
@@ -214,22 +169,9 @@ def _awaiting(kind: type[CandidateReward]) -> type[CandidateReward]:
     return type(kind.__name__, (_Awaiting, kind), {"__doc__": kind.__doc__, "__module__": kind.__module__})
 
 
-def _name_of(function: object) -> str:
-    """What a function, or the class of an object that is called, is called."""
-    inner = _unwrapped(function)
-    return str(getattr(inner, "__name__", type(inner).__name__))
-
-
-def _unwrapped(function: object) -> object:
-    """What a partial stands for."""
-    while isinstance(function, partial):
-        function = function.func
-    return function
-
-
 def _is_async(function: Callable[..., Any]) -> bool:
     """Whether a call gives a coroutine: a coroutine function, an object whose call is one, or a partial of these."""
-    inner = _unwrapped(function)
+    inner = unwrapped(function)
     return inspect.iscoroutinefunction(inner) or inspect.iscoroutinefunction(getattr(inner, "__call__", None))  # noqa: B004
 
 

@@ -1,0 +1,76 @@
+"""Rows of TRL's tensors and what creditd has of them: which are whose, and advantages as the loss takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from creditd.adapters.credit_reward import OtherRewards
+
+
+def other_rewards(rewards: torch.Tensor, weights: torch.Tensor, place: int) -> OtherRewards:
+    """What the other reward functions gave, without the column of creditd's own.
+
+    A function whose weight is no larger than another's, and which says the same of every response, changes nothing once
+    a group is standardised: so their sum is in units of the largest weight.
+
+    Args:
+        rewards: Shape (B, functions); NaN where a function gave none.
+        weights: Shape (functions,).
+        place: Of creditd's own.
+
+    Returns:
+        The weighted sum of each row, None where none of the functions gave anything, with the weights that matter.
+    """
+    own = float(weights[place])
+    others = [column for column in range(rewards.shape[1]) if column != place and weights[column] != 0]
+    if not others:
+        return OtherRewards([None] * len(rewards), 0.0, own)
+    given = rewards[:, others].double()
+    of_each = weights[others].to(given)
+    largest = float(of_each.abs().max())
+    weighted = (given * (of_each / largest)).nansum(dim=1).tolist()
+    absent = torch.isnan(given).all(dim=1).tolist()
+    values = [None if missing else value for value, missing in zip(weighted, absent, strict=True)]
+    return OtherRewards(values, largest, own)
+
+
+def same_tokens(generated: Sequence[Sequence[int]], scored: Sequence[Sequence[int]]) -> bool:
+    """Whether completions are the same, token by token."""
+    return generated is scored or [list(row) for row in generated] == [list(row) for row in scored]
+
+
+def filled_up(mask: Sequence[Sequence[int]], ids: Sequence[Sequence[int]]) -> list[list[int]]:
+    """For each token 1 if the policy wrote it; TRL takes that to be true of all tokens which a mask does not reach."""
+    return [[*given, *[1] * (len(row) - len(given))] for given, row in zip(mask, ids, strict=True)]
+
+
+def check_rows(out: dict[str, Any], ids: list[list[int]], who: str) -> None:
+    """Refuse rows of the output that are not the completions that were scored: their advantages would be others'."""
+    written, mask, base = out["completion_ids"], out["completion_mask"], out["advantages"]
+    if len(written) != len(ids) or base.shape != (len(ids),):
+        raise ValueError(
+            f"{who} returned {len(written)} completions with advantages of shape {tuple(base.shape)}; "
+            f"expected the {len(ids)} that were scored, with one advantage each"
+        )
+    for row, expected in enumerate(ids):
+        n_tokens = len(expected)
+        if written[row, :n_tokens].tolist() != list(expected) or mask[row, n_tokens:].any():
+            raise ValueError(f"{who} returned other tokens in row {row}; expected the completion that was scored there")
+
+
+def filled(out: dict[str, Any], rows: Sequence[np.ndarray[Any, np.dtype[np.float64]]]) -> torch.Tensor:
+    """Advantages as TRL's tensor: shape (B, T), float32, exactly 0 on padding and on tokens of tools."""
+    ids = out["completion_ids"]
+    advantages = torch.zeros(ids.shape, dtype=torch.float32, device=ids.device)
+    for row, values in enumerate(rows):
+        advantages[row, : len(values)] = torch.from_numpy(np.asarray(values, dtype=np.float32))
+    if (tool_mask := out.get("tool_mask")) is not None:
+        advantages = advantages * tool_mask
+    if not torch.isfinite(advantages).all():
+        row = int(torch.isfinite(advantages).all(dim=1).logical_not().nonzero()[0])
+        raise ValueError(f"an advantage of row {row} is not finite; expected a number for each token")
+    return advantages
