@@ -15,7 +15,7 @@ from transformers.utils import logging
 
 import scar_task as task
 
-RM_STEPS = 1500
+RM_STEPS = 2200
 RM_BATCH = 128
 RM_RATE = 3e-3
 LESSONS = 300

@@ -49,7 +49,7 @@ CHOICES: dict[str, dict[str, Any]] = {
     "scar": {"credit": "auto", "alpha": 1.0},
 }
 """What a request of each method says; α = 0 is the reward model's score on the whole completion, that is GRPO."""
-TARGET = 2.0
+TARGET = 1.75
 """Planted reward that is waited for; the best is 3."""
 LAST_POINTS = 3
 
@@ -139,5 +139,5 @@ class Schedule:
         ]
 
 
-FULL = Schedule((1e-3, 3e-3), (10,), (21, 22, 23, 24, 25), 60, 5, 1000, 300, 200)
-QUICK = Schedule((1e-3, 3e-3), (10,), (21, 22), 4, 2, 60, 60, 12)
+FULL = Schedule((1e-3, 2e-3, 4e-3), (10,), (21, 22, 23, 24, 25), 60, 5, 2200, 300, 200)
+QUICK = Schedule((1e-3, 2e-3), (10,), (21, 22), 4, 2, 60, 60, 12)
