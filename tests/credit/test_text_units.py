@@ -19,14 +19,16 @@ def tokenizations(draw: st.DrawFn) -> tuple[int, Pairs, list[bool]]:
 
     Tokens have gaps between them, zero widths, characters that they share, and masked stretches.
     """
-    steps = draw(st.lists(st.tuples(st.integers(0, 1), st.integers(0, 5), st.integers(1, 3)), max_size=14))
+    steps = draw(
+        st.lists(st.tuples(st.integers(0, 1), st.sampled_from([0, 0, 1, 2, 3, 5]), st.integers(1, 3)), max_size=14)
+    )
     offsets, position = [], 0
     for gap, width, copies in steps:
         start, stop = position + gap, position + gap + width
         offsets += [(start, stop)] * (copies if width <= 2 else 1)
         position = stop
     n_characters = position + draw(st.integers(0, 1)) if offsets else 0
-    stretches = draw(st.lists(st.tuples(st.booleans(), st.integers(1, 6)), max_size=6))
+    stretches = draw(st.lists(st.tuples(st.booleans(), st.integers(1, 3)), max_size=9))
     mask = [kept for kept, length in stretches for _ in range(length)][: len(offsets)]
     return n_characters, offsets, mask + [True] * (len(offsets) - len(mask))
 
@@ -186,6 +188,20 @@ def test_special_tokens_at_the_end_of_a_turn_stay_in_it():
         assert units.tokens.tolist() == [[0, 2], [3, 5]]
         assert units.characters.tolist() == [[0, 5], [9, 15]]
         assert units.has_frozen_text
+
+
+def test_a_token_that_only_begins_a_character_goes_with_what_is_behind_it_in_its_run():
+    """At the beginning of a run there is nothing before it, even where its place is the end of another segment."""
+    units = units_of_segments(8, [5, 8], [(0, 4), (4, 4), (4, 8)], [False, True, True])
+    assert units.tokens.tolist() == [[1, 3]]
+    assert units.characters.tolist() == [[4, 8]]
+
+
+def test_masked_tokens_without_text_freeze_nothing():
+    """A special token that is masked ends a run, and is no text that stands in every coalition."""
+    units = units_of_segments(4, [4], [(0, 2), (2, 2), (2, 4)], [True, False, True])
+    assert units.tokens.tolist() == [[0, 1], [2, 3]]
+    assert not units.has_frozen_text
 
 
 def test_a_run_without_text_is_a_unit_of_its_own_beside_others():
