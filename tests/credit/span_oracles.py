@@ -14,6 +14,16 @@ Merges = Sequence[tuple[int, int]]
 Utility = Callable[[frozenset[int]], float]
 
 
+def chain(n: int) -> list[tuple[int, int]]:
+    """Merges of the tree of n ≥ 2 players that adds one after the other, the first two first."""
+    return [(0, 1), *((n + k, k + 2) for k in range(n - 2))]
+
+
+def index_of(coalition: Sequence[bool]) -> int:
+    """Index of a coalition in a table: bit i for player i."""
+    return sum(1 << i for i, present in enumerate(coalition) if present)
+
+
 def owen_by_recursion(merges: Merges, utility: Utility) -> list[float]:
     """The recursion of PartitionExplainer: (a, C, w/2), (b, C, w/2), (a, C ∪ b, w/2), (b, C ∪ a, w/2)."""
     n = len(merges) + 1

@@ -1,6 +1,4 @@
-import importlib
 import math
-import warnings
 
 import numpy as np
 import pytest
@@ -8,19 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from credit import oracles, span_oracles, table_oracles
+from credit.span_oracles import chain, index_of
 from creditd.credit import balanced_tree, owen_plan, owen_values, table_semivalues, tree_evaluations
 
 ENUMERATED = 1e-12
 """Values equal their enumeration to this share of the largest utility."""
-AGREEMENT_WITH_SHAP = 1e-9
-"""Values equal those of shap, which adds them up in an order of its own, to this share of the largest utility."""
 MANY = 1 << 16
 BALANCED_COUNTS = {1: 2, 2: 4, 3: 8, 4: 12, 5: 20, 8: 44, 9: 60, 16: 172, 17: 204, 24: 428, 26: 492, 32: 684}
-
-
-def chain(n):
-    """Merges of the tree that adds the players one by one, the first two first."""
-    return np.array([(0, 1), *((n + k, k + 2) for k in range(n - 2))][: n - 1], dtype=np.int64).reshape(-1, 2)
 
 
 @st.composite
@@ -45,15 +37,10 @@ def trees_with_games(draw, max_players=7):
     return tree, [scale * value for value in drawn]
 
 
-def index(coalition):
-    """Index of a boolean row in a table."""
-    return sum(1 << i for i in np.flatnonzero(coalition).tolist())
-
-
 def owen(tree, table):
     """Values of the units over a tree, from the utilities that its plan asks for."""
     plan = owen_plan(tree, most=len(table))
-    return plan.values(np.array([table[index(row)] for row in plan.coalitions]))
+    return plan.values(np.array([table[index_of(row)] for row in plan.coalitions]))
 
 
 def utility_of(table):
@@ -82,16 +69,16 @@ def test_a_budget_of_512_reaches_26_units():
 @pytest.mark.parametrize("n", range(2, 14))
 def test_a_chain_needs_every_coalition(n):
     """The tree that adds one unit after the other costs 2ⁿ evaluations."""
-    assert len(owen_plan(chain(n), most=1 << n).coalitions) == 1 << n
+    assert len(owen_plan(np.array(chain(n)), most=1 << n).coalitions) == 1 << n
     with pytest.raises(ValueError, match=f"more than {(1 << n) - 1}, expected at most {(1 << n) - 1}"):
-        owen_plan(chain(n), most=(1 << n) - 1)
+        owen_plan(np.array(chain(n)), most=(1 << n) - 1)
 
 
 @pytest.mark.parametrize("n", [64, 4096])
 def test_a_long_chain_is_refused_before_it_is_built(n):
     """The plan of a chain of 64 or 4,096 units fits no memory: it is refused by its count."""
     with pytest.raises(ValueError, match=f"{n - 1} merges deep"):
-        owen_plan(chain(n), most=1 << 20)
+        owen_plan(np.array(chain(n)), most=1 << 20)
 
 
 @given(trees())
@@ -249,65 +236,3 @@ def test_a_plan_takes_one_utility_for_each_coalition(shape):
     """Utilities of another shape than (C,) are refused."""
     with pytest.raises(ValueError, match=r"expected \(12,\)"):
         owen_plan(balanced_tree(4), most=12).values(np.zeros(shape))
-
-
-def shap_module(name):
-    """A module of shap; it imports matplotlib, which announces changes to come."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return importlib.import_module(name)
-
-
-def values_of_shap(tree, table):
-    """What PartitionExplainer of the real shap package makes of a tree and a game, and which coalitions it asks for."""
-    n = len(tree) + 1
-    sizes = [1] * n
-    for left, right in tree.tolist():
-        sizes.append(sizes[left] + sizes[right])
-
-    class Coalitions:
-        """A masker whose masked text is the coalition itself."""
-
-        # A linkage of SciPy: both children, their distance, the leaves below.
-        clustering = np.column_stack([tree, np.ones(n - 1), sizes[n:]])
-        shape = (1, n)
-
-        def __call__(self, coalition, _text):
-            return (coalition.reshape(1, n),)
-
-    asked = set()
-
-    def utilities(rows):
-        asked.update(index(row) for row in rows)
-        return np.array([table[index(row)] for row in rows])
-
-    explainer = shap_module("shap").explainers.PartitionExplainer(utilities, Coalitions())
-    found = explainer(np.zeros((1, n)), max_evals=1 << n, fixed_context=None, silent=True)
-    return found.values[0], asked
-
-
-@pytest.mark.models
-@pytest.mark.parametrize("seed", range(24))
-def test_values_equal_those_of_shap_on_the_same_tree(seed):
-    """PartitionExplainer, given a balanced tree, a chain or any other one, finds the same values."""
-    random = np.random.default_rng(seed)
-    n = int(random.integers(2, 11))
-    left, merges = list(range(n)), []
-    for merge in range(n - 1):
-        merges.append([left.pop(int(random.integers(len(left)))) for _ in range(2)])
-        left.append(n + merge)
-    table = (random.normal(size=1 << n) * 10.0 ** random.integers(-2, 3) + random.integers(-5, 6)).tolist()
-    for tree in (np.array(merges), balanced_tree(n), chain(n)):
-        expected, asked = values_of_shap(tree, table)
-        assert np.abs(owen(tree, table) - expected).max() <= AGREEMENT_WITH_SHAP * oracles.scale_of(table)
-        assert asked == {index(row) for row in owen_plan(tree, most=1 << n).coalitions}
-
-
-@pytest.mark.models
-@pytest.mark.parametrize(("n", "same"), [(2, True), (4, True), (5, False), (8, True), (16, True)])
-def test_the_balanced_tree_is_that_of_shap_for_powers_of_two(n, same):
-    """Of 2^m alike spans the text masker of shap makes the balanced tree, of five it does not."""
-    spans = np.array([f"span {i} says as much. " for i in range(n)])
-    tree = shap_module("shap.maskers._text").partition_tree(spans, [])[:, :2].astype(np.int64)
-    of_shap, ours = owen_plan(tree, most=MANY).coalitions, owen_plan(balanced_tree(n), most=MANY).coalitions
-    assert (of_shap.tobytes() == ours.tobytes()) == same

@@ -6,6 +6,7 @@ from mutation.estimator_mutants import ESTIMATOR_MUTANTS
 from mutation.group_mutants import GROUP_MUTANTS
 from mutation.mutants import SET_MUTANTS
 from mutation.smooth_mutants import SMOOTH_MUTANTS
+from mutation.span_mutants import SPAN_MUTANTS
 from mutation.table_mutants import TABLE_MUTANTS
 from mutation.wiring_mutants import WIRING_MUTANTS
 
@@ -18,6 +19,7 @@ FAMILIES = (
     ESTIMATOR_MUTANTS,
     WIRING_MUTANTS,
     EMBEDDING_MUTANTS,
+    SPAN_MUTANTS,
 )
 MUTANTS = {name: mutant for family in FAMILIES for name, mutant in family.items()}
 if len(MUTANTS) != sum(map(len, FAMILIES)):
