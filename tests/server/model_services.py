@@ -28,10 +28,12 @@ def worth(_: Any, text: str) -> float:
     return sum(WORDS.get(word, 0.0) for word in words) + BONUS * ({"sun", "rain"} <= set(words))
 
 
-def fake(name="rm", score=worth, *, max_tokens=None, per_batch_s=0.0, per_token_s=0.0, **spec) -> FakeEngine:
+def fake(
+    name="rm", score=worth, *, max_tokens=None, per_batch_s=0.0, per_token_s=0.0, attention=None, **spec
+) -> FakeEngine:
     """A fake reward model."""
     made = ModelSpec(name, "nowhere", max_tokens=max_tokens, **spec)
-    return FakeEngine(score, made, per_batch_s=per_batch_s, per_token_s=per_token_s)
+    return FakeEngine(score, made, per_batch_s=per_batch_s, per_token_s=per_token_s, attention=attention)
 
 
 def with_models(*engines: FakeEngine, **settings: Any) -> Resources:

@@ -53,7 +53,7 @@ class AnyModel(Registry):
 
     def __init__(self):
         self._scorer, self._embedder = (
-            fake(score=lambda _, text: float(len(text))),
+            fake(score=lambda _, text: float(len(text)), attention=lambda _, units: list(map(len, units))),
             FakeEmbedder(longest=10**9, known=False),
         )
         super().__init__({"rm": self._scorer}, {"emb": self._embedder})

@@ -9,9 +9,13 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import ConfigDict, Field
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ConfigDict, Field, WithJsonSchema
 from pydantic.config import JsonDict
 
+from creditd.credit.span_items import MAX_SPAN_MAGNITUDE
+from creditd.wire.buffers import BufferOr, NumbersAndNulls
 from creditd.wire.fields import (
     MAX_SETS,
     Index,
@@ -19,8 +23,6 @@ from creditd.wire.fields import (
     MaskColumn,
     Name,
     NumberColumn,
-    NumberOrNullColumn,
-    RewardNumber,
     WireModel,
 )
 from creditd.wire.scar_choices import (
@@ -47,6 +49,16 @@ SpanMethodName: TypeAlias = Literal[
 ]
 
 
+OtherReward: TypeAlias = Annotated[
+    float, WithJsonSchema({"type": "number", "minimum": -MAX_SPAN_MAGNITUDE, "maximum": MAX_SPAN_MAGNITUDE})
+]
+"""Its size is looked at per item, because a wrong one fails its item alone."""
+_Utilities: TypeAlias = Annotated[list[float | None], Field(fail_fast=True)]
+UtilityColumn: TypeAlias = Annotated[
+    list[float | None] | NDArray[np.float64] | NumbersAndNulls, BufferOr(_Utilities, nulls=True)
+]
+
+
 class _Completion(WireModel):
     """What is known of a completion wherever its utilities come from."""
 
@@ -69,7 +81,7 @@ class _Completion(WireModel):
     kl: NumberColumn | None = None
     """What is added to the reward of each token, such as a KL penalty, reward units. Not looked at where the mask is
     False. Null: nothing."""
-    other_reward: RewardNumber = 0.0
+    other_reward: OtherReward = 0.0
     """Other rewards of the completion (rules, format), reward units: added in full at the last token, never shared
     out."""
 
@@ -177,13 +189,13 @@ class ScarSolveItem(_Completion):
     """Tokens of a completion whose text is not sent; it needs `units`."""
     coalitions: Annotated[list[UnitCoalition], Field(fail_fast=True, max_length=1 << 20)] = Field(default_factory=list)
     """Coalitions that were evaluated: each the list of its units, by their place in the `units` of the answer."""
-    utilities: NumberOrNullColumn = Field(default_factory=list)
-    """One per coalition, reward units; null where it was refused."""
-    utility_empty: RewardNumber | None = None
+    utilities: UtilityColumn = Field(default_factory=list)
+    """One per coalition, reward units; null where it was refused. What is not finite, or beyond 1e90, is refused."""
+    utility_empty: float | None = None
     """v(∅) of the prompt, once it is known. One item of a prompt is enough; of several, the first counts."""
     empty_refused: bool = False
     """Whether the prompt has no v(∅): then all of α is 0 for it."""
-    utility_grand: RewardNumber | None = None
+    utility_grand: float | None = None
     """v(P) of a completion without units, once it is known; of others it is the utility of all units."""
     grand_refused: bool = False
     """Whether a completion without units has no v(P): then it has no answer."""
