@@ -54,7 +54,7 @@ def shapley_result(body: Body, request_id: str) -> ShapleyResult:
         InvalidRequestError: If the request is wrong, or none of its sets can be answered.
         NotFoundError: If it asks a model.
     """
-    request = _parsed(v1.ShapleyRequest, body, request_id)
+    request = parsed(v1.ShapleyRequest, body, request_id)
     _refuse_models(request, request_id)
     batch, options = _batch_and_options(request, body, request_id)
     solved = set_credit(batch.sets, options, batch.rejected)
@@ -66,7 +66,7 @@ def shapley_result(body: Body, request_id: str) -> ShapleyResult:
             item_error(error.code, batch.pointer(error), error.detail, body, error.row)
             for error in causes_first(solved.errors)
         )
-        raise _nothing_answered("set", errors, request_id)
+        raise nothing_answered("set", errors, request_id)
     tokens = None
     if solved.token_advantages is not None and solved.token_splits is not None:
         tokens = Ragged(values=solved.token_advantages, row_splits=solved.token_splits)
@@ -106,17 +106,17 @@ def solve_answer(body: Body, request_id: str) -> dict[str, Any]:
     Raises:
         InvalidRequestError: If the request is wrong, or none of its items can be answered.
     """
-    request = _parsed(SolveRequest, body, request_id)
+    request = parsed(SolveRequest, body, request_id)
     try:
         solved = solve_items(request, LIMITS)
     except WireError as error:
-        raise _refused(error, body, request_id) from None
+        raise refused_as(error, body, request_id) from None
     errors = {
         error.row: item_error(error.code, pointer_to(error), error.detail, body, error.row)
         for error in causes_first(solved.errors)
     }
     if len(errors) == len(request.items):
-        raise _nothing_answered("item", tuple(errors.values()), request_id)
+        raise nothing_answered("item", tuple(errors.values()), request_id)
     items: list[dict[str, Any]] = []
     for row, item in enumerate(solved.items):
         if row in errors or item is None:
@@ -125,13 +125,12 @@ def solve_answer(body: Body, request_id: str) -> dict[str, Any]:
             items.append({"status": "error", "error": failure})
         else:
             items.append(solve_item(item, solved, row))
-    return {
-        "request_id": request_id,
-        "service": _service().model_dump(),
-        "usage": _USAGE.model_dump(),
-        "done": solved.done,
-        "items": items,
-    }
+    return {**head(request_id), "done": solved.done, "items": items}
+
+
+def head(request_id: str) -> dict[str, Any]:
+    """What every answer begins with."""
+    return {"request_id": request_id, "service": _service().model_dump(), "usage": _USAGE.model_dump()}
 
 
 def group_result(body: Body, request_id: str) -> GroupResult:
@@ -147,10 +146,10 @@ def group_result(body: Body, request_id: str) -> GroupResult:
     Raises:
         InvalidRequestError: If the request is wrong, or none of its rows can be answered.
     """
-    solved = _solved_group(_parsed(groups.GroupRequest, body, request_id), body, request_id)
+    solved = _solved_group(parsed(groups.GroupRequest, body, request_id), body, request_id)
     errors = tuple(item_error(error.code, error.pointer, error.detail, body, error.row) for error in solved.errors)
     if len(errors) == len(solved.flags):
-        raise _nothing_answered("group", errors, request_id)
+        raise nothing_answered("group", errors, request_id)
     return GroupResult(
         advantages=Ragged(values=solved.advantages, row_splits=solved.row_splits),
         ok=solved.ok,
@@ -189,14 +188,14 @@ def _service() -> v1.Service:
     return v1.Service(version=package_version(), methods=METHODS_VERSION)
 
 
-def _parsed(model: type[_M], body: Body, request_id: str) -> _M:
+def parsed(model: type[_M], body: Body, request_id: str) -> _M:
     """The request, read from the bytes that would be sent, so that nothing can differ."""
     try:
         if body.media_type == codec.MEDIA_TYPE:
             return model.model_validate(codec.decode(body.content))
         return model.model_validate_json(body.content)
     except ValidationError as error:
-        raise _refused(from_validation_error(error), body, request_id) from None
+        raise refused_as(from_validation_error(error), body, request_id) from None
 
 
 def _refuse_models(request: v1.ShapleyRequest, request_id: str) -> None:
@@ -205,16 +204,21 @@ def _refuse_models(request: v1.ShapleyRequest, request_id: str) -> None:
         return
     asked = {"features": request.features, "utility": request.utility, "rewards": request.rewards}
     pointer = next(f"/{name}/model" for name, choice in asked.items() if hasattr(choice, "model"))
+    raise unknown_model(pointer, request_id)
+
+
+def unknown_model(pointer: str, request_id: str) -> Exception:
+    """The refusal of what only a model can answer; the pointer is to its name."""
     detail = "local mode has no models; expected the address of a service that has this one"
     items = (ItemError(code=ErrorCode.UNKNOWN_MODEL.value, pointer=pointer, detail=detail),)
-    raise refused(ErrorCode.UNKNOWN_MODEL, f"{pointer}: {detail}", items, request_id)
+    return refused(ErrorCode.UNKNOWN_MODEL, f"{pointer}: {detail}", items, request_id)
 
 
 def _batch_and_options(request: v1.ShapleyRequest, body: Body, request_id: str) -> tuple[SetBatch, SetCreditOptions]:
     try:
         options, batch = options_of(request, LIMITS), batch_of(request, LIMITS)
     except WireError as error:
-        raise _refused(error, body, request_id) from None
+        raise refused_as(error, body, request_id) from None
     return batch, options
 
 
@@ -222,15 +226,17 @@ def _solved_group(request: groups.GroupRequest, body: Body, request_id: str) -> 
     try:
         return solve_group(request, LIMITS)
     except WireError as error:
-        raise _refused(error, body, request_id) from None
+        raise refused_as(error, body, request_id) from None
 
 
-def _refused(error: WireError, body: Body, request_id: str) -> Exception:
+def refused_as(error: WireError, body: Body, request_id: str) -> Exception:
+    """The refusal of a request, with the places that are meant."""
     items = tuple(item_error(item.code, item.pointer, item.detail, body) for item in error.items)
     return refused(error.code, error.detail, items, request_id)
 
 
-def _nothing_answered(kind: str, errors: Sequence[ItemError], request_id: str) -> Exception:
+def nothing_answered(kind: str, errors: Sequence[ItemError], request_id: str) -> Exception:
+    """The refusal of a request of which no part can be answered; the first error gives the kind."""
     first = errors[0]
     detail = f"no {kind} could be answered; the first: {first.pointer}: {first.detail}"
     return refused(ErrorCode(first.code), detail, tuple(errors), request_id)

@@ -88,7 +88,7 @@ def _checked(answer: dict[str, Any], n_rows: int) -> dict[str, Any]:
         n_units = len(_spans(item["units"]))
         if len(_spans(item["unit_characters"])) != n_units:
             raise ValueError("unit_characters: expected one range per unit")
-        coalitions = item.get("next") or ()
+        coalitions = () if item.get("next") is None else item["next"]
         if any(not 0 <= unit < n_units for units in coalitions for unit in units):
             raise ValueError(f"next: expected units from 0 to {n_units - 1}")
         progress |= len(coalitions) > 0 or bool(item.get("needs_empty")) or bool(item.get("needs_grand"))
@@ -110,10 +110,10 @@ def _result(answer: dict[str, Any], body: Body) -> ScarResult:
     ]
     if any(length and len(row) != length for row, length in zip(rewards, lengths, strict=True)):
         raise ValueError("token_rewards: expected one number per token of the request")
-    units = [_spans(item.get("units", ())) for item in sound]
+    units = [_spans(item.get("units")) for item in sound]
     sizes = [len(row) for row in units]
     has_text = any(item.get("unit_characters") is not None for item in sound)
-    characters = [_spans(item.get("unit_characters") or ()) for item in sound]
+    characters = [_spans(item.get("unit_characters")) for item in sound]
     if has_text and [len(row) for row in characters] != sizes:
         raise ValueError("unit_characters: expected one range per unit")
 
@@ -189,8 +189,8 @@ def _optional(sound: Sequence[dict[str, Any]], name: str, sizes: list[int], plac
 
 
 def _spans(pairs: Any) -> Integers:  # noqa: ANN401 - a list or an array
-    """Ranges of one item, shape (n, 2)."""
-    found = np.array(pairs)
+    """Ranges of one item, shape (n, 2); none of an item that has none."""
+    found = np.array(() if pairs is None else pairs)
     if found.size and found.dtype.kind not in "iu":
         raise ValueError(f"got ranges of {found.dtype}; expected integers")
     return found.astype(np.int64).reshape(-1, 2)

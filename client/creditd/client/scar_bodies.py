@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from creditd.client.arrays import Column, Integers, numbers, ragged, refusal, sequence, splits_of
-from creditd.client.bodies import names_of_sets, per_set
+from creditd.client.bodies import Choice, names_of_sets, per_set
 from creditd.client.mappings import Name
 from creditd.wire.errors import ErrorCode
 
@@ -147,7 +147,7 @@ _FIELDS: dict[str, tuple[str, Callable[[Any, int, str], Entries]]] = {
 """Columns by the caller's name: the field of an item, and what makes its entries."""
 
 
-def segmentation_of(segmentation: object, units: Column | None) -> object:
+def segmentation_of(segmentation: Choice | None, units: Column | None) -> Choice:
     """Where units come from: what was chosen, else the units that are given, else spans.
 
     Args:
