@@ -47,7 +47,7 @@ def asked(client: Client, request: Mapping[str, Any]) -> dict[str, Any]:
     unknown += [f"items/{row}/{name}" for row, item in enumerate(items) for name in item if name not in _COLUMNS]
     if unknown:
         raise ExplainError(f"/{unknown[0]}: there is no such field")
-    columns = {argument: _column(items, field) for field, argument in _COLUMNS.items()}
+    columns: dict[str, Any] = {argument: _column(items, field) for field, argument in _COLUMNS.items()}
     if columns["prompts"] is None:
         raise ExplainError("no item has a prompt; expected one in each")
     result = client.scar(

@@ -32,6 +32,8 @@ def request_of(text: str) -> dict[str, Any]:
     if isinstance(found, dict) and "items" not in found:
         found = [found]
     request = {"items": found} if isinstance(found, list) else found
+    if not isinstance(request, dict):
+        raise ExplainError(f"got {type(found).__name__}; expected a request, or its items")
     items = request["items"]
     if not isinstance(items, list) or not items:
         raise ExplainError("got no item; expected at least one completion")
@@ -97,7 +99,7 @@ def _fitted(row: int, item: Mapping[str, Any], answer: object) -> dict[str, Any]
     except ValidationError as error:
         raise ExplainError(f"{where}{from_validation_error(error).detail}") from None
     if result.status == "error" and result.error is not None:
-        return result.model_dump()
+        return result.model_dump(mode="json")
     if result.status != "ok":
         raise ExplainError(f"{where} has the status {result.status}; expected ok, or an error that says which")
     if result.units is None or result.token_rewards is None or result.ledger is None or result.unit_characters is None:
@@ -110,7 +112,7 @@ def _fitted(row: int, item: Mapping[str, Any], answer: object) -> dict[str, Any]
         if given is not None and (not isinstance(given, list) or len(given) != n_tokens):
             raise ExplainError(f"{where}: got {n_tokens} token_rewards; expected one for each of its {name}")
     _check_ranges(f"{where}: unit_characters", result.unit_characters, len(item["completion"]))
-    return result.model_dump()
+    return result.model_dump(mode="json")
 
 
 def _check_lengths(where: str, result: ScarSolveResult, names: Sequence[str], length: int) -> None:
