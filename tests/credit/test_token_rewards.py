@@ -232,6 +232,14 @@ def test_advantages_are_those_of_a_loop_over_each_group(batch, alpha, ddof, epsi
             assert found[row][~mask].tobytes() == np.zeros(int((~mask).sum())).tobytes()
 
 
+@given(st.lists(completions().filter(lambda told: any(told.mask)), min_size=1, max_size=6), alphas)
+def test_token_means_average_to_zero(told, alpha):
+    """The mean over a group of the means of Â over trainable tokens is 0, as a share of the largest D over ε."""
+    found, _ = advantages_of(told, [0] * len(told), alpha, epsilon=0.5)
+    means = [math.fsum(mine) / sum(one.mask) for one, mine in zip(told, found, strict=True)]
+    assert abs(math.fsum(means)) <= ROUNDING * sum(len(one.mask) * size_of(one) for one in told) / 0.5
+
+
 @given(groups_of_completions(), alphas, st.randoms(use_true_random=False))
 def test_the_order_of_a_group_changes_no_bit(batch, alpha, random):
     """In any order, and without the other groups, a completion has the same advantages to the last bit."""
