@@ -221,9 +221,10 @@ def grouped_advantages(
         Â of each completion, N arrays of shape (T,), float64, exactly 0 at tokens that are not trainable; and per
         group, shape (n_groups,), int64, bits of `Flag`. The mean over completions of the token means of Â is 0 within
         1e-12 of the largest D over the denominator, where all have trainable tokens. Where D is one number in each
-        completion, Â is the GRPO advantage times one positive factor of the group. A group without contrast, its D deviating by less than
-        1e-12 of the largest, gives exactly 0, flagged; a group of one completion keeps the contrast between its tokens,
-        flagged. A group depends neither on the others nor on the order of its completions, to the last bit.
+        completion, Â is the GRPO advantage times one positive factor of the group. A group without contrast, its D
+        deviating by less than 1e-12 of the largest, gives exactly 0, flagged; a group of one completion keeps the
+        contrast between its tokens, flagged. A group depends neither on the others nor on the order of its completions,
+        to the last bit.
 
     Raises:
         ValueError: If the columns do not fit, a number is not finite or beyond 1e100 in magnitude, or ddof or ε is
