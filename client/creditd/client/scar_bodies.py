@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from creditd.client.arrays import Column, Integers, numbers, ragged, refusal, sequence, splits_of
+from creditd.client.arrays import Column, Integers, numbers, refusal, sequence, splits_of
 from creditd.client.bodies import Choice, names_of_sets, per_set
 from creditd.client.mappings import Name
 from creditd.wire.errors import ErrorCode
@@ -127,7 +127,7 @@ def _rewards(column: object, n_rows: int, name: str) -> Entries:
 
 
 def _numbers_of(row: object, name: str) -> NDArray[np.float64]:
-    values, _ = ragged([sequence(row, name)], name)
+    values = numbers(sequence(row, name), lambda place: f"/{name}/{place}")
     for place, value in enumerate(values):
         if value is None:
             raise refusal(f"/{name}/{place}", "got None; expected a number")
