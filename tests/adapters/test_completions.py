@@ -40,6 +40,21 @@ def test_bytes_of_any_text_have_offsets_without_gaps(text):
     assert "".join(text[start:stop] for start, stop in offsets) == text
 
 
+@given(st.text("aé语🎉 ", max_size=20), st.lists(st.integers(1, 5), min_size=1, max_size=8))
+def test_a_token_that_completes_one_character_and_begins_the_next_has_the_first(text, widths):
+    """Tokens of any number of bytes have the characters that end in them, as they would be read one by one."""
+    encoded, parts, at = text.encode(), [], 0
+    for width in itertools.cycle(widths):
+        if at >= len(encoded):
+            break
+        parts.append(encoded[at : at + width])
+        at += width
+    decoded, offsets = token_offsets(range(len(parts)), lambda ids: of_bytes(b"".join(parts[place] for place in ids)))
+    ends = [len(b"".join(parts[: place + 1]).decode(errors="ignore")) for place in range(len(parts))]
+    assert decoded == text
+    assert offsets == list(zip([0, *ends], ends, strict=False))
+
+
 def test_words_carry_the_space_before_them():
     """A decoder that joins words gives each token its own word and the space that came with it."""
     text, offsets = token_offsets([1, 3, 2, 4, 0], of_words)

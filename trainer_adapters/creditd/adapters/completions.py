@@ -156,12 +156,14 @@ def _ends_by_window(ids: Sequence[int], decode: Decode, text: str) -> list[int] 
     ends: list[int] = []
     for place in range(len(ids)):
         before, now = decode(ids[start:read]), decode(ids[start : place + 1])
+        whole = now.rstrip("\N{REPLACEMENT CHARACTER}")[len(before) :]
+        if not text.startswith(whole, position):
+            return None
         if len(now) > len(before) and not now.endswith("\N{REPLACEMENT CHARACTER}"):
-            if not text.startswith(now[len(before) :], position):
-                return None
-            position += len(now) - len(before)
-            start, read = read, place + 1
-        ends.append(position)
+            position += len(whole)
+            start, read, whole = read, place + 1, ""
+        # A token may complete one character and begin the next.
+        ends.append(max([position + len(whole), *ends[-1:]]))
     if text[position:].strip("\N{REPLACEMENT CHARACTER}"):
         return None
     return [*ends[:-1], len(text)]
