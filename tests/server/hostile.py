@@ -15,10 +15,12 @@ import msgpack
 import numpy as np
 from anyio.from_thread import start_blocking_portal
 
+from creditd.server.resources import Resources
 from creditd.wire import codec
 from server.running import GROUP, PATIENCE_S, SHAPLEY, Service, running
 
 SOLVE = "/v1/credit/shapley/solve"
+SCAR_SOLVE = "/v1/credit/scar/solve"
 HUGE = 2**60
 FULL = 8_000_000
 """Bytes of a body that is as large as the default limit allows."""
@@ -109,7 +111,7 @@ def ragged_lies(splits: list[int]) -> dict[str, tuple[dict[str, Any], str]]:
 
 
 @contextmanager
-def one_service() -> Iterator[Callable[[bytes, str, str], httpx.Response]]:
+def one_service(resources: Resources | None = None) -> Iterator[Callable[[bytes, str, str], httpx.Response]]:
     """One service for many bodies: a function of body, path and media type that has the response in good time."""
 
     async def ask(service: Service, body: bytes, path: str, media_type: str) -> httpx.Response:
@@ -118,13 +120,24 @@ def one_service() -> Iterator[Callable[[bytes, str, str], httpx.Response]]:
         assert service.resources.in_flight == 0
         return response
 
-    with start_blocking_portal() as portal, portal.wrap_async_context_manager(running()) as service:
+    with start_blocking_portal() as portal, portal.wrap_async_context_manager(running(resources)) as service:
         yield partial(portal.call, ask, service)
 
 
 WHOLE = ""
 """Pointer to the whole body."""
 NUMBER_OF_TOKENS = {"reward": 1.0, "span": [0, 1]}
+
+
+def scar(*items: dict[str, Any], **options: Any) -> dict[str, Any]:
+    """Completions without a text, whose units are given."""
+    return {"items": list(items), "segmentation": {"type": "given", "max_units": None}, **options}
+
+
+def many_units(count: int) -> dict[str, Any]:
+    """A completion of so many units of one token."""
+    return {"n_tokens": count, "units": [[place, place + 1] for place in range(count)]}
+
 
 CASES: dict[str, Hostile] = {
     "2 MB of bad floats": text(values_of('"a number"', 170_000), "invalid_request", "/columns/rewards/values/0"),
@@ -211,6 +224,80 @@ CASES: dict[str, Hostile] = {
         "invalid_request",
         "/credit/k",
     ),
+    "2^60 tokens of a completion": text(
+        scar({"n_tokens": HUGE, "units": [[0, HUGE]]}), "shape_mismatch", "/items/0/n_tokens", path=SCAR_SOLVE
+    ),
+    "most tokens, many completions": text(
+        scar(*[{"n_tokens": 131_072, "units": [[0, 131_072]]}] * 40), "budget_exceeded", "/items", path=SCAR_SOLVE
+    ),
+    "characters to 2^60": text(
+        {"items": [{"completion": "a", "token_offsets": [[0, HUGE]]}]},
+        "shape_mismatch",
+        "/items/0/token_offsets",
+        path=SCAR_SOLVE,
+    ),
+    "unit 2^60": text(
+        scar({**many_units(2), "coalitions": [[HUGE]], "utilities": [0.0]}),
+        "invalid_request",
+        "/items/0/coalitions/0/0",
+        path=SCAR_SOLVE,
+    ),
+    "4,097 units": text(scar(many_units(4097)), "too_many_players", "/items/0/units", path=SCAR_SOLVE),
+    "4,096 units, largest budget": text(
+        scar(many_units(4096), estimator={"budget": 2**31}), "budget_exceeded", "/items/0/units", path=SCAR_SOLVE
+    ),
+    "4,096 units, all coalitions": text(
+        scar(many_units(4096), estimator={"type": "exact", "budget": 2**31}),
+        "budget_exceeded",
+        "/items/0/units",
+        path=SCAR_SOLVE,
+    ),
+    "many completions of 2,000 units": text(
+        scar(*[many_units(2000)] * 20, credit={"type": "prefix"}, estimator={"budget": 2**31}),
+        "budget_exceeded",
+        WHOLE,
+        path=SCAR_SOLVE,
+    ),
+    "many known coalitions of many units": text(
+        scar(*[{**many_units(1000), "coalitions": [[0]] * 20_000, "utilities": [0.0] * 20_000}] * 2),
+        "budget_exceeded",
+        "/items",
+        path=SCAR_SOLVE,
+    ),
+    "a tree that ends in itself": text(
+        scar({**many_units(3), "tree": [[0, 3], [3, 4]]}, credit={"type": "owen"}),
+        "invalid_request",
+        "/items/0/tree",
+        path=SCAR_SOLVE,
+    ),
+    "a pattern of brackets": text(
+        {"items": [{"completion": "a"}], "segmentation": {"type": "regex", "pattern": "(" * 1000}},
+        "invalid_request",
+        "/segmentation/pattern",
+        path=SCAR_SOLVE,
+    ),
+    "characters in rows of three": packed(
+        {
+            "items": [
+                {"completion": "a", "token_offsets": {"dtype": "<i8", "shape": [1, 3], "data": bytes(24)}},
+            ]
+        },
+        "invalid_request",
+        "/items/0/token_offsets/0",
+        path=SCAR_SOLVE,
+    ),
+    "rows of 2^20 characters": packed(
+        {"items": [{"completion": "a", "token_offsets": buffer([0] * 2**20, "<i8", shape=[1, 2**20])}]},
+        "invalid_request",
+        "/items/0/token_offsets/0",
+        path=SCAR_SOLVE,
+    ),
+    "a mask of twos": packed(
+        {"items": [{"completion": "a", "completion_mask": buffer([2], "<i8")}]},
+        "invalid_request",
+        "/items/0/completion_mask/0",
+        path=SCAR_SOLVE,
+    ),
     "100,000 arrays deep": text("[" * 100_000, "invalid_request", WHOLE),
     "100,000 arrays deep, closed": text("[" * 100_000 + "]" * 100_000, "invalid_request", WHOLE),
     "100,000 objects deep": text('{"a":' * 100_000, "invalid_request", WHOLE),
@@ -256,6 +343,10 @@ PLACES = {
     "/utility/empty": (SHAPLEY, '{{"columns": {{"rewards": [[1]]}}, "utility": {{"type": "min", "empty": {}}}}}'),
     "/rewards/0/1": (GROUP, '{{"rewards": [[1, {}]]}}'),
     "/items/0/utilities/1": (SOLVE, '{{"items": [{{"n_players": 1, "coalitions": [[], [0]], "utilities": [0, {}]}}]}}'),
+    "/items/0/kl/0": (SCAR_SOLVE, '{{"items": [{{"completion": "a", "kl": [{}]}}]}}'),
+    "/items/0/other_reward": (SCAR_SOLVE, '{{"items": [{{"completion": "a", "other_reward": {}}}]}}'),
+    "/items/0/token_offsets/0/1": (SCAR_SOLVE, '{{"items": [{{"completion": "a", "token_offsets": [[0, {}]]}}]}}'),
+    "/alpha": (SCAR_SOLVE, '{{"items": [{{"completion": "a"}}], "alpha": {}}}'),
     "/items/0/n_players": (SOLVE, '{{"items": [{{"n_players": {}}}]}}'),
     "/columns/n_tokens/0": (
         SHAPLEY,
@@ -265,7 +356,7 @@ PLACES = {
 """Where a number stands, by its pointer: the route, and the body around it."""
 
 
-OF_REWARDS = ("reward", "/rewards/0/0", "/rewards/values/0", "/rewards/0/1")
+OF_REWARDS = ("reward", "/rewards/0/0", "/rewards/values/0", "/rewards/0/1", "/kl/0")
 """How pointers to rewards end, which are looked at set by set: one that is not finite has a code of its own."""
 
 

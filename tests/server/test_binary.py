@@ -15,20 +15,25 @@ from creditd.server.routes import credit
 from creditd.wire import codec
 from creditd.wire.catalogue import CATALOGUE
 from creditd.wire.groups import GroupRequest
+from creditd.wire.scar import ScarSolveRequest
 from creditd.wire.solve import SolveRequest
 from creditd.wire.v1 import ShapleyRequest
 from server.running import GROUP, SHAPLEY, WORKED_REWARDS, columnar, on_service, post, ragged
 
 SOLVE = "/v1/credit/shapley/solve"
+SCAR_SOLVE = "/v1/credit/scar/solve"
 BINARY = {"Content-Type": codec.MEDIA_TYPE, "Accept": codec.MEDIA_TYPE}
 KEPT_AS_LISTS = {"span", "spans", "coalitions"}
 """Token ranges and coalitions, which take no buffer."""
+PAIRS = {"token_offsets", "units", "tree"}
+"""Pairs, which take one buffer of two axes and none within a list."""
 OF_OBJECTS = {"sets", "items", "candidates", "terms", "texts"}
 """Lists of something else than numbers, which a buffer would only make wrong in other words."""
 EXAMPLES = [
     *((SHAPLEY, example) for example in ShapleyRequest.model_config["json_schema_extra"]["examples"]),
     *((SOLVE, example) for example in SolveRequest.model_config["json_schema_extra"]["examples"]),
     *((GROUP, example) for example in GroupRequest.model_config["json_schema_extra"]["examples"]),
+    *((SCAR_SOLVE, example) for example in ScarSolveRequest.model_config["json_schema_extra"]["examples"]),
 ]
 
 
@@ -57,7 +62,7 @@ def packed(value, name="", *, axes=1):
         return {key: packed(entry, key, axes=axes) for key, entry in value.items()}
     if not isinstance(value, list):
         return value
-    if name in KEPT_AS_LISTS:
+    if name in KEPT_AS_LISTS or (name in PAIRS and axes == 1):
         return value
     if name in OF_OBJECTS:
         return [packed(entry, axes=axes) for entry in value]

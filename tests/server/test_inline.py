@@ -10,6 +10,7 @@ from creditd.server.settings import Settings
 from creditd.wire import codec
 from creditd.wire.buffers import NumbersAndNulls
 from creditd.wire.groups import GroupRequest
+from creditd.wire.scar import ScarRequest, ScarSolveRequest
 from creditd.wire.solve import SolveRequest
 from creditd.wire.v1 import ShapleyRequest
 from server.running import columnar, nested, on_service
@@ -103,8 +104,8 @@ def test_what_costs_more_than_a_sort_is_not_small(body):
 
 
 def test_other_routes_are_not_small():
-    """Groups and conversations go to a thread."""
-    for model in (GroupRequest, SolveRequest):
+    """Groups, conversations and completions go to a thread."""
+    for model in (GroupRequest, SolveRequest, ScarRequest, ScarSolveRequest):
         for example in model.model_config["json_schema_extra"]["examples"]:
             assert not is_small(model.model_validate(example), 1 << 20)
 

@@ -10,6 +10,7 @@ from creditd.wire.catalogue import CATALOGUE
 from creditd.wire.codec import BYTES_PER_ARRAY, BYTES_PER_OBJECT
 from creditd.wire.errors import ErrorCode
 from creditd.wire.groups import GroupRequest
+from creditd.wire.scar import ScarRequest, ScarSolveRequest
 from creditd.wire.solve import SolveRequest
 from creditd.wire.v1 import ShapleyRequest
 from wire.forms import FORMS, in_form, sets_with_everything
@@ -19,7 +20,7 @@ LIMIT = 1 << 12
 
 POSTED = [
     (model, example)
-    for model in (ShapleyRequest, SolveRequest, GroupRequest)
+    for model in (ShapleyRequest, SolveRequest, GroupRequest, ScarRequest, ScarSolveRequest)
     for example in model.model_config["json_schema_extra"]["examples"]
 ]
 CATALOGUED = [

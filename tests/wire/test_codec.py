@@ -195,6 +195,28 @@ def test_objects_around_buffers_are_few_and_shallow():
     assert len(decode(wide)) == MAX_ENTRIES + 1
 
 
+@pytest.mark.parametrize("count", [1, 15, 16, 300, MAX_ENTRIES // 2])
+def test_buffers_in_lists_of_objects_are_no_text(count):
+    """A list whose entries are objects is entered, whatever its length; what stands around buffers counts."""
+    rows = [{"a": b"x" * 100, "b": "y" * 50} for _ in range(count)]
+    body = encode({"items": rows, "z": b"x" * 100})
+    text = len(body) - 100 * (count + 1)
+    if count > 1 << 14:
+        with pytest.raises(OversizedBodyError, match=f"more than {MAX_ENTRIES} entries"):
+            decode(body, text)
+        return
+    assert decode(body, text)["items"] == rows
+    with pytest.raises(OversizedBodyError, match=f"more than {text - 1} bytes"):
+        decode(body, text - 1)
+
+
+def test_lists_that_do_not_begin_with_an_object_are_text():
+    """Bytes in such a list are counted as the text around them is."""
+    body = encode({"items": [1, b"x" * 1000], "z": b"x" * 100})
+    with pytest.raises(OversizedBodyError, match="more than 1000 bytes"):
+        decode(body, 1000)
+
+
 @given(st.lists(st.floats(width=64) | st.integers(-(2**53), 2**53), max_size=9), st.integers(1, 3))
 def test_arrays_become_buffers_and_buffers_arrays(values, width):
     """Every bit of a float64 comes back, of one axis or two, and any other float or integer comes back as it was."""

@@ -26,12 +26,13 @@ BYTES_PER_ARRAY = 8
 BYTES_PER_OBJECT = 16
 """The same of objects, which cost more."""
 MAX_DEPTH = 16
-"""How deep objects nest around buffers in a body that is larger than its text may be."""
+"""How deep objects, and lists of objects, nest around buffers in a body that is larger than its text may be."""
 MAX_ENTRIES = 1 << 16
-"""Most entries of the objects around buffers in such a body."""
+"""Most entries of them in such a body."""
 _STEP = 4096
 """Bytes of a list that are looked at first; twice as many each time that it is longer."""
 _OBJECT_HEADS = {0xDE: 2, 0xDF: 4}
+_LIST_HEADS = {0xDC: 2, 0xDD: 4}
 _BYTES_HEADS = {0xC4: 1, 0xC5: 2, 0xC6: 4}
 _TEXT_HEADS = {0xD9: 1, 0xDA: 2, 0xDB: 4}
 
@@ -164,7 +165,10 @@ def _packed(value: object) -> object:
 
 
 class _Walk:
-    """A look at a body that is larger than its text may be: it enters objects, passes over buffers, measures lists."""
+    """A look at a body that is larger than its text may be.
+
+    It enters objects and lists of objects, passes over buffers, and measures other lists.
+    """
 
     def __init__(self, body: bytes, max_text_bytes: int) -> None:
         self.body = body
@@ -187,20 +191,40 @@ class _Walk:
         if head in _BYTES_HEADS:
             width = _BYTES_HEADS[head]
             return self._end(at + 1 + width + self._bytes(at + 1, width), at + 1 + width, at)
+        if (0x90 <= head <= 0x9F or head in _LIST_HEADS) and self._begins_with_object(at, head):
+            return self._list(at, head, depth)
         return self._measured(at)
 
     def _entries(self, at: int, head: int, depth: int) -> int:
+        width = _OBJECT_HEADS.get(head, 0)
+        count, place = self._entered(at, head, width, depth)
+        for _ in range(count):
+            place = self._value(self._key(place), depth + 1)
+        return place
+
+    def _list(self, at: int, head: int, depth: int) -> int:
+        width = _LIST_HEADS.get(head, 0)
+        count, place = self._entered(at, head, width, depth)
+        for _ in range(count):
+            place = self._value(place, depth + 1)
+        return place
+
+    def _entered(self, at: int, head: int, width: int, depth: int) -> tuple[int, int]:
+        """How many entries a container has, and where the first one begins."""
         if depth == MAX_DEPTH:
             raise MalformedBodyError("it is nested too deeply")
-        width = _OBJECT_HEADS.get(head, 0)
         count = self._bytes(at + 1, width) if width else head & 0x0F
         self.entries += count
         if self.entries > MAX_ENTRIES:
             raise OversizedBodyError(f"it has more than {MAX_ENTRIES} entries of objects beside buffers")
-        place = self._end(at + 1 + width, at + 1 + width, at)
-        for _ in range(count):
-            place = self._value(self._key(place), depth + 1)
-        return place
+        return count, self._end(at + 1 + width, at + 1 + width, at)
+
+    def _begins_with_object(self, at: int, head: int) -> bool:
+        """Whether the first entry of a list is an object, so that buffers may stand in the list."""
+        first = at + 1 + _LIST_HEADS.get(head, 0)
+        if head == 0x90 or first >= len(self.body):
+            return False
+        return 0x80 <= self.body[first] <= 0x8F or self.body[first] in _OBJECT_HEADS
 
     def _key(self, at: int) -> int:
         head = self._bytes(at, 1)
