@@ -5,6 +5,7 @@ import math
 import subprocess
 import sys
 from contextlib import suppress
+from pathlib import Path
 
 import httpx
 import pytest
@@ -303,3 +304,64 @@ def test_a_recording_of_a_service_is_replayed_here_and_there(tmp_path):
             assert finished.returncode == 0, finished.stdout + finished.stderr
             assert finished.stdout.splitlines()[-1] == f"{path.name}: identical to the last bit"
     assert answer_of(parsed(path.read_bytes())).ok.tolist() == [True, False, True]
+
+
+@pytest.fixture(scope="module")
+def judging(tmp_path_factory):
+    """A service with a reward model."""
+    script = Path(__file__).parents[1] / "adapters" / "model_service.py"
+    with running_service(script=script, directory=tmp_path_factory.mktemp("service")) as url:
+        yield url
+
+
+def test_token_credit_is_replayed_where_its_model_is(judging, tmp_path, capsys):
+    """One line per completion: tokens, units, both utilities and what its rewards sum to; identical again."""
+    texts = ["one, two, three.", "four", ""]
+    options = {"model": "rm", "groups": ["p", "p", "p"], "ids": ["a", None, "c"], "advantage": "pooled"}
+    path = made(tmp_path, lambda client: client.scar(["ask"] * 3, texts, **options), judging)
+    status, lines, errors = replayed(capsys, "--url", judging, path)
+    assert (status, errors) == (0, "")
+    assert lines[1].split() == [
+        "completion",
+        "group",
+        "tokens",
+        "units",
+        "v(∅)",
+        "v(P)",
+        "Σ",
+        "rewards",
+        "gap",
+        "flags",
+    ]
+    first = answer_of(parsed(path.read_bytes()))
+    assert [line.split()[:4] for line in lines[2:4]] == [["a", "p", "3", "3"], ["1", "p", "1", "1"]]
+    assert lines[3].split()[4:8] == [f"{value:.6g}" for value in _numbers_of(first, 1)]
+    assert lines[4].split()[-1] == "fallback_return"
+    assert lines[-1] == f"{path}: identical to the last bit"
+
+
+def _numbers_of(result, row):
+    return [column[row] for column in (result.utility_empty, result.utility_grand, result.ledger.total, result.gap)]
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda item: nudge(item["token_rewards"], 0), "token_rewards: 1 of 1 numbers differ"),
+        (lambda item: item["ledger"].update(total=7.0), "ledger total: 1 of 1 numbers differ"),
+        (lambda item: item["ledger"].update(alpha=0.5), "ledger alpha: 1 of 1 numbers differ, largest difference 0.5"),
+        (lambda item: item.update(units=[[0, 2]]), "units: 1 of 1 rows differ"),
+        (lambda item: item.update(units=[], unit_characters=[], unit_values=[]), "units: rows of other lengths"),
+        (lambda item: item.update(method="uniform"), "methods: 1 of 1 rows differ"),
+        (lambda item: item.update(exact=False), "exact: 1 of 1 rows differ"),
+        (lambda item: item["flags"].append("units_merged"), "flags: 1 of 1 rows differ"),
+        (lambda item: item.update(unit_characters=None), "unit_characters: not recorded, and answered now"),
+    ],
+)
+def test_every_difference_of_token_credit_is_named(change, sentence, judging, tmp_path, capsys):
+    """Ranges, parts of the ledger and numbers, each by its name."""
+    path = made(tmp_path, lambda client: client.scar(["ask"], ["four"], model="rm"), judging)
+    changed(path, with_answer(lambda answer: change(answer["items"][0])))
+    status, lines, _ = replayed(capsys, "--url", judging, path)
+    assert status == 1
+    assert any(line.strip().startswith(sentence) for line in lines), lines

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -13,13 +13,23 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic_core import from_json
 
-from creditd.client import Client, CreditdError, GroupResult, Ragged, ShapleyResult, StatusError
+from creditd.client import (
+    Client,
+    CreditdError,
+    GroupResult,
+    Ragged,
+    RaggedSpans,
+    ScarLedger,
+    ScarResult,
+    ShapleyResult,
+    StatusError,
+)
 from creditd.client.exchanges import answer_of, failure_of, parsed, public_url
 from creditd.client.steps import Exchange, Failure
 from creditd.wire.errors import ErrorCode
 from creditd.wire.v1 import Service
 
-Result: TypeAlias = ShapleyResult | GroupResult
+Result: TypeAlias = ShapleyResult | GroupResult | ScarResult
 
 _START_S = 10.0
 """How long a service that does not answer is waited for."""
@@ -83,7 +93,7 @@ def _unusable(reason: object) -> int:
 
 def _verdict(name: str, recorded: Result | Failure | None, asked: Result | Failure) -> int:
     """Say whether two outcomes are the same."""
-    if isinstance(recorded, (ShapleyResult, GroupResult)) and not isinstance(asked, Failure):
+    if isinstance(recorded, (ShapleyResult, GroupResult, ScarResult)) and not isinstance(asked, Failure):
         found = differences(recorded, asked)
         if not found:
             print(f"{name}: identical to the last bit")
@@ -120,18 +130,28 @@ def differences(recorded: Result, asked: Result) -> list[str]:
         One line per field that differs; empty if the answers are identical.
     """
     found = []
+    for name, before, now in _parts(recorded, asked):
+        difference = _difference(before, now)
+        if difference is not None:
+            found.append(f"{_NAMES.get(name, name)}: {difference}")
+    return found
+
+
+def _parts(recorded: Result, asked: Result) -> Iterator[tuple[str, Any, Any]]:
+    """What is compared of two answers, by name."""
     for field in fields(recorded):
         if field.name in _NOT_COMPARED:
             continue
         before, now = getattr(recorded, field.name), getattr(asked, field.name)
         if field.name == "flag_masks":
-            before, now = recorded.flags, asked.flags
+            yield field.name, recorded.flags, asked.flags
         elif field.name == "errors":
-            before, now = _places(recorded), _places(asked)
-        difference = _difference(before, now)
-        if difference is not None:
-            found.append(f"{_NAMES.get(field.name, field.name)}: {difference}")
-    return found
+            yield field.name, _places(recorded), _places(asked)
+        elif isinstance(before, ScarLedger):
+            for part in fields(before):
+                yield f"ledger {part.name}", getattr(before, part.name), getattr(now, part.name)
+        else:
+            yield field.name, before, now
 
 
 def _places(result: Result) -> tuple[tuple[Any, ...], ...]:
@@ -141,7 +161,7 @@ def _places(result: Result) -> tuple[tuple[Any, ...], ...]:
 
 def _difference(before: Any, now: Any) -> str | None:  # noqa: ANN401 - a field of any type
     """How two values of a field differ, or None if they do not."""
-    if isinstance(before, Ragged) and isinstance(now, Ragged):
+    if isinstance(before, Ragged | RaggedSpans) and isinstance(now, Ragged | RaggedSpans):
         if not np.array_equal(before.row_splits, now.row_splits):
             return "rows of other lengths"
         return _difference(before.values, now.values)
@@ -167,7 +187,7 @@ def _number_difference(before: NDArray[np.float64], now: NDArray[np.float64]) ->
 def _rows_difference(before: Sequence[Any] | NDArray[Any], now: Sequence[Any] | NDArray[Any]) -> str | None:
     if len(before) != len(now):
         return f"recorded {len(before)}, now {len(now)}"
-    other = sum(1 for one, two in zip(before, now, strict=True) if one != two)
+    other = sum(1 for one, two in zip(before, now, strict=True) if np.any(one != two))
     return f"{other} of {len(before)} rows differ" if other else None
 
 
@@ -183,12 +203,15 @@ def _version(service: Service) -> str:
 
 
 def _ledger(exchange: Exchange, result: Result | None) -> list[str]:
-    """One line per set, or per prompt for whole responses, below a line of titles."""
+    """One line per set, per completion, or per prompt for whole responses, below a line of titles."""
     if result is None:
         return []
     if isinstance(result, ShapleyResult):
         titles = ["set", "group", "K", "v(∅)", "v(N)", "Σ credit", "gap", "flags"]
         rows = _set_rows(exchange, result)
+    elif isinstance(result, ScarResult):
+        titles = ["completion", "group", "tokens", "units", "v(∅)", "v(P)", "Σ rewards", "gap", "flags"]
+        rows = _completion_rows(exchange, result)
     else:
         titles = ["prompt", "G", "lowest advantage", "highest advantage", "flags"]
         rows = _prompt_rows(result)
@@ -209,6 +232,23 @@ def _set_rows(exchange: Exchange, result: ShapleyResult) -> list[list[str]]:
             str(row) if ids[row] is None else _printable(ids[row]),
             "" if groups[row] is None else _printable(groups[row]),
             str(len(result.credits[row])),
+            *(f"{number:.6g}" for number in four),
+        ]
+        for row, four in enumerate(numbers)
+    ]
+
+
+def _completion_rows(exchange: Exchange, result: ScarResult) -> list[list[str]]:
+    items = from_json(exchange.request)["items"]
+    groups = [item.get("group") for item in items] if len(items) == len(result) else [None] * len(result)
+    ids = result.ids or [None] * len(result)
+    numbers = zip(result.utility_empty, result.utility_grand, result.ledger.total, result.gap, strict=True)
+    return [
+        [
+            str(row) if ids[row] is None else _printable(ids[row]),
+            "" if groups[row] is None else _printable(groups[row]),
+            str(len(result.token_rewards[row])),
+            str(len(result.units[row])),
             *(f"{number:.6g}" for number in four),
         ]
         for row, four in enumerate(numbers)
