@@ -19,6 +19,31 @@ ELEMENT = "element-6066-11e4-a52e-4f735466cecf"
 """The key under which WebDriver names an element."""
 CONTROL, ENTER = "\ue009", "\ue007"
 ALLOWED = "127.0.0.1"
+CONTRAST = 4.5
+"""Least ratio of luminances of text and its ground, WCAG 2.2 level AA."""
+LUMINANCE = """
+const channel = (value) => value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4;
+const light = (color) => {
+  const [r, g, b] = color.match(/[\\d.]+/g).slice(0, 3).map((value) => channel(value / 255));
+  return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+};
+const ground = (one) => {
+  for (; one; one = one.parentElement) {
+    const color = getComputedStyle(one).backgroundColor;
+    if (!/, 0\\)$/.test(color)) return color;
+  }
+  return 'rgb(255, 255, 255)';
+};
+const ratio = (one) => {
+  const [a, b] = [light(getComputedStyle(one).color), light(ground(one))];
+  return (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+};
+const shown = [...document.querySelectorAll('body *')].filter((one) => one.checkVisibility()
+  && [...one.childNodes].some((node) => node.nodeType === 3 && node.textContent.trim())
+  && getComputedStyle(one).color !== 'rgba(0, 0, 0, 0)' && one.tagName !== 'OPTION');
+return shown.map((one) => [ratio(one), one.tagName + '.' + one.className]).sort((a, b) => a[0] - b[0])[0];
+"""
+"""What a page with the least contrast of all its texts returns: the ratio, and which text it is."""
 
 
 def missing() -> list[str]:

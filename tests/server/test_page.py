@@ -18,7 +18,7 @@ from creditd.client import Client
 from creditd.server.page import page
 from creditd.wire.catalogue import CATALOGUE
 from creditd.wire.v1 import ShapleyRequest
-from server.browser import CONTROL, ENTER, chromium, missing
+from server.browser import CONTRAST, CONTROL, ENTER, LUMINANCE, chromium, missing
 from server.processes import PATIENCE_S
 from server.running import SHAPLEY, WORKED_REWARDS, get, nested, on_service
 from services import running_service
@@ -29,8 +29,6 @@ NASTY = (
     """it's "quoted" $HOME `id` \\n \\ <img src=x onerror="window.caught=1"><script>window.caught=1</script> 🎉 JSON"""
 )
 """A text that would be something else wherever it is not only a text."""
-CONTRAST = 4.5
-"""Least ratio of luminances of text and its ground, WCAG 2.2 level AA."""
 
 
 def test_the_page_is_small_and_whole():
@@ -520,30 +518,6 @@ def test_the_keyboard_reaches_everything_and_everything_has_a_name(browser):
         "return /, request /.test(says) && says !== arguments[0]",
         before,
     )
-
-
-LUMINANCE = """
-const channel = (value) => value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4;
-const light = (color) => {
-  const [r, g, b] = color.match(/[\\d.]+/g).slice(0, 3).map((value) => channel(value / 255));
-  return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-};
-const ground = (one) => {
-  for (; one; one = one.parentElement) {
-    const color = getComputedStyle(one).backgroundColor;
-    if (!/, 0\\)$/.test(color)) return color;
-  }
-  return 'rgb(255, 255, 255)';
-};
-const ratio = (one) => {
-  const [a, b] = [light(getComputedStyle(one).color), light(ground(one))];
-  return (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
-};
-const shown = [...document.querySelectorAll('body *')].filter((one) => one.checkVisibility()
-  && [...one.childNodes].some((node) => node.nodeType === 3 && node.textContent.trim())
-  && getComputedStyle(one).color !== 'rgba(0, 0, 0, 0)' && one.tagName !== 'OPTION');
-return shown.map((one) => [ratio(one), one.tagName + '.' + one.className]).sort((a, b) => a[0] - b[0])[0];
-"""
 
 
 @in_a_browser
