@@ -6,7 +6,9 @@ import pytest
 
 from creditd.wire.catalogue import CATALOGUE
 from creditd.wire.errors import Problem
+from creditd.wire.scar import ScarResponse, ScarSolveResponse
 from creditd.wire.v1 import ShapleyResponse
+from server.model_services import with_models
 from server.running import SHAPLEY, on_service
 from wire.forms import FORMS, in_form, sets_with_everything
 
@@ -87,6 +89,46 @@ def test_a_damaged_request_is_answered_or_refused(form, utility):
                 ShapleyResponse.model_validate_json(response.content)
 
     on_service(ask)
+
+
+SPAN_CHOICES = [
+    {"segmentation": {"type": "token", "max_units": 3}, "credit": {"type": "prefix"}},
+    {"segmentation": {"type": "sentence"}, "estimator": {"type": "permutations", "budget": 64}},
+    {"segmentation": {"type": "regex", "pattern": "a|b"}, "credit": {"type": "owen"}, "advantage": {"type": "pooled"}},
+    {"absent": {"type": "mask_token", "text": "_"}, "alpha": 0.5, "expect": {"group_size": 2}},
+]
+COMPLETION = {
+    "id": "a",
+    "group": "p",
+    "completion": "a, b. c",
+    "token_offsets": [[0, 2], [2, 3], [3, 5], [5, 7]],
+    "completion_mask": [True, True, False, True],
+    "kl": [0.0, -0.5, 1.0, 0.25],
+    "other_reward": 0.5,
+}
+
+
+@pytest.mark.parametrize("path", ["/v1/credit/scar", "/v1/credit/scar/solve"])
+def test_damaged_completions_are_answered_or_refused(path):
+    """The same for the routes about completions; of a model whose name was damaged, there is none."""
+    draw = random.Random(path)  # noqa: S311 - test data
+    solve = path.endswith("solve")
+    known = {"coalitions": [[], [0], [0, 1]], "utilities": [0.0, None, 2.0], "utility_empty": 0.25, "prompt_id": 1}
+    item = {**COMPLETION, **(known if solve else {"prompt": [{"role": "user", "content": "?"}]})}
+
+    async def ask(service):
+        for _ in range(10 * CHANGES):
+            request = {"items": [item, {**item, "id": 2}], **draw.choice(SPAN_CHOICES)}
+            body = json.dumps(damaged(request if solve else {"model": "rm", **request}, draw))
+            response = await service.post(body, path)
+            if not solve and response.status_code == 404:
+                assert response.json()["code"] == "unknown_model"
+                continue
+            assert_understood(response, body)
+            if response.status_code == 200:
+                (ScarSolveResponse if solve else ScarResponse).model_validate_json(response.content)
+
+    on_service(ask, with_models())
 
 
 def test_a_damaged_conversation_is_answered_or_refused():
