@@ -14,6 +14,18 @@ from creditd.cli.explain.document import document
 from creditd.cli.explain.reading import ExplainError, answer_of, request_of
 from services import running_service
 
+
+def test_the_documentation_has_every_option(capsys):
+    """SCAR.md names all that the command takes, and nothing else."""
+    section = (
+        (Path(__file__).parents[2] / "SCAR.md").read_text().split("\n## A look at the credit\n")[1].split("\n## ")[0]
+    )
+    with pytest.raises(SystemExit):
+        main(["explain", "--help"])
+    taken = set(re.findall(r"--[a-z-]+", capsys.readouterr().out)) - {"--help"}
+    assert set(re.findall(r"--[a-z-]+", section)) == taken
+
+
 REQUEST = {"items": [{"prompt": "p", "completion": "one, two."}]}
 
 
