@@ -63,6 +63,8 @@ def results(levels, areas=AREAS):
             "decoy_effect": 0.01, "decoy_correlation": 0.5, "seconds": 90.0,
         },
         "auroc_differences": scar_comparison.auroc_differences(judged),
-        "comparisons": scar_comparison.comparisons(runs), "wall_seconds": 900.0, "processor_seconds": 1500.0,
+        "comparisons": scar_comparison.comparisons(runs), "wall_seconds": 900.0, "load_before": 0.1,
+        "costs": {method: {"evaluations": 128, "seconds": 0.2, "processor_seconds": 0.128} for method in METHODS},
+        "processor_seconds": 1500.0,
         "grid": [run(method, 9, 1.0, rate) for method in METHODS for rate in (0.001, 0.003)], "runs": runs,
     }  # fmt: skip

@@ -71,7 +71,7 @@ def test_the_report_has_every_difference_and_every_area():
     assert "| attention | 0.600 [0.590, 0.610] (0.50) | – |" in text
     assert "**0.500** | 0.500" in text
     assert "1 of 3" not in text
-    assert "| SCAR | 0.001 | 1.60 | 1.20 | 30 (3 of 3) | 1.60 | 1.0 | 0.10 | 0.20 |" in text
+    assert "| SCAR | 0.001 | 1.60 | 1.20 | 30 (3 of 3) | 1.60 | 1.0 | 0.10 | 0.20 | 1.00 |" in text
 
 
 def test_sections_are_replaced_and_nothing_else():

@@ -37,7 +37,7 @@ class Fit:
         accuracy_start: As `accuracy`, on what the policy writes before training.
         decoy_effect: Mean change of its score when a decoy takes the place of a noun without effect; the truth is 0.
         decoy_correlation: Of the presence of a decoy with the reward, in the taught notes.
-        seconds: How long it was taught.
+        seconds: Processor time in which it was taught.
     """
 
     r_squared: float
@@ -85,9 +85,9 @@ def save_reward_model(folder: Path, steps: int = RM_STEPS) -> Fit:
         How well it knows notes that it was not taught.
     """
     torch.set_num_threads(1)
-    started = time.perf_counter()
+    started = time.process_time()
     model = _taught(steps)
-    seconds = time.perf_counter() - started
+    seconds = time.process_time() - started
     logging.disable_progress_bar()
     model.save_pretrained(folder)
     word_tokenizer().save_pretrained(folder)

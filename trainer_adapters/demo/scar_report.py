@@ -14,6 +14,9 @@ from scar_plans import CREDITS, KINDS, LAST_POINTS, SCAR, SOURCES
 
 Results = Mapping[str, Any]
 
+BUSY = 0.5
+"""A load per core beyond which a machine is not quiet."""
+
 
 def text(results: Results) -> str:
     """The whole report; its first line says where a cheaper credit is better than SCAR."""
@@ -49,7 +52,7 @@ def text(results: Results) -> str:
 
 def setting(results: Results) -> str:
     """What was run."""
-    settings, machine, fit = results["settings"], results["machine"], results["reward_model"]
+    settings, fit = results["settings"], results["reward_model"]
     schedule = settings["schedule"]
     return (
         "A note of up to eight remarks is worth AND + OR + praise·(1 − 2·spoilt), by the nouns that occur in it; a "
@@ -59,9 +62,21 @@ def setting(results: Results) -> str:
         f"{settings['rollouts_per_group']} notes by a plain GRPO loop. All scores, credits and token advantages (GRPO "
         "form) come over HTTP from `/v1/credit/scar` of a live service, whose cache is off so that each method pays "
         f"for itself. {len(schedule['seeds'])} seeds ({listed(schedule['seeds'])}), the same for all methods. "
-        f"Everything took {duration(results['wall_seconds'])} on {machine['cores']} cores ({machine['cpu']}), "
-        f"{results['processor_seconds'] / 60:.0f} minutes of processor time; the reward model was taught in "
-        f"{fit['seconds']:.0f} s."
+        f"{took(results)} Of the processor time {fit['seconds']:.0f} s went into teaching the reward model."
+    )
+
+
+def took(results: Results) -> str:
+    """How long everything took, in processor time too, and what else the machine did."""
+    machine = results["machine"]
+    busy = (
+        f", beside other work (a load of {results['load_before']:.0f} before it began)"
+        if results["load_before"] > BUSY * machine["cores"]
+        else ""
+    )
+    return (
+        f"Everything took {duration(results['processor_seconds'])} of processor time, and "
+        f"{duration(results['wall_seconds'])} on {machine['cores']} cores ({machine['cpu']}){busy}."
     )
 
 
@@ -93,9 +108,9 @@ def reached(results: Results) -> str:
     rows = [
         (
             f"| | rate | planted reward at the end | over the curve | steps to {settings['target']:g} (reached by) | "
-            "score at the end | evaluations of a note | s in credit, a step | s, a step |"
+            "score at the end | evaluations of a note | s in credit, a step | s, a step | ms of processor, a note |"
         ),
-        "|---" * 9 + "|",
+        "|---" * 10 + "|",
     ]
     for method, name in results["methods"].items():
         own = [run for run in runs if run["method"] == method]
@@ -111,13 +126,15 @@ def reached(results: Results) -> str:
             f"{sum(run['evaluations'] for run in own) / steps / rollouts:.1f}",
             f"{sum(run['seconds_in_credit'] for run in own) / steps:.2f}",
             f"{sum(run['seconds'] for run in own) / steps:.2f}",
+            f"{1000 * results['costs'][method]['processor_seconds'] / rollouts:.2f}",
         ]
         rows.append(f"| {name} | {' | '.join(cells)} |")
     return (
         f"Means over seeds; the best reward is {results['best_reward']:g}. The end is the mean of the last "
         f"{LAST_POINTS} evaluations, for scores that of the last "
         f"{LAST_POINTS} steps. A run that never reaches {settings['target']:g} counts with its last step. Two "
-        "trainings ran at a time against one service: seconds include waiting for each other.\n\n"
+        "trainings ran at a time against one service: seconds include waiting for each other, and "
+        "for whatever else the machine did. Processor time is that of the service for the notes of a first step.\n\n"
     ) + "\n".join(rows)
 
 
@@ -205,8 +222,8 @@ def _grid(results: Results) -> str:
     edge = f" At the edge of the grid, so that a better rate may lie outside it: {listed(at_edge)}." if at_edge else ""
     seeds = schedule["grid_seeds"]
     return (
-        f"Planted reward over the whole curve, mean over the grid's {len(seeds)} seeds ({listed(seeds)}), which no "
-        f"comparison uses; the choice is bold.{edge}\n\n"
+        f"Planted reward over the whole curve, mean over the seeds of the grid ({listed(seeds)}), which no comparison "
+        f"uses; the choice is bold.{edge}\n\n"
     ) + "\n".join(rows)
 
 

@@ -28,6 +28,7 @@ import scar_figure
 import scar_models
 import scar_readme
 import scar_report
+import scar_service
 import scar_study
 import scar_task
 import scar_training
@@ -48,7 +49,6 @@ from scar_plans import (
     Plan,
     Schedule,
 )
-from scar_service import ServiceCredit, write_config
 
 HERE = Path(__file__).resolve().parent
 MOST_PROCESSES = 8
@@ -92,6 +92,7 @@ def _results(schedule: Schedule, progress_file: Path, *, quick: bool) -> dict[st
         **scar_training.settings(),
     }
     progress = Progress(progress_file, settings)
+    load = os.getloadavg()[0]
     context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as scratch:
         directory = Path(scratch)
@@ -99,11 +100,12 @@ def _results(schedule: Schedule, progress_file: Path, *, quick: bool) -> dict[st
         loss = scar_models.save_policy(directory / "checkpoint", schedule.lessons)
         print(f"{progress.elapsed:6.0f} s  reward model: {fit}; lessons of the policy: loss {loss:.3f}", flush=True)
         with (
-            live_service(directory, write_config(directory)) as service,
+            live_service(directory, scar_service.write_config(directory)) as service,
             ProcessPoolExecutor(min(os.cpu_count() or 1, MOST_PROCESSES), mp_context=context) as pool,
         ):
             with Client(service.url, deadline_s=DEADLINE_S) as client:
                 study = scar_study.judged(client, schedule.study_texts)
+                costs = scar_service.costs(service, client, directory / "checkpoint")
             print(f"{progress.elapsed:6.0f} s  {len(study)} credits judged", flush=True)
             grid = _run(schedule.grid(), pool, service, progress)
             best = scar_comparison.best_rates(grid)
@@ -119,9 +121,11 @@ def _results(schedule: Schedule, progress_file: Path, *, quick: bool) -> dict[st
         "reward_model": asdict(fit),
         "lesson_loss": loss,
         "study": study,
+        "costs": costs,
         "auroc_differences": scar_comparison.auroc_differences(study),
         "rates": best,
         "comparisons": scar_comparison.comparisons(runs),
+        "load_before": load,
         "wall_seconds": progress.elapsed,
         "processor_seconds": sum(used.ru_utime + used.ru_stime for used in (usage, own)),
         "grid": grid,
@@ -132,7 +136,7 @@ def _results(schedule: Schedule, progress_file: Path, *, quick: bool) -> dict[st
 def _train(plan: Plan, url: str, checkpoint: Path) -> dict[str, Any]:
     """One run, in a process of the pool."""
     with Client(url, deadline_s=DEADLINE_S) as client:
-        return scar_training.train(plan, checkpoint, ServiceCredit(client))
+        return scar_training.train(plan, checkpoint, scar_service.ServiceCredit(client))
 
 
 def _run(

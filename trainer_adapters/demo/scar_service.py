@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import json
+import math
+import os
+import statistics
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
+from transformers import LlamaForCausalLM
 
 import scar_task as task
 from creditd.client import Client
+from live import Service
 from scar_plans import CHOICES, DEADLINE_S, ESTIMATOR, MODEL, SEGMENTATION
-from scar_training import GROUP, Credited, Notes
+from scar_training import GROUP, THEMES, Credited, Notes, draw
+
+COST_REPEATS = 5
 
 
 def write_config(directory: Path) -> Path:
@@ -28,6 +36,43 @@ def write_config(directory: Path) -> Path:
     lines = [f"models_root = {json.dumps(str(directory / 'models'))}", "cache_bytes = 0", "[[models]]"]
     path.write_text("\n".join([*lines, f'id = "{MODEL}"', f'path = "{MODEL}"', ""]), encoding="utf-8")
     return path
+
+
+def costs(service: Service, client: Client, checkpoint: Path) -> dict[str, dict[str, float]]:
+    """What each method costs for the notes of a first step, while nothing else is asked.
+
+    Args:
+        service: The service.
+        client: Of it.
+        checkpoint: The policy that writes the notes.
+
+    Returns:
+        By method, for one step: `evaluations`, `seconds` of the request and `processor_seconds` of the service, each
+        the median of a few repeats after one that is not counted.
+    """
+    policy = LlamaForCausalLM.from_pretrained(checkpoint)
+    notes = draw(policy, THEMES, torch.Generator().manual_seed(0))
+    credit = ServiceCredit(client)
+    found = {}
+    for method in CHOICES:
+        credit(method, THEMES, notes)
+        repeats = []
+        for _ in range(COST_REPEATS):
+            before = _processor_seconds(service)
+            made = credit(method, THEMES, notes)
+            repeats.append((made.evaluations, made.seconds, _processor_seconds(service) - before))
+        names = ("evaluations", "seconds", "processor_seconds")
+        found[method] = dict(zip(names, map(statistics.median, zip(*repeats, strict=True)), strict=True))
+    return found
+
+
+def _processor_seconds(service: Service) -> float:
+    """What the process of the service has used, where the system says it in /proc; else NaN."""
+    status = Path(f"/proc/{service.pid}/stat")
+    if not status.exists():
+        return math.nan
+    user, system = status.read_text(encoding="ascii").rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
 class ServiceCredit:

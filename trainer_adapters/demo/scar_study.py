@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -139,12 +139,12 @@ def _credit(client: Client, given: Texts, name: str, *, by_model: bool) -> tuple
         calls += 1
         return task.reward(task.PROMPTS.index(prompt), text)
 
-    source: dict[str, str | Callable[[str, str], float]] = {"model": MODEL} if by_model else {"utility": planted}
     started = time.perf_counter()
     result = client.scar(
         [task.PROMPTS[theme] for theme in given.themes],
         given.notes,
-        **source,
+        model=MODEL if by_model else None,
+        utility=None if by_model else planted,
         token_offsets=given.offsets,
         groups=list(range(len(given.notes))),
         segmentation=SEGMENTATION,

@@ -161,7 +161,7 @@ def train(plan: Plan, checkpoint: Path, credit: Credit) -> dict[str, Any]:
     random = torch.Generator().manual_seed(plan.seed)
     curve = [{"step": 0, **evaluated(policy)}]
     steps: list[Credited] = []
-    started, spent = time.perf_counter(), 0.0
+    started, spent, used = time.perf_counter(), 0.0, time.process_time()
     for step in range(1, plan.steps + 1):
         for group in optimizer.param_groups:
             group["lr"] = plan.rate * min(1.0, step / WARMUP)
@@ -185,6 +185,7 @@ def train(plan: Plan, checkpoint: Path, credit: Credit) -> dict[str, Any]:
         "evaluations": sum(found.evaluations for found in steps),
         "seconds_in_credit": sum(found.seconds for found in steps),
         "seconds": seconds,
+        "processor_seconds": time.process_time() - used,
         "request_ids": [found.request_id for found in steps],
     }
 
