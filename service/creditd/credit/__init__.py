@@ -47,6 +47,8 @@ Modules:
     text_units          from segments of a text to the units that its tokens write
     absent_units        the text of a coalition of units
     token_rewards       values of units as rewards and advantages of tokens
+    span_games          what the units of one completion get: every value as a plan of coalitions
+    span_items, span_credit    many completions: their words, and the batch that is asked and told
     group_sums, flags   sums that no batch shape can change; what can be unusual
 """
 
@@ -112,6 +114,16 @@ from creditd.credit.set_advantages import Normalization
 from creditd.credit.set_credit import SetCreditOptions, SetCredits, set_credit
 from creditd.credit.set_expectations import Expectation
 from creditd.credit.set_utilities import SumOfUtilities, Utility
+from creditd.credit.span_credit import SpanBatch
+from creditd.credit.span_items import (
+    Refusal,
+    SpanCredit,
+    SpanCredits,
+    SpanError,
+    SpanItem,
+    SpanOptions,
+    SpanQuestions,
+)
 from creditd.credit.tables import table_semivalues
 from creditd.credit.text_segments import filled_ends, segment_ends
 from creditd.credit.text_units import TextUnits, units_of_ranges, units_of_segments
@@ -165,6 +177,7 @@ __all__ = [
     "QualityNovelty",
     "Quantile",
     "Redundancy",
+    "Refusal",
     "RenderedUnits",
     "RewardPart",
     "RthBest",
@@ -173,6 +186,13 @@ __all__ = [
     "SetError",
     "SetReward",
     "Shapley",
+    "SpanBatch",
+    "SpanCredit",
+    "SpanCredits",
+    "SpanError",
+    "SpanItem",
+    "SpanOptions",
+    "SpanQuestions",
     "Sum",
     "SumOfUtilities",
     "Table",

@@ -66,8 +66,15 @@ def affordable_value(n_units: int, budget: int) -> tuple[SpanValue, bool]:
         The value, and whether it is no estimate: `shapley` where all 2ⁿ coalitions fit the budget; `owen`, over the
         balanced tree, where those of the tree do; `shapley` and False, to be sampled, where neither does.
 
+    Cost:
+        O(1).
+
     Reference:
-        SCAR, arXiv:2505.20417, which takes Owen values whatever the length.
+        SCAR, arXiv:2505.20417.
+
+    Differs from the paper:
+        It takes Owen values whatever the length, over a tree that its library builds from punctuation, and stops early
+        where the budget ends.
     """
     if n_units < 63 and 1 << n_units <= budget:
         return "shapley", True
