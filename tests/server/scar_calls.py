@@ -26,7 +26,9 @@ TOLERANCE = 1e-12
 """Of sums of a few numbers of size 1."""
 
 TEXT = "sun and rain, wind. snow; fog!"
-"""Four spans; sun and rain are in one, so that spans add up."""
+"""Four spans of ten tokens; two of the spans are worth something together."""
+SPAN_VALUES = [1.25, 0.5, 2.25, 0.125]
+"""Shapley values of the spans, by hand."""
 
 
 def value(prompt: Any, text: str) -> float:
@@ -52,14 +54,14 @@ def _letters(_: Any, units: tuple[str, ...]) -> list[float]:
     return [float(sum(map(str.isalpha, unit))) for unit in units]
 
 
-def letters_as_tokens(text: str, width: int = 4) -> list[list[int]]:
-    """Characters of tokens of so many characters each."""
-    return [[start, min(start + width, len(text))] for start in range(0, len(text), width)]
+def tokens_of(text: str) -> list[list[int]]:
+    """Characters of tokens: words and signs, with the blanks before them."""
+    return [list(found.span()) for found in re.finditer(r"\s*(?:\w+|\S)", text)]
 
 
-def item_of(text: str, prompt: Any = "weather?", *, width: int | None = 4, **fields: Any) -> dict[str, Any]:
-    """One completion, with tokens of so many characters unless it is None."""
-    offsets = {} if width is None else {"token_offsets": letters_as_tokens(text, width)}
+def item_of(text: str, prompt: Any = "weather?", *, tokens: bool = True, **fields: Any) -> dict[str, Any]:
+    """One completion, with tokens unless there are none."""
+    offsets = {"token_offsets": tokens_of(text)} if tokens else {}
     return {"prompt": prompt, "completion": text, **offsets, **fields}
 
 
