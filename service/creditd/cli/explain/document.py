@@ -57,17 +57,15 @@ def _about(request: Mapping[str, Any], answer: Mapping[str, Any]) -> str:
     """Where the numbers come from, in one line."""
     words = []
     if answer.get("model") is not None:
-        version = answer.get("weight_version")
-        words.append(f"model {answer['model']}{'' if version is None else f' at {version}'}")
+        words.append(f"model {answer['model']}")
     for name in ("segmentation", "absent", "credit"):
         choice = request.get(name)
-        if choice is not None:
-            words.append(f"{name} {choice if isinstance(choice, str) else choice['type']}")
-    usage = answer.get("usage")
-    if usage is not None:
+        if isinstance(choice, Mapping) and "type" in choice:
+            words.append(f"{name} {choice['type']}")
+    usage, service = answer.get("usage"), answer.get("service")
+    if isinstance(usage, Mapping) and {"evaluations", "from_cache"} <= usage.keys():
         words.append(f"{usage['evaluations']} evaluations, {usage['from_cache']} remembered")
-    service = answer.get("service")
-    if service is not None:
+    if isinstance(service, Mapping) and {"version", "methods"} <= service.keys():
         words.append(f"creditd {service['version']}, methods {service['methods']}")
     if answer.get("request_id") is not None:
         words.append(f"request {answer['request_id']}")

@@ -4,16 +4,29 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
+from creditd.wire.fields import WireModel
 from creditd.wire.scar import ScarSolveResult
+from creditd.wire.v1 import Prompt
 from creditd.wire.validation import from_validation_error
+
+_M = TypeVar("_M", bound=WireModel)
 
 
 class ExplainError(Exception):
     """There is nothing to show; the message says why."""
+
+
+class _Shown(WireModel):
+    """What is shown of an item."""
+
+    completion: str
+    prompt: Prompt | None = None
+    token_offsets: list[tuple[int, int]] | None = None
+    completion_mask: list[bool] | None = None
 
 
 def request_of(text: str) -> dict[str, Any]:
@@ -38,8 +51,9 @@ def request_of(text: str) -> dict[str, Any]:
     if not isinstance(items, list) or not items:
         raise ExplainError("got no item; expected at least one completion")
     for row, item in enumerate(items):
-        if not isinstance(item, dict) or not isinstance(item.get("completion"), str):
+        if not isinstance(item, dict):
             raise ExplainError(f"item {row + 1}: expected an object with its completion, a text")
+        _checked(_Shown, item, f"item {row + 1}")
     return request
 
 
@@ -88,16 +102,21 @@ def _line(number: int, line: str) -> Any:  # noqa: ANN401 - as _document
         raise ExplainError(f"neither the whole file nor its line {number} is JSON: {error}") from None
 
 
+def _checked(kind: type[_M], found: Mapping[str, Any], where: str) -> _M:
+    """The fields of an object that are those of a model; it may have others."""
+    known = {name: found[name] for name in kind.model_fields if name in found}
+    try:
+        return kind.model_validate_json(json.dumps(known))
+    except ValidationError as error:
+        raise ExplainError(f"{where}{from_validation_error(error).detail}") from None
+
+
 def _fitted(row: int, item: Mapping[str, Any], answer: object) -> dict[str, Any]:
     """The answer to one item, once it is sure that the two belong together."""
     where = f"answer {row + 1}"
     if not isinstance(answer, dict):
         raise ExplainError(f"{where}: expected an object")
-    known = {name: answer[name] for name in ScarSolveResult.model_fields if name in answer}
-    try:
-        result = ScarSolveResult.model_validate_json(json.dumps(known))
-    except ValidationError as error:
-        raise ExplainError(f"{where}{from_validation_error(error).detail}") from None
+    result = _checked(ScarSolveResult, answer, where)
     if result.status == "error" and result.error is not None:
         return result.model_dump(mode="json")
     if result.status != "ok":
@@ -109,7 +128,7 @@ def _fitted(row: int, item: Mapping[str, Any], answer: object) -> dict[str, Any]
     _check_lengths(where, result, ("token_advantages",), n_tokens)
     for name in ("token_offsets", "completion_mask"):
         given = item.get(name)
-        if given is not None and (not isinstance(given, list) or len(given) != n_tokens):
+        if given is not None and len(given) != n_tokens:
             raise ExplainError(f"{where}: got {n_tokens} token_rewards; expected one for each of its {name}")
     _check_ranges(f"{where}: unit_characters", result.unit_characters, len(item["completion"]))
     return result.model_dump(mode="json")
