@@ -69,4 +69,4 @@ def _areas(panel: Axes, results: Results) -> None:
     panel.invert_yaxis()
     panel.axvline(0.5, color="0.6", linewidth=0.8, zorder=0)
     panel.set_xlabel("AUROC of |credit| for the planted causes")
-    panel.legend(frameon=False, loc="lower right")
+    panel.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=1)
