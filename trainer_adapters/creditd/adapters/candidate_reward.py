@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 from creditd.adapters.completions import Found, Reading, Thinking, Turns, find_candidates
 from creditd.adapters.credit_config import CreditConfig
-from creditd.adapters.credit_reward import CreditReward, OtherRewards, unwrapped
+from creditd.adapters.credit_reward import CreditReward, OtherRewards, is_async
 from creditd.adapters.creditors import Answered
 from creditd.adapters.prompts import readable
 from creditd.adapters.rollouts import Creditor, Rollout
@@ -63,7 +63,7 @@ class CandidateReward(CreditReward):
         self._scored: list[tuple[Found, Rewards]] | None = None
         if (
             self.function is not None
-            and _is_async(self.function)
+            and is_async(self.function)
             and not inspect.iscoroutinefunction(type(self).__call__)
         ):
             if type(self).__call__ is not CandidateReward.__call__:
@@ -167,12 +167,6 @@ class _Awaiting(CreditReward):
 def _awaiting(kind: type[CandidateReward]) -> type[CandidateReward]:
     """The class with a call that is a coroutine."""
     return type(kind.__name__, (_Awaiting, kind), {"__doc__": kind.__doc__, "__module__": kind.__module__})
-
-
-def _is_async(function: Callable[..., Any]) -> bool:
-    """Whether a call gives a coroutine: a coroutine function, an object whose call is one, or a partial of these."""
-    inner = unwrapped(function)
-    return inspect.iscoroutinefunction(inner) or inspect.iscoroutinefunction(getattr(inner, "__call__", None))  # noqa: B004
 
 
 def _checked(name: str, given: object, sizes: Sequence[int]) -> list[Rewards]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -173,7 +174,13 @@ class CreditReward(ABC):
         return decode
 
 
-def unwrapped(function: object) -> object:
+def is_async(function: Callable[..., Any]) -> bool:
+    """Whether a call gives a coroutine: a coroutine function, an object whose call is one, or a partial of these."""
+    inner = _unwrapped(function)
+    return inspect.iscoroutinefunction(inner) or inspect.iscoroutinefunction(getattr(inner, "__call__", None))  # noqa: B004
+
+
+def _unwrapped(function: object) -> object:
     """What a partial stands for."""
     while isinstance(function, partial):
         function = function.func
@@ -182,5 +189,5 @@ def unwrapped(function: object) -> object:
 
 def _name_of(function: object) -> str:
     """What a function, or the class of an object that is called, is called."""
-    inner = unwrapped(function)
+    inner = _unwrapped(function)
     return str(getattr(inner, "__name__", type(inner).__name__))

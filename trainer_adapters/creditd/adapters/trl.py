@@ -1,16 +1,17 @@
-"""Candidate credit in TRL's GRPOTrainer: two lines in a script that trains already.
+"""Credit in TRL's GRPOTrainer: two lines in a script that trains already.
 
     from creditd.adapters.trl import CandidateReward, CreditGRPOTrainer as GRPOTrainer  # from trl import GRPOTrainer
     …
         reward_funcs=CandidateReward(score, parser={"type": "numbered"}),  # reward_funcs=score
 
 `score(prompts, candidates, completions, **columns)` returns, for each completion, one reward or None per candidate. Its
-place may take the id of a reward model of the service: `CandidateReward("rm", parser=…)`.
+place may take the id of a reward model of the service: `CandidateReward("rm", parser=…)`. With `SpanReward("rm")` in
+that place tokens are trained on what their spans had to do with the reward of the whole completion (SCAR).
 
 The loss of TRL takes advantages of shape (B, T) as they are; the mixin replaces them when TRL has generated and scored.
-There is one request per generation. With a function it is sent then; with a model it is sent when the other reward
-functions have spoken, for scores and credit together: the utilities in the answer become TRL's rewards, and the token
-advantages are kept until TRL has its own, so that the model is never asked twice.
+There is one request per generation. With a function that scores candidates it is sent then; otherwise it is sent when
+the other reward functions have spoken, for scores and credit together: the utilities in the answer become TRL's
+rewards, and the token advantages are kept until TRL has its own, so that nothing is scored twice.
 Tested with TRL 1.14.2 and 1.16.0.
 """
 
@@ -29,6 +30,7 @@ from creditd.adapters.candidate_reward import CandidateReward
 from creditd.adapters.credit_config import Anneal, CreditConfig, anneal
 from creditd.adapters.credit_reward import CreditReward, Generation
 from creditd.adapters.creditors import Answered, Credited, ServiceCreditor
+from creditd.adapters.span_reward import SpanReward
 from creditd.adapters.trl_processes import by_all, by_one
 from creditd.adapters.trl_rows import check_rows, filled, filled_up, other_rewards, same_tokens
 from creditd.adapters.trl_settings import check_loss, check_settings
@@ -36,7 +38,16 @@ from creditd.adapters.trl_settings import check_loss, check_settings
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["Anneal", "CandidateReward", "CreditConfig", "CreditGRPOTrainer", "CreditMixin", "anneal", "attach"]
+__all__ = [
+    "Anneal",
+    "CandidateReward",
+    "CreditConfig",
+    "CreditGRPOTrainer",
+    "CreditMixin",
+    "SpanReward",
+    "anneal",
+    "attach",
+]
 
 log = logging.getLogger("creditd.adapters.trl")
 

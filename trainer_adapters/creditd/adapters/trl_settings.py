@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from importlib.metadata import version
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from trl import GRPOTrainer
 
 from creditd.adapters.credit_config import CreditConfig
+from creditd.adapters.span_reward import SpanReward
 from creditd.client.bodies import type_of
 
 OLDEST, NEWEST = (1, 14), (1, 16)
@@ -46,17 +48,31 @@ def check_loss(trainer: Any) -> None:  # noqa: ANN401 - a GRPOTrainer, which car
         )
 
 
-def check_settings(trainer: Any, config: CreditConfig, candidate_place: int) -> None:  # noqa: ANN401 - as above
+def check_settings(trainer: Any, config: CreditConfig, place: int) -> None:  # noqa: ANN401 - as above
     """Refuse settings of rewards and time that do not go together with those of the credit.
 
     Args:
         trainer: A `GRPOTrainer`.
         config: How it asks for credit.
-        candidate_place: Place of the candidate reward among its reward functions.
+        place: Of creditd's own reward among its reward functions.
 
     Raises:
         ValueError: If a setting would be ignored, or could not work.
     """
+    if isinstance(trainer.reward_funcs[place], SpanReward):
+        _check_spans(trainer, place)
+    else:
+        _check_candidates(trainer, config, place)
+    limit = float(trainer.args.ddp_timeout)
+    if trainer.accelerator.num_processes > 1 and config.deadline_s >= limit:
+        raise ValueError(
+            f"got deadline_s={config.deadline_s:g} with ddp_timeout={limit:g}: the processes that wait for the answer "
+            "would give up before it; expected a shorter deadline"
+        )
+
+
+def _check_candidates(trainer: Any, config: CreditConfig, candidate_place: int) -> None:  # noqa: ANN401 - as above
+    """Refuse settings under which the credit of candidates would not mean what it says."""
     weights = [float(weight) for weight in trainer.reward_weights]
     if weights[candidate_place] != 1.0:
         raise ValueError(
@@ -70,11 +86,26 @@ def check_settings(trainer: Any, config: CreditConfig, candidate_place: int) -> 
             f"got multi_objective_aggregation='normalize_then_sum' with {others} reward functions beside the candidate "
             "reward, whose weighted sum creditd standardises; expected 'sum_then_normalize', or one such function"
         )
-    limit = float(trainer.args.ddp_timeout)
-    if trainer.accelerator.num_processes > 1 and config.deadline_s >= limit:
+
+
+def _check_spans(trainer: Any, place: int) -> None:  # noqa: ANN401 - as above
+    """Refuse settings under which the credit of spans would not mean what it says."""
+    weights = [float(weight) for weight in trainer.reward_weights]
+    if not 0.0 < weights[place] < math.inf:
         raise ValueError(
-            f"got deadline_s={config.deadline_s:g} with ddp_timeout={limit:g}: the processes that wait for the answer "
-            "would give up before it; expected a shorter deadline"
+            f"got reward weight {weights[place]:g} for the span reward; expected a number above 0: the other rewards "
+            "count in units of it"
+        )
+    if trainer.scale_rewards != "group":
+        raise ValueError(
+            f"got scale_rewards={trainer.scale_rewards!r} with a SpanReward, whose advantages are standardised over "
+            "each group; expected scale_rewards='group'"
+        )
+    others = sum(weight != 0 for column, weight in enumerate(weights) if column != place)
+    if trainer.multi_objective_aggregation == "normalize_then_sum" and others:
+        raise ValueError(
+            f"got multi_objective_aggregation='normalize_then_sum' with {others} reward functions beside the span "
+            "reward, to which creditd adds their weighted sum; expected 'sum_then_normalize'"
         )
 
 
