@@ -45,7 +45,7 @@ BATCHES: tuple[int | str, ...] = ("auto", 32, 64, 256)
 SETTINGS = """
 models_root = "{root}"
 max_evaluations = 1048576
-max_model_characters = 1073741824
+max_span_characters = 1073741824
 request_timeout_s = 7200
 {models}
 """

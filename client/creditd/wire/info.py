@@ -38,6 +38,8 @@ class Limits(WireModel):
     """Utilities of one game that the caller, or a model, evaluates."""
     model_characters: int
     """That a model reads for one request, prompts counted with each text."""
+    span_characters: int
+    """The same for coalitions of the units of completions."""
     evaluated_cells: int
     """Players times evaluations, over all games of a request."""
     targets: int

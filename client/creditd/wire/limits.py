@@ -35,6 +35,7 @@ class RequestLimits:
         units: Units of one completion.
         evaluations: Utilities of one set that the caller, or a model, evaluates.
         model_characters: Characters that a model reads, prompts counted with each text.
+        span_characters: The same for coalitions of units, which a model is asked about round by round.
     """
 
     sets: int = MAX_SETS
@@ -46,6 +47,7 @@ class RequestLimits:
     units: int = MAX_UNITS
     evaluations: int = 1 << 16
     model_characters: int = 1 << 26
+    span_characters: int = 1 << 29
 
 
 def published(
@@ -87,6 +89,7 @@ def published(
         requests_in_flight=requests_in_flight,
         evaluations=limits.evaluations,
         model_characters=limits.model_characters,
+        span_characters=limits.span_characters,
         evaluated_cells=MAX_CELLS,
         targets=MAX_TARGETS,
         log_det_candidates=MAX_LOG_DET_PLAYERS,

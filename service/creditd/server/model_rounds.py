@@ -25,7 +25,7 @@ from creditd.engines.errors import EngineError, EngineExpiredError, EngineOverlo
 from creditd.engines.protocol import EngineUsage, PreparedTexts, ScoredTexts
 from creditd.engines.registry import AnyEngine
 from creditd.scoring.deadline import Deadline, DeadlineExceededError
-from creditd.scoring.model_questions import AsksTexts
+from creditd.scoring.model_questions import AsksTexts, RememberedBy
 from creditd.scoring.recollection import Recollection
 from creditd.server.errors import ServiceError
 from creditd.server.resources import Resources
@@ -105,7 +105,11 @@ class ModelRounds:
 
     def round_of(self, questions: AsksTexts) -> Round:
         """What is asked next, and what this process remembers of it; off the event loop."""
-        texts, cache, by = questions.ask(), self._cache, questions.remembered_by
+        return self.round_from(questions.ask(), questions.remembered_by)
+
+    def round_from(self, texts: Sequence[Any], by: RememberedBy | None) -> Round:
+        """Texts as a round, and what this process remembers of them; off the event loop."""
+        cache = self._cache
         if not texts or cache is None or by is None:
             return Round(texts)
         recollection = Recollection(texts, KeyMaker(self._source(cache)), by=by, whole=self._caller.alone)

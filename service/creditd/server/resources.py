@@ -102,6 +102,7 @@ class Resources:
             units=self.settings.max_units,
             evaluations=self.settings.max_evaluations,
             model_characters=self.settings.max_model_characters,
+            span_characters=self.settings.max_span_characters,
         )
 
     def enter(self) -> None:

@@ -75,16 +75,16 @@ async def answer_scar(
     questions = await caller.run(partial(_questions, asked, absent.filler, resources.limits, deadline))
     queue_s = time.perf_counter() - received_s
     usage = await _with_attention(questions, engine, rounds, caller, dry_run=asked.dry_run)
+    if asked.dry_run:
+        usage += await _price(questions, rounds, caller)
+        head = {**envelope(request_id, queue_s, usage), "model": engine.spec.id, "weight_version": None}
+        return Answer(encode(head), len(asked.items), {}, {})
     upcoming = await caller.run(partial(rounds.round_of, questions))
-    if asked.dry_run and upcoming.texts:
-        usage += await rounds.price(upcoming)
-    while upcoming.texts and not asked.dry_run:
+    while upcoming.texts:
         found = await rounds.answers(upcoming)
         usage += found.usage
         upcoming = await caller.run(partial(_told, questions, rounds, found))
     head = {**envelope(request_id, queue_s, usage), "model": engine.spec.id, "weight_version": None}
-    if asked.dry_run:
-        return Answer(encode(head), len(asked.items), {}, {})
     return await caller.run(partial(_answered, asked, questions, head, encode))
 
 
@@ -176,7 +176,7 @@ def _questions(asked: ScarRequest, filler: str, limits: RequestLimits, deadline:
             [plain_prompt(asked.items[row].prompt) for row in first.tolist()],
             texts,
             filler=filler,
-            most_characters=limits.model_characters,
+            most_characters=limits.span_characters,
         )
     except CostExceededError as error:
         raise _refusal(ErrorCode.BUDGET_EXCEEDED, "", str(error)) from None
@@ -207,6 +207,14 @@ def _attention(engine: TextScorer, texts: Sequence[VariantTexts], caller: Caller
         return engine.prepared_attention(texts, alone=caller.alone, checkpoint=caller.deadline.check)
     except ModelUnsuitableError as error:
         raise _refusal(ErrorCode.INVALID_REQUEST, "/credit", f"model {engine.spec.id}: {error}") from None
+
+
+async def _price(questions: SpanUtilities, rounds: ModelRounds, caller: Caller) -> EngineUsage:
+    """What all rounds would cost that can be told before a score is known."""
+    usage, upcoming = EngineUsage(), questions.rounds()
+    while (texts := await caller.run(partial(next, upcoming, None))) is not None:
+        usage += await rounds.price(await caller.run(partial(rounds.round_from, texts, questions.remembered_by)))
+    return usage
 
 
 def _told(questions: SpanUtilities, rounds: ModelRounds, found: ScoredTexts) -> Round:

@@ -80,6 +80,8 @@ class Settings(RedisSettings):
     """Models that requests may name; a variable holds a JSON list."""
     max_model_characters: Annotated[int, Field(ge=1)] = 1 << 26
     """Characters that a model reads for one request, prompts counted with each text."""
+    max_span_characters: Annotated[int, Field(ge=1)] = 1 << 29
+    """The same for coalitions of the units of completions, of which a round at a time is in memory."""
     engine_stall_s: Annotated[float, Field(gt=0)] = 600.0
     """A model with work that shows no sign of life for so long makes `/livez` fail."""
 
