@@ -126,6 +126,21 @@ def test_a_round_holds_a_bounded_number_of_characters(monkeypatch):
     assert all(np.array_equal(one.values, other.values) for one, other in zip(found.items, whole.items, strict=True))
 
 
+def test_equal_completions_of_a_prompt_are_read_once():
+    found, read = run(questions_of([TEXTS[0], TEXTS[1], TEXTS[0], TEXTS[0]], prompts=[0, 0, 0, 1]))
+    assert len(read) == 2 + 2 * (2**4 - 1) + (2**2 - 1)
+    assert found.items[0].values.tolist() == found.items[2].values.tolist()
+    assert found.items[0].values.tolist() != found.items[3].values.tolist()
+
+
+def test_copies_share_what_is_refused():
+    refused = TextFailure("context_exceeded", "too long")
+    found, _ = run(questions_of([TEXTS[1]] * 2), lambda text: refused if text == " Short." else None)
+    assert [one.values for one in found.items] == [None, None]
+    found, _ = run(questions_of([TEXTS[1]] * 2), lambda text: refused if text == TEXTS[1] else None)
+    assert [error.row for error in found.errors] == [0, 1]
+
+
 def test_too_much_to_read_is_refused_before_any_text_is_made():
     with pytest.raises(CostExceededError, match="expected at most 100"):
         questions_of(TEXTS, most=100)

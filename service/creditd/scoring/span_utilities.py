@@ -2,8 +2,9 @@
 
 Legend: `n` units of one completion, `R` coalitions.
 
-v(∅) is asked once for each prompt, whatever the number of its completions. A text that has no score costs its
-completion the unit values, and not its return; only the score of the whole completion cannot be done without.
+v(∅) is asked once for each prompt, whatever the number of its completions, and equal completions are asked about once. A
+text that has no score costs its completion the unit values, and not its return; only the score of the whole completion
+cannot be done without.
 """
 
 from __future__ import annotations
@@ -96,6 +97,7 @@ class SpanUtilities:
         """
         self._batch, self._prompts, self._texts, self._filler = batch, prompts, texts, filler
         self._asked = SpanQuestions()
+        self._copies: dict[int, list[int]] = {}
         self._characters_of: dict[int, int] = {}
         characters = cells = 0
         for row, planned in enumerate(batch.planned.tolist()):
@@ -115,13 +117,14 @@ class SpanUtilities:
 
     def ask(self) -> Sequence[VariantTexts]:
         """The texts of what is not known, as many as one round takes; nothing when at most attention is left to ask."""
-        wanted = self._batch.ask()
+        wanted, self._copies = self._distinct(self._batch.ask())
         self._asked = next(self._rounds(wanted), SpanQuestions())
         return self._texts_of(self._asked)
 
     def rounds(self) -> Iterator[Sequence[VariantTexts]]:
         """All texts that are asked about before any score is known, round by round."""
-        return (self._texts_of(one) for one in self._rounds(self._batch.ask()))
+        wanted, _ = self._distinct(self._batch.ask())
+        return (self._texts_of(one) for one in self._rounds(wanted))
 
     def tell(self, found: ScoredTexts) -> None:
         """Take the scores of what was asked last."""
@@ -137,7 +140,8 @@ class SpanUtilities:
                 for place in range(start, stop)
                 if place in found.failures
             }
-            self._batch.tell(row, coalitions, found.rewards[start:stop], refusals)
+            for copy in (row, *self._copies.get(row, ())):
+                self._batch.tell(copy, coalitions, found.rewards[start:stop], refusals)
             start = stop
         self._asked = SpanQuestions()
 
@@ -159,6 +163,21 @@ class SpanUtilities:
     def answer(self) -> SpanCredits:
         """Credit of every completion, once nothing is left to ask for."""
         return self._batch.answer()
+
+    def _distinct(self, wanted: SpanQuestions) -> tuple[SpanQuestions, dict[int, list[int]]]:
+        """What is wanted, each completion once, and the other rows of completions that are there several times."""
+        first: dict[tuple[int, str, bytes, bytes], int] = {}
+        copies: dict[int, list[int]] = {}
+        chosen = []
+        for row, coalitions in wanted.coalitions:
+            text = self._text(row)
+            key = (self._batch.prompt_of(row), text.completion, text.characters.tobytes(), coalitions.tobytes())
+            leader = first.setdefault(key, row)
+            if leader == row:
+                chosen.append((row, coalitions))
+            else:
+                copies.setdefault(leader, []).append(row)
+        return SpanQuestions(wanted.empty, tuple(chosen), wanted.attention), copies
 
     def _rounds(self, wanted: SpanQuestions) -> Iterator[SpanQuestions]:
         """What is wanted, in rounds of a bounded number of characters; every v(∅) in the first."""
