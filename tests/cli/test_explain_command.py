@@ -62,6 +62,7 @@ def test_completions_come_one_per_line():
         ('[{"completion": "a", "token_offsets": [[0]]}]', "item 1/token_offsets"),
         ('[{"completion": "a", "completion_mask": [2]}]', "item 1/completion_mask"),
         ("[1]", "item 1"),
+        ('{"completion": "\\ud800"}', "item 1: the body is not valid JSON"),
         ("3", "expected a request"),
         ('{"completion": "a"}\n{"completion"', "line 2"),
     ],

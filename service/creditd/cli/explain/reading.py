@@ -108,7 +108,8 @@ def _checked(kind: type[_M], found: Mapping[str, Any], where: str) -> _M:
     try:
         return kind.model_validate_json(json.dumps(known))
     except ValidationError as error:
-        raise ExplainError(f"{where}{from_validation_error(error).detail}") from None
+        detail = from_validation_error(error).detail
+        raise ExplainError(f"{where}{'' if detail.startswith('/') else ': '}{detail}") from None
 
 
 def _fitted(row: int, item: Mapping[str, Any], answer: object) -> dict[str, Any]:
