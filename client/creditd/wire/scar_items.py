@@ -324,7 +324,7 @@ def _check_cells(items: list[SpanItem | None], options: SpanOptions, rejected: d
     for row, (item, n_units) in enumerate(zip(items, sizes, strict=True)):
         if item is None:
             continue
-        cells = n_units * _planned(n_units, longest, options, has_tree=item.tree is not None)
+        cells = n_units * planned_at_most(n_units, longest, options, has_tree=item.tree is not None)
         if cells > MAX_SPAN_CELLS:
             detail = f"up to {cells} units times evaluations are planned; expected at most {MAX_SPAN_CELLS}"
             rejected[row] = SpanError(row, "budget_exceeded", "units", None, detail)
@@ -336,8 +336,21 @@ def _check_cells(items: list[SpanItem | None], options: SpanOptions, rejected: d
         raise wire_error(ErrorCode.BUDGET_EXCEEDED, "", detail)
 
 
-def _planned(n_units: int, longest: int, options: SpanOptions, *, has_tree: bool) -> int:
-    """Most evaluations of a completion of so many units, where the longest of the request has so many."""
+def planned_at_most(n_units: int, longest: int, options: SpanOptions, *, has_tree: bool) -> int:
+    """Most evaluations that a completion can take, told before any plan is made.
+
+    Args:
+        n_units: Its units n ≥ 0.
+        longest: Units of the longest completion of the request.
+        options: How completions get their credit.
+        has_tree: Whether it comes with a tree.
+
+    Returns:
+        No fewer than its plan has, and about as many but for trees that are sent.
+
+    Cost:
+        O(1).
+    """
     value, estimator = options.value, options.estimator
     most = options.most_evaluations + 2 * n_units + 2  # a longer plan is refused before it is made
     everything = 1 << min(n_units, most.bit_length())
