@@ -2,9 +2,9 @@
 
 Legend: `n` units of one completion, `R` coalitions.
 
-v(∅) is asked once for each prompt, whatever the number of its completions, and equal completions are asked about once. A
-text that has no score costs its completion the unit values, and not its return; only the score of the whole completion
-cannot be done without.
+v(∅) is asked once for each prompt, whatever the number of its completions, and equal completions are asked about once.
+A text that has no score costs its completion the unit values, and not its return; only the score of the whole
+completion cannot be done without.
 """
 
 from __future__ import annotations
