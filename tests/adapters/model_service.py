@@ -24,6 +24,18 @@ def cursed(prompt, text):
     return float("nan") if text == CURSE else worth(prompt, text)
 
 
+def judged(prompt, text):
+    """What a whole completion is worth: its words, two of them together more, and less the longer it is."""
+    words = text.split()
+    together = 1.5 * ("one" in words and "two" in words)
+    return sum(worth(prompt, word) for word in words if word in WORDS) / 4 + together - len(text) / 64
+
+
+def choosy(prompt, text):
+    """The same, and NaN for a text that ends with one word."""
+    return float("nan") if text.endswith(CURSE) else judged(prompt, text)
+
+
 def broken(*_):
     """A model that fails."""
     raise ValueError
@@ -40,7 +52,7 @@ def main(spec: str = "{}") -> int:
     from creditd.server.serve import serve
     from creditd.server.settings import Settings
 
-    scores = {"rm": worth, "cursed": cursed, "broken": broken}
+    scores = {"rm": worth, "cursed": cursed, "broken": broken, "judged": judged, "choosy": choosy}
     settings = Settings(port=0)
     engines = {
         name: FakeEngine(score, ModelSpec(name, "nowhere", **json.loads(spec))) for name, score in scores.items()

@@ -23,6 +23,7 @@ from adapters.trainers import (
     PROMPTS,
     Watch,
     check_alignment,
+    check_gradients,
     recorded,
     score,
     score_later,
@@ -33,31 +34,6 @@ from creditd.client import CreditdError
 from services import running_service
 
 pytestmark = MARKS
-AGREEMENT = 1e-5
-"""Gradients are float32 sums over a few dozen tokens."""
-
-
-def slope(trainer, level, ratios, mask, advantages):
-    """What the gradient by a token's log-probability multiplies its advantage with, up to a factor of row and sign.
-
-    With r the ratio of the policies: r where it is not clipped; CISPO: min(r, ε), a constant; SAPO: 4·σ(1 − σ)·r with
-    σ = sigmoid(τ(r − 1)); VESPO: one weight for each row and sign.
-    """
-    loss = trainer.args.loss_type
-    if loss == "vespo":
-        return torch.ones_like(ratios)
-    if loss == "sapo":
-        settings = trainer.args
-        heat = torch.where(advantages > 0, settings.sapo_temperature_pos, settings.sapo_temperature_neg)
-        soft = torch.sigmoid(heat * (ratios - 1))
-        return 4 * soft * (1 - soft) * ratios
-    if level == "sequence":
-        means = (ratios.log() * mask).sum(dim=1, keepdim=True) / mask.sum(dim=1, keepdim=True)
-        ratios = means.exp().expand_as(ratios)
-    if loss == "cispo":
-        return ratios.clamp(max=trainer.epsilon_high)
-    clipped = torch.where(advantages > 0, ratios > 1 + trainer.epsilon_high, ratios < 1 - trainer.epsilon_low)
-    return torch.where(clipped, 0.0, ratios)
 
 
 @pytest.mark.parametrize(
@@ -79,23 +55,7 @@ def test_the_gradient_of_each_token_is_the_advantage_that_came_over_the_wire(los
     trainer.train()
     check_alignment(watch, recorded(tmp_path / "wire"))
     assert len(watch.rows) == 8
-    checked = dict.fromkeys(("on", "off"), 0)
-    for number, ((ids, mask, advantages, gradient), ratios) in enumerate(zip(watch.rows, watch.ratios, strict=True)):
-        policy = "off" if number // 2 % 2 else "on"  # two micro-batches make a step, two steps use one generation
-        assert ((ratios - 1).abs()[mask == 1] > 1e-3).any() == (policy == "off")
-        assert torch.isfinite(gradient).all()
-        expected = slope(trainer, level, ratios, mask, advantages) * advantages * mask
-        assert not gradient[expected == 0].any()
-        for row in range(len(ids)):
-            for sign in (1, -1):
-                places = torch.sign(expected[row]) == sign
-                if not places.any():
-                    continue
-                factors = -gradient[row, places] / expected[row, places]
-                assert (factors > 0).all()
-                torch.testing.assert_close(factors, factors[:1].expand_as(factors), rtol=AGREEMENT, atol=0)
-                checked[policy] += int(places.sum())
-    assert min(checked.values()) > 10
+    check_gradients(trainer, watch, level)
 
 
 def test_candidates_of_one_response_have_different_advantages(tmp_path):

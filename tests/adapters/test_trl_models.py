@@ -214,7 +214,7 @@ def test_under_raise_it_stops_the_run(url, tmp_path):
     """The error names the set; one of a model that fails or is not there is the service's."""
     with pytest.raises((PartialResultError, InvalidRequestError), match=r"non_finite|not a finite|NaN"):
         run(tmp_path, "cursed", url, max_steps=4)
-    with pytest.raises(NotFoundError, match="this service has: broken, cursed, rm"):
+    with pytest.raises(NotFoundError, match="this service has: broken, choosy, cursed, judged, rm"):
         run(tmp_path, "another", url, max_steps=1, config={"on_failure": "mask"})
     with pytest.raises(ServerError, match="the model failed"):
         run(tmp_path, "broken", url, max_steps=1, config={"deadline_s": 0.5})

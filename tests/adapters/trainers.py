@@ -24,6 +24,8 @@ MARKS = [
     pytest.mark.filterwarnings("ignore:credit took more than:RuntimeWarning"),  # of the steps of a tiny model
 ]
 PROMPTS = ["ask one", "ask two", "ask three", "ask four"]
+AGREEMENT = 1e-5
+"""Gradients are float32 sums over a few dozen tokens."""
 LOSSES = ["grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "vespo", "luspo"]
 
 
@@ -117,6 +119,9 @@ def recorded(directory):
     batches = []
     for path in sorted(Path(directory).glob("*.json")):
         response = json.loads(json.loads(path.read_text())["response"])
+        if "items" in response:
+            batches.append([item["token_advantages"] for item in response["items"]])
+            continue
         ragged = response["columns"]["token_advantages"]
         values, splits = ragged["values"], ragged["row_splits"]
         batches.append([values[start:stop] for start, stop in pairwise(splits)])
@@ -176,3 +181,50 @@ def check_alignment(watch, batches):
             expected[: len(values)] = torch.tensor(values)
             torch.testing.assert_close(advantages[row], expected * mask[row], rtol=0, atol=1e-6)
             assert len(values) == int(mask[row].sum())
+
+
+def slope(trainer, level, ratios, mask, advantages):
+    """What the gradient by a token's log-probability multiplies its advantage with, up to a factor of row and sign.
+
+    With r the ratio of the policies: r where it is not clipped; CISPO: min(r, ε), a constant; SAPO: 4·σ(1 − σ)·r with
+    σ = sigmoid(τ(r − 1)); VESPO: one weight for each row and sign.
+    """
+    loss = trainer.args.loss_type
+    if loss == "vespo":
+        return torch.ones_like(ratios)
+    if loss == "sapo":
+        settings = trainer.args
+        heat = torch.where(advantages > 0, settings.sapo_temperature_pos, settings.sapo_temperature_neg)
+        soft = torch.sigmoid(heat * (ratios - 1))
+        return 4 * soft * (1 - soft) * ratios
+    if level == "sequence":
+        means = (ratios.log() * mask).sum(dim=1, keepdim=True) / mask.sum(dim=1, keepdim=True)
+        ratios = means.exp().expand_as(ratios)
+    if loss == "cispo":
+        return ratios.clamp(max=trainer.epsilon_high)
+    clipped = torch.where(advantages > 0, ratios > 1 + trainer.epsilon_high, ratios < 1 - trainer.epsilon_low)
+    return torch.where(clipped, 0.0, ratios)
+
+
+def check_gradients(trainer, watch, level="token"):
+    """The gradient by a token's log-probability is −A_t times its slope times one factor, on and off policy.
+
+    For a training of two micro-batches per step and two steps per generation.
+    """
+    checked = dict.fromkeys(("on", "off"), 0)
+    for number, ((ids, mask, advantages, gradient), ratios) in enumerate(zip(watch.rows, watch.ratios, strict=True)):
+        policy = "off" if number // 2 % 2 else "on"
+        assert ((ratios - 1).abs()[mask == 1] > 1e-3).any() == (policy == "off")
+        assert torch.isfinite(gradient).all()
+        expected = slope(trainer, level, ratios, mask, advantages) * advantages * mask
+        assert not gradient[expected == 0].any()
+        for row in range(len(ids)):
+            for sign in (1, -1):
+                places = torch.sign(expected[row]) == sign
+                if not places.any():
+                    continue
+                factors = -gradient[row, places] / expected[row, places]
+                assert (factors > 0).all()
+                torch.testing.assert_close(factors, factors[:1].expand_as(factors), rtol=AGREEMENT, atol=0)
+                checked[policy] += int(places.sum())
+    assert min(checked.values()) > 10
