@@ -105,6 +105,40 @@ def test_both_processes_lose_a_model_together(ranks):
         assert not any(value for batch in rank["model, mask"]["advantages"] for row in batch for value in row)
 
 
+def test_spans_of_groups_that_span_two_processes_are_asked_about_once(folder, ranks):
+    """Model or function, both train on the same rows of one answer; a function is called in one process alone."""
+    batches = recorded(folder / "spans")
+    assert len(batches) == 2
+    for name in ("spans by model", "spans by function"):
+        assert [rank[name]["error"] for rank in ranks] == [None, None]
+        for number, batch in enumerate(batches):
+            rows = [row for rank in ranks for row in rank[name]["advantages"][number]]
+            assert len(rows) == len(batch) == 4
+            for row, values in zip(rows, batch, strict=True):
+                assert row == pytest.approx([*values, *[0.0] * (len(row) - len(values))], abs=1e-6)
+        for entry in ("reward", "rewards/spans/mean", "credit/units"):
+            assert ranks[0][name]["log"][entry] == pytest.approx(ranks[1]["spans by model"]["log"][entry], abs=1e-6)
+    assert ranks[0]["spans by function"]["scored"] > 0
+    assert ranks[1]["spans by function"]["scored"] == 0
+
+
+def test_both_processes_lose_the_credit_of_spans_together(ranks):
+    """Both raise, or both do what the policy says; rewards of a function are known in both."""
+    errors = {rank["spans, raise"]["error"] for rank in ranks}
+    assert len(errors) == 1
+    assert errors.pop().startswith(("TransportError", "DeadlineExceededError"))
+    assert all(rank["spans, raise"]["seconds"] < HANG_S for rank in ranks)
+    sound = [row for rank in ranks for row in rank["spans by function"]["advantages"][0]]
+    for policy in ("group_reward", "mask", "local"):
+        runs = [rank[f"spans, {policy}"] for rank in ranks]
+        assert [run["error"] for run in runs] == [None, None]
+        assert all(run["log"]["credit/errors"] == 1.0 for run in runs)
+        rows = [row for run in runs for row in run["advantages"][0]]
+        assert any(value for row in rows for value in row) == (policy != "mask")
+        assert (rows == sound) == (policy == "local")
+        assert runs[0]["log"]["reward"] == runs[1]["log"]["reward"]
+
+
 def test_a_fault_of_the_configuration_keeps_its_traceback(ranks):
     """Both raise an error of one kind; where the fault was, the error knows where it came from."""
     assert {rank["schedule"]["error"] for rank in ranks} == {

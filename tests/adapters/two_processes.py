@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 from trl import GRPOTrainer
 
-from adapters.model_service import worth
+from adapters.model_service import judged, worth
 from adapters.trainers import PARSER, Watch, length, scripted, trainer_of
-from creditd.adapters.trl import CandidateReward, CreditConfig, attach
+from creditd.adapters.trl import CandidateReward, CreditConfig, SpanReward, attach
 
 NOBODY = "http://127.0.0.1:9"
 """An address at which nothing listens."""
@@ -59,6 +59,22 @@ def candidates_worth(prompts, candidates, *_, **__):
     return [[worth(prompt, text) for text in row] for prompt, row in zip(prompts, candidates, strict=True)]
 
 
+SCORED: list[int] = []
+"""How many texts each call of the function had, in this process."""
+
+
+def scored(prompts, texts):
+    """What the model of the service says of whole completions, as a function."""
+    SCORED.append(len(texts))
+    return [judged(prompt, text) for prompt, text in zip(prompts, texts, strict=True)]
+
+
+def spans(reward, **options):
+    """A configuration and the rewards of a run on spans."""
+    config = {"url": "local:"} | options
+    return {"rewards": [SpanReward(reward, name="spans"), length], "credit": CreditConfig(**config)}
+
+
 def main(folder: Path, url: str) -> None:
     """Train with credit, without it under each failure policy, and with faults; write down what came of each."""
 
@@ -81,13 +97,19 @@ def main(folder: Path, url: str) -> None:
         cases[f"model, {policy}"] = run(
             rewards=rewards, credit=CreditConfig(url=NOBODY, on_failure=policy, deadline_s=0.3)
         )
+    cases["spans by model"] = run(**spans("judged", url=url, record=str(folder / "spans")))
+    cases["spans by function"] = run(**spans(scored))
+    cases["spans, raise"] = run(**spans("judged", url=NOBODY, deadline_s=0.3))
+    for policy in ("group_reward", "mask", "local"):
+        cases[f"spans, {policy}"] = run(**spans(scored, url=NOBODY, deadline_s=0.3, on_failure=policy))
     cases["schedule"] = run(credit=CreditConfig(url="local:", credit=forgotten))
     cases["reordered"] = reordered
     cases["deadline"] = run(credit=CreditConfig(url="local:", deadline_s=61.0), ddp_timeout=60)
     outcomes = {}
     for name, make in cases.items():
         torch.manual_seed(0)
-        outcomes[name] = outcome(make)
+        SCORED.clear()
+        outcomes[name] = outcome(make) | {"scored": len(SCORED)}
     last = run(credit=CreditConfig(url="local:"))()
     rank = last.accelerator.process_index
     (folder / f"rank{rank}.json").write_text(json.dumps(outcomes))
