@@ -22,6 +22,7 @@ from creditd.engines.coalition_tokens import CoalitionTokens, coalition_tokens
 from creditd.engines.errors import ModelUnsuitableError
 from creditd.engines.fingerprints import digest_of
 from creditd.engines.protocol import Prompt, VariantTexts
+from creditd.engines.unit_tokens import places_of_characters
 
 Integers: TypeAlias = NDArray[np.int64]
 
@@ -50,6 +51,22 @@ class _Frame:
     tail: Integers
 
 
+@dataclass(frozen=True)
+class ReadText:
+    """A prompt with a completion as a model reads it.
+
+    Attributes:
+        tokens: Shape (T,), int64: token ids.
+        offsets: Shape (T, 2), int64: the characters of the text that each was read from, half-open.
+        places: Shape (characters,), int64: where each character of the text stands in the completion; −1: it is of the
+            prompt or the template.
+    """
+
+    tokens: Integers
+    offsets: Integers
+    places: Integers
+
+
 class ChatText:
     """Renders prompts and completions for one model.
 
@@ -76,6 +93,11 @@ class ChatText:
             self._try()
         self._special = self._special_tokens()
         self.identity = hash_of_tokenizer(tokenizer, self.template)
+
+    @property
+    def tells_characters(self) -> bool:
+        """Whether the tokenizer tells the characters of its tokens."""
+        return bool(self._tokenizer.is_fast)
 
     @property
     def has_template(self) -> bool:
@@ -150,6 +172,40 @@ class ChatText:
             checkpoint=checkpoint,
         )
 
+    def read(self, prompt: Prompt, completion: str) -> ReadText:
+        """The tokens of a prompt with a completion, and the characters that each was read from.
+
+        Args:
+            prompt: A string, or chat messages.
+            completion: What the policy wrote.
+
+        Returns:
+            The tokens that `tokens` gives.
+
+        Raises:
+            ModelUnsuitableError: As `tokens`; and if the tokenizer does not tell the characters of its tokens, or the
+                chat template shows the completion otherwise than by its letters, one after another.
+        """
+        if not self.tells_characters:
+            raise ModelUnsuitableError("the tokenizer does not tell the characters of its tokens; expected a fast one")
+        places: Integers | None = None
+        if isinstance(prompt, str):
+            text = prompt + completion
+            places = places_of_characters(text, prompt, completion, "")
+        else:
+            text, frame = self._with_completion(prompt, completion), self._frame(prompt)
+            if frame is not None:
+                places = places_of_characters(text, frame.before, completion, frame.after)
+        if places is None:
+            raise ModelUnsuitableError(
+                "the chat template does not show the completion as it is; its parts are not found"
+            )
+        with self._alone:
+            # The template writes special tokens itself.
+            found = self._tokenizer(text, add_special_tokens=isinstance(prompt, str), return_offsets_mapping=True)
+        offsets = np.asarray(found["offset_mapping"], dtype=np.int64).reshape(-1, 2)
+        return ReadText(np.asarray(found["input_ids"], dtype=np.int64), offsets, places)
+
     def token_text(self, token_id: int) -> str:
         """The text that is read as exactly one token, whatever stands around it.
 
@@ -157,10 +213,12 @@ class ChatText:
             token_id: Its number.
 
         Returns:
-            What it is called, where that is what it writes: so of special tokens, and of most single bytes.
+            What it is called. So are special tokens, and others that were added to a vocabulary, read before anything
+            else of a text; what any other one writes may be read together with its neighbours.
 
         Raises:
-            ModelUnsuitableError: If there is no such token, or what it writes is read otherwise between other letters.
+            ModelUnsuitableError: If there is no such token, or it is none of these, or is one that is read as it
+                between spaces alone.
 
         Cost:
             Some texts of a few letters.
@@ -170,16 +228,13 @@ class ChatText:
             raise ModelUnsuitableError(
                 f"got token {token_id}; expected one of the tokenizer's 0 to {len(tokenizer) - 1}"
             )
-        with self._alone:
-            written = tokenizer.decode([token_id], skip_special_tokens=False, clean_up_tokenization_spaces=False)
-            called = str(tokenizer.convert_ids_to_tokens(token_id))
-        for text in (called, written):
-            if text and self._is_read_alone(text, token_id):
-                return text
-        raise ModelUnsuitableError(
-            f"token {token_id} has no text that is read as it alone wherever it stands; expected a special token, such "
-            "as the one for masks or for what is unknown, or a text"
-        )
+        added = tokenizer.added_tokens_decoder.get(token_id)
+        if added is None or not self._is_read_alone(str(added), token_id):
+            raise ModelUnsuitableError(
+                f"token {token_id} has no text that is read as it alone wherever it stands; expected a special token, "
+                "such as the one for masks or for what is unknown, or a text"
+            )
+        return str(added)
 
     def _is_read_alone(self, text: str, token_id: int) -> bool:
         """Whether a text is one token by itself, at the beginning, at the end, and between others."""

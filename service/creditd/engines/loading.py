@@ -5,12 +5,14 @@ Weights are safetensors, code is transformers' own, files are local and inside o
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
+from creditd.engines.attention_readers import AttentionReader, attention_reader
 from creditd.engines.chat import ChatText
 from creditd.engines.directories import checked_path, read_json, weight_files
 from creditd.engines.errors import ModelUnsuitableError
@@ -23,6 +25,8 @@ from creditd.engines.own_scores import check_own_scores
 from creditd.engines.reading import FLEX_ATTENTION, choose_reader, chunk_tokens
 from creditd.engines.reward_scorers import LengthScorer, TrieScorer, is_causal
 from creditd.engines.self_check import SelfCheck
+
+log = logging.getLogger("creditd.engines")
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,7 @@ class LoadedReward:
         n_embeddings: Tokens that it knows.
         fingerprint: Digest of the files that it was loaded from.
         numerics: What decides the last bits of its scores.
+        attended: What reads its attention, or why nothing does.
     """
 
     spec: ModelSpec
@@ -58,6 +63,7 @@ class LoadedReward:
     n_embeddings: int
     fingerprint: str
     numerics: str
+    attended: AttentionReader | ModelUnsuitableError
 
     @property
     def reads_tries(self) -> bool:
@@ -140,7 +146,27 @@ def _served(
         numerics=numerics_of(
             model, _attention(model, reader.reading), reader.reading, chunk_tokens(spec), spec.batch_tokens, longest
         ),
+        attended=_attended(spec, model, reader.scorer, text, longest=longest),
     )
+
+
+def _attended(
+    spec: ModelSpec, model: PreTrainedModel, scorer: TrieScorer | LengthScorer, text: ChatText, *, longest: int
+) -> AttentionReader | ModelUnsuitableError:
+    """What reads its attention; a model without any has scores all the same."""
+    try:
+        if not text.tells_characters:
+            raise ModelUnsuitableError("its tokenizer does not tell the characters of its tokens; expected a fast one")  # noqa: TRY301 - one of several reasons
+        return attention_reader(model, scorer, longest=longest)
+    except ModelUnsuitableError as error:
+        why = ModelUnsuitableError(f"the attention of this model cannot be told: {error}")
+    except Exception as error:  # noqa: BLE001 - architectures that are asked otherwise fail in ways of their own
+        why = ModelUnsuitableError(
+            f"the attention of this model, a {type(model).__name__}, cannot be told ({type(error).__name__})"
+        )
+        why.__cause__ = error
+    log.info("model %s: %s", spec.id, why)
+    return why
 
 
 def _attention(model: PreTrainedModel, reading: Reading) -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from itertools import chain
+from itertools import chain, compress
 from pathlib import Path
 from typing import TypeAlias
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from creditd.engines.batching import Answered
 from creditd.engines.coalition_tokens import CoalitionTokens
-from creditd.engines.delivery import scored, submitted
+from creditd.engines.delivery import attended, scored, submitted
 from creditd.engines.errors import ModelUnsuitableError
 from creditd.engines.loading import LoadedReward, load_reward
 from creditd.engines.local_engine import LocalEngine
@@ -31,54 +31,15 @@ from creditd.engines.protocol import (
     TextFailure,
     VariantTexts,
 )
-from creditd.engines.reward_scorers import LengthScorer, TrieScorer, Variants, read_part, sliced
+from creditd.engines.reward_scorers import Variants, read_part, sliced
+from creditd.engines.reward_work import RewardWork, UnitTokens, WorkScorer
+from creditd.engines.unit_tokens import units_of_tokens
 
-Floats: TypeAlias = NDArray[np.float64]
 Integers: TypeAlias = NDArray[np.int64]
 
 
 SLICE_BATCHES = 4
 """Batches of tokens that one request has in a row before others have their turn."""
-
-
-@dataclass(frozen=True)
-class RewardWork:
-    """What one request asks of a model.
-
-    Attributes:
-        parts: Token sequences, of which one part is run at a time; of one part all that can be shared is.
-        places: Shape (V,), int64: which sequence each one of the parts is, part after part.
-        alone: Whether each part is run by itself.
-    """
-
-    parts: tuple[Variants, ...]
-    places: Integers
-    alone: bool
-
-    @property
-    def slices(self) -> list[RewardWork]:
-        """The parts as works of their own."""
-        return [RewardWork((part,), np.arange(len(part.sequences)), self.alone) for part in self.parts]
-
-
-class _WorkScorer:
-    """A model as the batcher sees it: works that may share a batch do."""
-
-    def __init__(self, scorer: TrieScorer | LengthScorer) -> None:
-        self._scorer = scorer
-
-    def n_tokens(self, work: RewardWork) -> int:
-        """Tokens that go through the model."""
-        return sum(self._scorer.n_tokens(part) for part in work.parts)
-
-    def score(self, works: Sequence[RewardWork], beat: Callable[[], None]) -> list[Floats]:
-        """One array of rewards per work, part after part."""
-        shared = [part for work in works if not work.alone for part in work.parts]
-        found = iter(self._scorer.score(shared, beat) if shared else ())
-        return [
-            np.concatenate([self._scorer.score([part], beat)[0] if work.alone else next(found) for part in work.parts])
-            for work in works
-        ]
 
 
 class RewardEngine(LocalEngine[LoadedReward, RewardWork]):
@@ -91,7 +52,7 @@ class RewardEngine(LocalEngine[LoadedReward, RewardWork]):
             loaded: The model.
             clock: Monotonic seconds.
         """
-        self._scorer = _WorkScorer(loaded.scorer)
+        self._scorer = WorkScorer(loaded.scorer, loaded.attended)
         super().__init__(loaded, self._scorer, clock)
 
     @classmethod
@@ -153,12 +114,7 @@ class RewardEngine(LocalEngine[LoadedReward, RewardWork]):
             n_variants += one.n_variants
             parts.append(kept)
         work = self._work_of(parts, alone=alone)
-        usage = EngineUsage(
-            evaluations=sum(len(part.distinct[0]) for part in work.parts),
-            tokens_computed=self._scorer.n_tokens(work),
-            tokens_naive=sum(part.n_naive for part in work.parts),
-            tokens_spliced=n_spliced,
-        )
+        usage = replace(self._usage_of(work), tokens_spliced=n_spliced)
         return PreparedTexts(n_variants, failures, usage, work if work.parts else None)
 
     def submit(self, prepared: PreparedTexts, expires_s: float = float("inf")) -> Future[ScoredTexts]:
@@ -175,21 +131,69 @@ class RewardEngine(LocalEngine[LoadedReward, RewardWork]):
             EngineOverloadedError: If more tokens wait than the limit.
             EngineStoppedError: If the engine is closed, or its thread has ended.
         """
-        work = prepared.work
-        slices = work.slices if isinstance(work, RewardWork) else ()
-        return submitted(prepared, slices, self._batcher, expires_s, partial(_scored, prepared))
+        return submitted(prepared, _slices(prepared), self._batcher, expires_s, partial(_scored, prepared))
 
     def prepared_attention(
         self, texts: Sequence[VariantTexts], *, alone: bool = False, checkpoint: Callable[[], None] = lambda: None
     ) -> PreparedAttention:
-        """Refused: its attention is not read."""
-        del texts, alone, checkpoint
-        raise ModelUnsuitableError("the attention of this model is not read; expected another credit")
+        """Texts as the model reads them for its attention; as `TextScorer.prepared_attention`.
+
+        A token that two units share counts for the one that has most of its characters. A causal model is looked at
+        where it reads its reward, at the last token; an encoder at the first one, which its head reads.
+
+        Args:
+            texts: Prompts with one completion each.
+            alone: Whether each text is run by itself, so that no other changes a bit of its weights.
+            checkpoint: Called before each text; what it raises ends the work.
+
+        Raises:
+            ModelUnsuitableError: If the attention of this model cannot be told.
+            ValueError: If a text has other than one coalition.
+
+        Cost:
+            Tokenises each text once. To be run, as much as the reward of each text; of the table of positions by
+            positions, which is never made but where the model's own attention makes it, one row.
+        """
+        if isinstance(self._loaded.attended, ModelUnsuitableError):
+            raise ModelUnsuitableError(str(self._loaded.attended))
+        if any(one.n_variants != 1 for one in texts):
+            raise ValueError("attention is asked of one completion for each text: got other numbers of coalitions")
+        failures: dict[int, TextFailure] = {}
+        sequences: list[Integers] = []
+        units: list[UnitTokens] = []
+        for place, one in enumerate(texts):
+            checkpoint()
+            found = self._read(one)
+            if isinstance(found, TextFailure):
+                failures[place] = found
+            else:
+                sequences.append(found[0])
+                units.append(found[1])
+        work = self._work_of([[sequence] for sequence in sequences] if alone else [sequences], alone=alone)
+        work = replace(work, units=tuple(units[place] for place in work.places.tolist()))
+        return PreparedAttention(
+            len(texts),
+            failures,
+            self._usage_of(work),
+            work if work.parts else None,
+            n_units=tuple(len(one.units) for one in texts),
+        )
 
     def attention(self, prepared: PreparedAttention, expires_s: float = float("inf")) -> Future[AttendedTexts]:
-        """Refused: nothing can have been prepared for it."""
-        del prepared, expires_s
-        raise ModelUnsuitableError("the attention of this model is not read; expected another credit")
+        """Ask for the attention to units; as `TextScorer.attention`.
+
+        Args:
+            prepared: From `prepared_attention`.
+            expires_s: When nobody waits any more, on the clock.
+
+        Returns:
+            Weights to come, or an `EngineError`. Cancelling it drops the work if it has not begun.
+
+        Raises:
+            EngineOverloadedError: If more tokens wait than the limit.
+            EngineStoppedError: If the engine is closed, or its thread has ended.
+        """
+        return submitted(prepared, _slices(prepared), self._batcher, expires_s, partial(_attended, prepared))
 
     def token_text(self, token_id: int) -> str:
         """The text that the tokenizer reads as exactly one token; as `TextScorer.token_text`."""
@@ -206,6 +210,26 @@ class RewardEngine(LocalEngine[LoadedReward, RewardWork]):
         most = SLICE_BATCHES * self._loaded.spec.batch_tokens
         slices, places = sliced(self._loaded.scorer, Variants(together), most)
         return RewardWork(tuple(slices), places, alone)
+
+    def _usage_of(self, work: RewardWork) -> EngineUsage:
+        return EngineUsage(
+            evaluations=sum(len(part.distinct[0]) for part in work.parts),
+            tokens_computed=self._scorer.n_tokens(work),
+            tokens_naive=sum(part.n_naive for part in work.parts),
+        )
+
+    def _read(self, one: VariantTexts) -> tuple[Integers, UnitTokens] | TextFailure:
+        """The tokens of a completion with its prompt, and the unit of each."""
+        lengths = [len(unit) * bool(there) for unit, there in zip(one.units, one.coalitions[0], strict=True)]
+        try:
+            read = self._loaded.text.read(one.prompt, "".join(compress(one.units, one.coalitions[0].tolist())))
+        except ModelUnsuitableError as error:
+            return TextFailure("invalid_request", str(error))
+        failure = self._failure(read.tokens)
+        if failure is not None:
+            return failure
+        units = units_of_tokens(read.offsets, read.places, lengths)
+        return read_part(read.tokens, self._loaded.pad_id), UnitTokens(units, len(lengths))
 
     def _tokens_of(self, texts: VariantTexts, checkpoint: Callable[[], None]) -> CoalitionTokens | TextFailure:
         checkpoint()
@@ -229,10 +253,18 @@ class RewardEngine(LocalEngine[LoadedReward, RewardWork]):
         return None
 
 
+def _slices(prepared: PreparedTexts) -> list[RewardWork]:
+    return prepared.work.slices if isinstance(prepared.work, RewardWork) else []
+
+
+def _in_order(prepared: PreparedTexts, answered: Answered | None) -> Answered | None:
+    """What was answered, in the order of the texts and not in that of the slices."""
+    return None if answered is None else replace(answered, scores=prepared.work.in_order(answered.scores))
+
+
 def _scored(prepared: PreparedTexts, answered: Answered | None) -> ScoredTexts:
-    """The rewards of all variants, in their order and not in that of the slices."""
-    if answered is None:
-        return scored(prepared, None)
-    scores = np.empty(len(answered.scores))
-    scores[prepared.work.places] = answered.scores
-    return scored(prepared, replace(answered, scores=scores))
+    return scored(prepared, _in_order(prepared, answered))
+
+
+def _attended(prepared: PreparedAttention, answered: Answered | None) -> AttendedTexts:
+    return attended(prepared, _in_order(prepared, answered))

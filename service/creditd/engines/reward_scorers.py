@@ -7,7 +7,7 @@ room for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeAlias
@@ -22,7 +22,7 @@ from creditd.engines.padded_batches import length_batches, padded
 from creditd.engines.reward_head import RewardHead
 from creditd.engines.trie import Trie, build_trie, joined
 from creditd.engines.trie_forward import leaf_states
-from creditd.engines.trie_masks import Masks
+from creditd.engines.trie_masks import DenseMasks, Masks
 
 Floats: TypeAlias = NDArray[np.float64]
 Integers: TypeAlias = NDArray[np.int64]
@@ -71,6 +71,9 @@ class TrieScorer:
 
     Attributes:
         choice: Which number of its head is the reward.
+        backbone: The model without its head.
+        most_nodes: Most tokens of one forward pass.
+        masks: Who sees whom, in the form that its attention takes.
     """
 
     def __init__(
@@ -84,11 +87,11 @@ class TrieScorer:
             most_nodes: Most tokens of one forward pass.
             masks: In the form that its attention takes. None: a cell for each two nodes.
         """
-        self._backbone = model.base_model
+        self.backbone = model.base_model
         self.choice = choice
         self._head = RewardHead(model, choice)
-        self._most_nodes = most_nodes
-        self._masks = masks
+        self.most_nodes = most_nodes
+        self.masks: Masks = masks or DenseMasks.of(self.backbone)
 
     def n_tokens(self, work: Variants) -> int:
         """Distinct prefixes."""
@@ -102,10 +105,10 @@ class TrieScorer:
     def score(self, works: Sequence[Variants], beat: Callable[[], None]) -> list[Floats]:
         """Rewards of the sequences of each work, in their order."""
         found = leaf_states(
-            self._backbone,
+            self.backbone,
             joined([work.trie for work in works]),
-            most_nodes=self._most_nodes,
-            masks=self._masks,
+            most_nodes=self.most_nodes,
+            masks=self.masks,
             read=lambda states: self._head.module(states.float()),
             beat=beat,
         )
@@ -153,14 +156,19 @@ class LengthScorer:
         """Rewards of the sequences of each work, in their order."""
         sequences = [sequence for work in works for sequence in work.distinct[0]]
         rewards = np.empty(len(sequences))
-        for batch in length_batches(sequences, self._most_tokens, self._turn):
+        for batch in self.batches(sequences):
             beat()
-            rewards[batch] = self._forward([sequences[place] for place in batch])
+            rewards[batch] = self._head(self.read_states([sequences[place] for place in batch]))
         splits = np.cumsum([len(work.distinct[0]) for work in works])[:-1]
         parts = np.split(rewards, splits)
         return [part[work.distinct[1]] for part, work in zip(parts, works, strict=True)]
 
-    def _forward(self, sequences: list[Integers]) -> Floats:
+    def batches(self, sequences: list[Integers]) -> Iterator[list[int]]:
+        """Places of sequences that are run together."""
+        return length_batches(sequences, self._most_tokens, self._turn)
+
+    def read_states(self, sequences: list[Integers]) -> torch.Tensor:
+        """One pass of the model: the states that its head reads, a row for each sequence."""
         tokens, present = padded(sequences, self._pad_id, self._model.device)
         with torch.inference_mode():
             if self._causal:
@@ -169,8 +177,8 @@ class LengthScorer:
                     input_ids=tokens, attention_mask=present, use_cache=False
                 ).last_hidden_state
                 last = present.sum(dim=1) - 1
-                return self._head(hidden[torch.arange(len(sequences), device=hidden.device), last])
-            return self._head(self._seen_by_the_head(tokens, present))
+                return hidden[torch.arange(len(sequences), device=hidden.device), last]
+            return self._seen_by_the_head(tokens, present)
 
     def _seen_by_the_head(self, tokens: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
         """What the model gives to its own head, after whatever pooling it has."""
