@@ -62,7 +62,9 @@ ERROR_KINDS: dict[ErrorCode, ErrorKind] = {
     ErrorCode.NON_FINITE_VALUE: ErrorKind(422, retryable=False, title="A number is NaN or infinite."),
     ErrorCode.GROUP_INCOMPLETE: ErrorKind(422, retryable=False, title="A group lost a set to an error."),
     ErrorCode.GROUP_SIZE_MISMATCH: ErrorKind(422, retryable=False, title="A group has another size than expected."),
-    ErrorCode.TOO_MANY_PLAYERS: ErrorKind(422, retryable=False, title="A set has more candidates than the limit."),
+    ErrorCode.TOO_MANY_PLAYERS: ErrorKind(
+        422, retryable=False, title="A set or a completion has more players than the limit."
+    ),
     ErrorCode.BUDGET_EXCEEDED: ErrorKind(422, retryable=False, title="The request would cost more than the limit."),
     ErrorCode.BODY_TOO_LARGE: ErrorKind(413, retryable=False, title="The body is larger than the limit."),
     ErrorCode.UNSUPPORTED_MEDIA_TYPE: ErrorKind(415, retryable=False, title="The body is not in a format spoken here."),

@@ -32,10 +32,16 @@ class Metrics:
             registry=self.registry,
         )
         self.items = Counter(
-            "creditd_items", "Candidate sets or groups, by outcome.", ("route", "status"), registry=self.registry
+            "creditd_items",
+            "Candidate sets, groups or completions, by outcome.",
+            ("route", "status"),
+            registry=self.registry,
         )
         self.item_errors = Counter(
-            "creditd_item_errors", "Candidate sets or groups without an answer.", ("code",), registry=self.registry
+            "creditd_item_errors",
+            "Candidate sets, groups or completions without an answer.",
+            ("code",),
+            registry=self.registry,
         )
         self.flags = Counter("creditd_flags", "Flags raised on items.", ("flag",), registry=self.registry)
         self.draining = Gauge("creditd_draining", "1 while the process is shutting down.", registry=self.registry)
