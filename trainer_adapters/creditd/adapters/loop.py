@@ -1,0 +1,156 @@
+"""Token rewards for training loops written by hand, such as PPO: what goes in as lists, arrays or tensors comes out so.
+
+    from creditd.adapters.loop import span_token_rewards
+
+    found = span_token_rewards(client, prompts, responses, decode, lengths=lengths, model="rm", credit="prefix", kl=kl)
+    advantages, returns = gae(found.token_rewards, values)  # the trainer's own
+
+torch is imported for its own tensors alone; arrays of other frameworks get arrays of NumPy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from creditd.adapters.completions import Decode, token_offsets
+from creditd.client import Client, Ragged, ScarResult
+
+Floats: TypeAlias = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class SpanTokenRewards:
+    """What a training loop adds up.
+
+    Attributes:
+        token_rewards: One reward per token, in the form of the `completion_ids`: lists of floats; of a tensor of torch
+            a tensor of its shape, float32, on its device; else an array of their shape, float64. Exactly 0 on padding
+            and on tokens that are masked.
+        token_advantages: The same of the advantages in the form of GRPO, or None if they were not asked for.
+        texts: The completions that were judged.
+        result: The whole answer: units, their values, the ledger, flags.
+    """
+
+    token_rewards: Any
+    token_advantages: Any
+    texts: list[str]
+    result: ScarResult
+
+
+def span_token_rewards(
+    client: Client,
+    prompts: Sequence[Any],
+    completion_ids: Any,  # noqa: ANN401 - lists, an array, a tensor of any framework
+    decode: Decode,
+    *,
+    lengths: Any = None,  # noqa: ANN401 - as above
+    completion_masks: Any = None,  # noqa: ANN401 - as above
+    kl: Any = None,  # noqa: ANN401 - as above
+    **options: Any,  # noqa: ANN401 - of Client.scar, which says what each is
+) -> SpanTokenRewards:
+    """A reward for each token of completions, from what their units are worth to a reward model (SCAR).
+
+    The sum over a completion is Σ kl + other_reward + v(P) − α·v(∅), whatever happened to it. Returns-to-go are
+    another matter: SCAR.md, "PPO", says which `credit` is safe for them.
+
+    Args:
+        client: Whom to ask; `Client("local:")` with a function as `utility`.
+        prompts: What each of B completions answers.
+        completion_ids: Their tokens: B lists, or an array or tensor of shape (B, T), padded on the right.
+        decode: Text of any run of tokens, without those that end or fill up a completion, and nothing cleaned up.
+        lengths: Tokens of each completion, as many as are no padding. None: they are all its own.
+        completion_masks: Per completion whether the policy wrote each token, in the form of the tokens; padding is not
+            looked at. None: it wrote them all.
+        kl: Per completion one KL term per token, reward units, in the form of the tokens; a penalty is negative, and
+            padding is not looked at. None: none is added here.
+        options: `model` or `utility`, and everything else that `Client.scar` takes but `token_offsets`.
+
+    Returns:
+        Rewards in the form of the tokens. A completion without an answer has NaN, which only `on_item_error="return"`
+        lets happen.
+
+    Raises:
+        ValueError: If lengths, masks or KL terms do not fit the tokens.
+        CreditdError: As `Client.scar`.
+
+    Cost:
+        One decode per token where that adds up to the text (`token_offsets`), and one request.
+    """
+    n_tokens = _lengths(completion_ids, lengths)
+    rows = [[int(token) for token in row] for row in _rows(completion_ids, n_tokens, "completion_ids")]
+    read = [token_offsets(row, decode) for row in rows]
+    result = client.scar(
+        prompts,
+        [text for text, _ in read],
+        token_offsets=[offsets for _, offsets in read],
+        completion_masks=None if completion_masks is None else _rows(completion_masks, n_tokens, "completion_masks"),
+        kl=None if kl is None else _rows(kl, n_tokens, "kl"),
+        **options,
+    )
+    advantages = result.token_advantages
+    return SpanTokenRewards(
+        token_rewards=in_form_of(completion_ids, result.token_rewards),
+        token_advantages=None if advantages is None else in_form_of(completion_ids, advantages),
+        texts=[text for text, _ in read],
+        result=result,
+    )
+
+
+def in_form_of(tokens: Any, rows: Ragged) -> Any:  # noqa: ANN401 - as above
+    """Rows of numbers in the form in which tokens are held.
+
+    Args:
+        tokens: B lists, or an array or tensor of shape (B, T).
+        rows: B rows, none longer than T.
+
+    Returns:
+        Lists of floats for lists; for a tensor of torch one of its shape, float32, on its device; else an array of the
+        same shape, float64. There is 0 behind each row.
+    """
+    shape = getattr(tokens, "shape", None)
+    if shape is None:
+        return rows.to_list()
+    padded = np.zeros(tuple(shape), dtype=np.float64)
+    for place, row in enumerate(rows):
+        padded[place, : len(row)] = row
+    if type(tokens).__module__.partition(".")[0] != "torch":
+        return padded
+    import torch  # noqa: PLC0415 - whoever has one of its tensors has it
+
+    return torch.from_numpy(padded).to(device=tokens.device, dtype=torch.float32)
+
+
+def _lengths(tokens: Any, lengths: Any) -> list[int]:  # noqa: ANN401 - as above
+    """Tokens of each completion."""
+    shape = getattr(tokens, "shape", None)
+    if shape is not None and len(shape) != 2:
+        raise ValueError(f"completion_ids: got shape {tuple(shape)}; expected (B, T), or a list of rows")
+    widths = [len(row) for row in tokens] if shape is None else [int(shape[1])] * int(shape[0])
+    if lengths is None:
+        return widths
+    found = [int(length) for length in lengths]
+    if len(found) != len(widths):
+        raise ValueError(f"lengths: got {len(found)}; expected {len(widths)}, one per completion")
+    wrong = next(
+        (row for row, (length, most) in enumerate(zip(found, widths, strict=True)) if not 0 <= length <= most), None
+    )
+    if wrong is not None:
+        raise ValueError(f"lengths: got {found[wrong]} for completion {wrong}, which has {widths[wrong]} tokens")
+    return found
+
+
+def _rows(column: Any, lengths: Sequence[int], name: str) -> list[list[Any]]:  # noqa: ANN401 - as above
+    """The first numbers of each row, as many as the completion has tokens."""
+    rows = column.tolist() if hasattr(column, "tolist") else list(column)
+    if len(rows) != len(lengths):
+        raise ValueError(f"{name}: got {len(rows)} rows; expected {len(lengths)}, one per completion")
+    listed = [row.tolist() if hasattr(row, "tolist") else list(row) for row in rows]
+    for place, (row, length) in enumerate(zip(listed, lengths, strict=True)):
+        if len(row) < length:
+            raise ValueError(f"{name}: got {len(row)} entries for completion {place}; expected {length}, one per token")
+    return [row[:length] for row, length in zip(listed, lengths, strict=True)]
