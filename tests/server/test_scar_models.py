@@ -115,3 +115,34 @@ def _assert_alone_as_among_others(url):
     for one, expected in zip(items, together, strict=True):
         (alone,) = post(url, request_of(one, deterministic=True))["items"]
         assert alone == expected
+
+
+def test_attention_shares_what_the_completion_adds(service):
+    """Values in proportion to what the last layer attends to of each unit, which sum to v(P) − v(∅)."""
+    url, _ = service
+    body = request_of(item("why? "), credit={"type": "attention"})
+    (found,) = post(url, body)["items"]
+    total = found["utility_grand"] - found["utility_empty"]
+    shares = np.array(found["unit_values"]) / total
+    assert found["method"] == "attention"
+    assert (shares > 0).all()
+    assert shares.sum() == pytest.approx(1.0)
+    assert_lawful(body["items"][0], found, 1.0)
+
+
+def test_a_token_of_the_model_stands_for_absent_units(service):
+    """Its number is as good as its text."""
+    url, _ = service
+    pad = tokenizer().pad_token
+    number = tokenizer().convert_tokens_to_ids(pad)
+    by_number, by_text = (
+        post(url, request_of(item("why? "), absent={"type": "mask_token", **token}))["items"]
+        for token in ({"id": number}, {"text": pad})
+    )
+    assert by_number == by_text
+    problem = httpx.post(
+        f"{url}{SCAR}",
+        json=request_of(item("why? "), absent={"type": "mask_token", "id": 10**6}),
+        timeout=PATIENCE_S,
+    ).json()
+    assert (problem["code"], problem["errors"][0]["pointer"]) == ("invalid_request", "/absent/id")
