@@ -17,10 +17,9 @@ from anyio.from_thread import start_blocking_portal
 
 from creditd.server.resources import Resources
 from creditd.wire import codec
-from server.running import GROUP, PATIENCE_S, SHAPLEY, Service, running
+from server.running import GROUP, PATIENCE_S, SCAR_SOLVE, SHAPLEY, Service, running
 
 SOLVE = "/v1/credit/shapley/solve"
-SCAR_SOLVE = "/v1/credit/scar/solve"
 HUGE = 2**60
 FULL = 8_000_000
 """Bytes of a body that is as large as the default limit allows."""

@@ -19,6 +19,8 @@ from creditd.server.settings import Settings
 
 SHAPLEY = "/v1/credit/shapley"
 GROUP = "/v1/credit/group"
+SCAR = "/v1/credit/scar"
+SCAR_SOLVE = "/v1/credit/scar/solve"
 PATIENCE_S = 30.0
 """How long a test waits for something that takes milliseconds."""
 

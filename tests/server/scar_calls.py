@@ -15,11 +15,9 @@ import pytest
 from creditd.wire import codec
 from creditd.wire.scar import ScarResponse, ScarSolveResponse
 from server.model_services import BONUS, WORDS, fake, with_models
-from server.running import on_service
+from server.running import SCAR, SCAR_SOLVE, on_service
 from server.test_binary import packed, plain
 
-SCAR = "/v1/credit/scar"
-SCAR_SOLVE = "/v1/credit/scar/solve"
 MODEL_OF = {SCAR: ScarResponse, SCAR_SOLVE: ScarSolveResponse}
 FORMATS = ("json", "binary")
 TOLERANCE = 1e-12

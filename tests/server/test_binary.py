@@ -18,10 +18,9 @@ from creditd.wire.groups import GroupRequest
 from creditd.wire.scar import ScarSolveRequest
 from creditd.wire.solve import SolveRequest
 from creditd.wire.v1 import ShapleyRequest
-from server.running import GROUP, SHAPLEY, WORKED_REWARDS, columnar, on_service, post, ragged
+from server.running import GROUP, SCAR, SCAR_SOLVE, SHAPLEY, WORKED_REWARDS, columnar, on_service, post, ragged
 
 SOLVE = "/v1/credit/shapley/solve"
-SCAR_SOLVE = "/v1/credit/scar/solve"
 BINARY = {"Content-Type": codec.MEDIA_TYPE, "Accept": codec.MEDIA_TYPE}
 KEPT_AS_LISTS = {"span", "spans", "coalitions"}
 """Token ranges and coalitions, which take no buffer."""
@@ -331,7 +330,7 @@ def test_accept_chooses_the_format(accept, expected):
     assert post(columnar(), headers=headers).headers["content-type"] == expected
 
 
-@pytest.mark.parametrize("path", [SHAPLEY, SOLVE, GROUP])
+@pytest.mark.parametrize("path", [SHAPLEY, SOLVE, GROUP, SCAR, SCAR_SOLVE])
 @pytest.mark.parametrize(
     ("body", "sentence"),
     [
@@ -405,7 +404,7 @@ def test_the_document_lists_both_formats():
         return (await service.client.get("/openapi.json")).json()
 
     paths = on_service(ask)["paths"]
-    for path in (SHAPLEY, SOLVE, GROUP):
+    for path in (SHAPLEY, SOLVE, GROUP, SCAR, SCAR_SOLVE):
         operation = paths[path]["post"]
         for content in (operation["requestBody"]["content"], operation["responses"]["200"]["content"]):
             assert set(content) == {"application/json", codec.MEDIA_TYPE}

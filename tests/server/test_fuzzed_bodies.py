@@ -15,15 +15,14 @@ from creditd.wire.groups import GroupRequest
 from creditd.wire.scar import ScarRequest, ScarSolveRequest
 from creditd.wire.solve import SolveRequest
 from creditd.wire.v1 import ShapleyRequest
-from server.hostile import SCAR_SOLVE, SOLVE, one_service
+from server.hostile import SOLVE, one_service
 from server.model_services import with_models
-from server.running import GROUP, SHAPLEY
+from server.running import GROUP, SCAR, SCAR_SOLVE, SHAPLEY
 from server.test_binary import packed
 from wire.forms import FORMS, in_form, sets_with_everything
 
 pytestmark = pytest.mark.slow
 
-SCAR = "/v1/credit/scar"
 MAX_PROBLEM_BYTES = 64 << 10
 MAX_ALLOCATED_BYTES = 128 << 20
 """Largest plan of coalitions that one request may ask for, and the design that is solved for it."""

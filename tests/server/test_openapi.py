@@ -13,12 +13,10 @@ from creditd.wire.groups import GroupRequest
 from creditd.wire.scar import ScarRequest, ScarSolveRequest
 from creditd.wire.solve import SolveRequest
 from creditd.wire.v1 import ShapleyRequest
-from server.running import GROUP, SHAPLEY, get, post
+from server.running import GROUP, SCAR, SCAR_SOLVE, SHAPLEY, get, post
 from wire.forms import FORMS, in_form, sets_with_everything
 
 SOLVE = "/v1/credit/shapley/solve"
-SCAR = "/v1/credit/scar"
-SCAR_SOLVE = "/v1/credit/scar/solve"
 POSTS = {
     SHAPLEY: ShapleyRequest,
     GROUP: GroupRequest,
