@@ -28,6 +28,16 @@ TEXT = "sun and rain, wind. snow; fog!"
 SPAN_VALUES = [1.25, 0.5, 2.25, 0.125]
 """Shapley values of the spans, by hand."""
 
+MANY = ", ".join(f"word{number}" for number in range(11)) + "."
+"""Eleven spans."""
+ABSENT = {
+    "delete": ({"type": "delete"}, "", ["", " wind.", "sun and rain,", TEXT[:19]]),
+    "blank": ({"type": "blank"}, " ", [" ", "  wind.", "sun and rain, ", TEXT[:19]]),
+    "text": ({"type": "mask_token", "text": "<m>"}, "<m>", ["<m>", "<m> wind.", "sun and rain,<m>", TEXT[:19]]),
+    "token": ({"type": "mask_token", "id": 42}, "*", ["*", "* wind.", "sun and rain,*", TEXT[:19]]),
+}
+"""Rules for absent units, the filler of each, and what is heard of the two spans of the beginning of the text."""
+
 
 def value(prompt: Any, text: str) -> float:
     """The worth of the words of a text, NaN where the words say so.
