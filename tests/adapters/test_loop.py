@@ -1,9 +1,11 @@
 """Token rewards for loops written by hand: lists, arrays and tensors."""
 
+import itertools
+
 import numpy as np
 import pytest
 
-from creditd.adapters.loop import in_form_of, span_token_rewards
+from creditd.adapters.loop import causal_units, in_form_of, span_token_rewards
 from creditd.client import Client, PartialResultError, Ragged
 
 WORDS = ["<pad>", "<eos>", " the", " sun", " rain", ",", "."]
@@ -134,3 +136,98 @@ def test_any_other_array_gets_one_of_numpy():
         shape = (1, 3)
 
     assert in_form_of(Other(), Ragged.from_rows([[1.0, 2.0]])).tolist() == [[1.0, 2.0, 0.0]]
+
+
+LETTERS = ["<end>", " a", ".", "3", "\n", '"']
+EVERYTHING = [[*body, 0] for n in range(4) for body in itertools.product(range(1, len(LETTERS)), repeat=n)]
+"""Every completion of at most three tokens and an end."""
+
+
+def paid_before_the_end(**options):
+    """Sums of the rewards up to each token, of all completions that begin with the same tokens."""
+    chance, values = np.random.default_rng(5), {}
+
+    def drawn(_, text):
+        return values.setdefault(text, float(chance.random()))
+
+    with Client("local:") as client:
+        found = span_token_rewards(
+            client,
+            ["?"] * len(EVERYTHING),
+            EVERYTHING,
+            lambda ids: "".join(LETTERS[number] for number in ids if number),
+            utility=drawn,
+            alpha=0.75,
+            other_rewards=[float(len(ids)) for ids in EVERYTHING],
+            **options,
+        )
+    paid = {}
+    for ids, rewards in zip(EVERYTHING, found.token_rewards, strict=True):
+        for place, total in enumerate(np.cumsum(rewards[:-1]).tolist()):
+            paid.setdefault(tuple(ids[: place + 1]), set()).add(round(total, 9))
+    return paid, values
+
+
+@pytest.mark.parametrize("marks", [{}, {"marks": ""}, {"marks": "."}])
+def test_what_prefix_has_paid_depends_on_nothing_behind_it(marks):
+    """Of all completions that begin alike the same, at random utilities: a potential of what is written."""
+    paid, values = paid_before_the_end(credit="prefix", **marks)
+    assert all(len(sums) == 1 for sums in paid.values())
+    if marks == {"marks": ""}:
+        for ids, sums in paid.items():
+            written = "".join(LETTERS[number] for number in ids)
+            assert sums == {round(0.75 * (values[written] - values[""]), 9)}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"credit": "shapley"},
+        {"credit": "shapley", "causal": True},
+        {"credit": "prefix", "segmentation": "token"},
+        {"credit": "prefix", "segmentation": "span"},
+        {"credit": "prefix", "segmentation": "lines"},
+        {"credit": "prefix", "causal": False},
+    ],
+)
+def test_what_others_have_paid_depends_on_what_comes(options):
+    """Another value looks behind a unit, and units of the service end where only the next token tells."""
+    paid, _ = paid_before_the_end(**options)
+    assert any(len(sums) > 1 for sums in paid.values())
+
+
+@pytest.mark.parametrize(
+    ("pieces", "written", "marks", "expected"),
+    [
+        ([" a", ".", " b", ""], None, ".", [[0, 2], [2, 4]]),
+        ([" a", ".", ""], None, ".", [[0, 2], [2, 3]]),
+        ([" a.", '"', "\n", " b"], None, ".\n", [[0, 1], [1, 3], [3, 4]]),
+        ([" a", " b", ""], None, "", [[0, 1], [1, 2], [2, 3]]),
+        (["", "\N{GRINNING FACE}", ""], None, "", [[0, 2], [2, 3]]),
+        ([" a", " b", " c.", " d"], [1, 0, 1, 1], ".", [[0, 1], [2, 3], [3, 4]]),
+        ([" a.", " b."], [0, 0], ".", []),
+        (["", ""], None, ".", [[0, 2]]),
+        ([], None, ".", []),
+    ],
+)
+def test_causal_units_end_at_marks(pieces, written, marks, expected):
+    """At the token that writes the mark, before what others wrote, and at the end; they hold every own token."""
+    ends = list(itertools.accumulate(map(len, pieces)))
+    offsets = list(zip([0, *ends], ends, strict=False))
+    found = causal_units("".join(pieces), offsets, written, marks=marks)
+    assert [list(unit) for unit in found] == expected
+
+
+def test_causal_units_are_for_prefix_and_on_demand():
+    """They are not merged, however many, and stand beside no other choice of units."""
+    many = rewards([[3, 6] * 300 + [1], [4, 1], [1]], credit="prefix")
+    assert len(many.result.units[0]) == 301
+    assert many.result.flags[0] == ()
+    assert rewards(credit="prefix").result.units.to_list() == [[[0, 3], [3, 5], [5, 6]], [[0, 2]], []]
+    assert rewards(credit={"type": "prefix"}, marks="").result.units.to_list()[0] == [[at, at + 1] for at in range(6)]
+    assert rewards(credit="owen", causal=True).result.units.to_list()[0] == [[0, 3], [3, 5], [5, 6]]
+    given = rewards(credit="prefix", units=[[[0, 6]], [[0, 2]], [[0, 1]]])
+    assert given.result.units.to_list()[0] == [[0, 6]]
+    for options in ({"units": [[], [], []]}, {"segmentation": "span"}):
+        with pytest.raises(ValueError, match="causal: got True beside units or a segmentation"):
+            rewards(causal=True, **options)

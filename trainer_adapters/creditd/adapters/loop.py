@@ -15,12 +15,17 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from creditd.adapters.completions import Decode, token_offsets
 from creditd.client import Client, Ragged, ScarResult
+from creditd.client.bodies import type_of
 
-Floats: TypeAlias = NDArray[np.float64]
+Offsets: TypeAlias = Sequence[tuple[int, int]]
+
+MARKS = ".,;?!\n"
+"""Behind which characters causal units end."""
+LEAST_BUDGET = 512
+"""Evaluations per completion that the service allows by default."""
 
 
 @dataclass(frozen=True)
@@ -51,12 +56,15 @@ def span_token_rewards(
     lengths: Any = None,  # noqa: ANN401 - as above
     completion_masks: Any = None,  # noqa: ANN401 - as above
     kl: Any = None,  # noqa: ANN401 - as above
+    causal: bool | None = None,
+    marks: str = MARKS,
     **options: Any,  # noqa: ANN401 - of Client.scar, which says what each is
 ) -> SpanTokenRewards:
     """A reward for each token of completions, from what their units are worth to a reward model (SCAR).
 
     The sum over a completion is Σ kl + other_reward + v(P) − α·v(∅), whatever happened to it. Returns-to-go are
-    another matter: SCAR.md, "PPO", says which `credit` is safe for them.
+    another matter: for a learner that judges tokens by them, as PPO with GAE, take `credit="prefix"`, whose units are
+    then causal (SCAR.md, "PPO").
 
     Args:
         client: Whom to ask; `Client("local:")` with a function as `utility`.
@@ -68,6 +76,9 @@ def span_token_rewards(
             looked at. None: it wrote them all.
         kl: Per completion one KL term per token, reward units, in the form of the tokens; a penalty is negative, and
             padding is not looked at. None: none is added here.
+        causal: Whether units are those of `causal_units`. None: with `credit="prefix"`, unless `units` or a
+            `segmentation` are given.
+        marks: Behind which characters causal units end; "": behind every token.
         options: `model` or `utility`, and everything else that `Client.scar` takes but `token_offsets`.
 
     Returns:
@@ -84,11 +95,21 @@ def span_token_rewards(
     n_tokens = _lengths(completion_ids, lengths)
     rows = [[int(token) for token in row] for row in _rows(completion_ids, n_tokens, "completion_ids")]
     read = [token_offsets(row, decode) for row in rows]
+    masks = None if completion_masks is None else _rows(completion_masks, n_tokens, "completion_masks")
+    chosen = options.get("units") is not None or options.get("segmentation") is not None
+    if causal and chosen:
+        raise ValueError("causal: got True beside units or a segmentation; expected one of them")
+    if causal or (causal is None and not chosen and type_of(options.get("credit", "")) == "prefix"):
+        written = [None] * len(read) if masks is None else masks
+        units = [causal_units(*one, mask, marks=marks) for one, mask in zip(read, written, strict=True)]
+        most = max([LEAST_BUDGET, *(len(one) + 2 for one in units)])
+        options = {"estimator": {"budget": most}, **options, "units": units}
+        options["segmentation"] = {"type": "given", "max_units": None}
     result = client.scar(
         prompts,
         [text for text, _ in read],
         token_offsets=[offsets for _, offsets in read],
-        completion_masks=None if completion_masks is None else _rows(completion_masks, n_tokens, "completion_masks"),
+        completion_masks=masks,
         kl=None if kl is None else _rows(kl, n_tokens, "kl"),
         **options,
     )
@@ -99,6 +120,40 @@ def span_token_rewards(
         texts=[text for text, _ in read],
         result=result,
     )
+
+
+def causal_units(
+    text: str, offsets: Offsets, written: Sequence[Any] | None = None, *, marks: str = MARKS
+) -> list[tuple[int, int]]:
+    """Units whose ends are known at their last token, whatever follows.
+
+    A unit ends at a token whose characters end with a mark, before a token that the policy did not write, and at the
+    end. So what `credit="prefix"` has paid up to a token depends on nothing behind it, without masked tokens and with
+    α and other rewards at the end: a token that ends the completion behind a mark is a unit of its own that writes
+    nothing and is worth nothing. The segmentations of the service look one character ahead (`3.` may become `3.5`), and
+    have the end of the completion in its last unit.
+
+    Args:
+        text: A completion.
+        offsets: The characters that each of its T tokens writes.
+        written: T truth values, whether the policy wrote the token. None: it wrote them all.
+        marks: Behind which characters a unit ends; "": behind every token that writes any.
+
+    Returns:
+        Half-open token ranges, in order, that hold every token that the policy wrote.
+    """
+    units: list[tuple[int, int]] = []
+    begin: int | None = None
+    for place, (start, stop) in enumerate(offsets):
+        if written is not None and not written[place]:
+            units += [] if begin is None else [(begin, place)]
+            begin = None
+            continue
+        begin = place if begin is None else begin
+        if stop > start and (not marks or text[stop - 1] in marks):
+            units.append((begin, place + 1))
+            begin = None
+    return units if begin is None else [*units, (begin, len(offsets))]
 
 
 def in_form_of(tokens: Any, rows: Ragged) -> Any:  # noqa: ANN401 - as above
