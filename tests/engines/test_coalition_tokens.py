@@ -1,4 +1,5 @@
 import itertools
+import json
 
 import numpy as np
 import pytest
@@ -8,9 +9,10 @@ pytestmark = pytest.mark.models
 
 from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
-from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers  # noqa: E402
+from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers  # noqa: E402
 
-from creditd.engines.coalition_tokens import coalition_tokens  # noqa: E402
+from creditd.credit.absent_units import RenderedUnits  # noqa: E402
+from creditd.engines.coalition_tokens import CRUMB, MANY_PIECES, N_SEAMS, coalition_tokens  # noqa: E402
 
 UNKNOWN = "[UNK]"
 CORPUS = [
@@ -67,6 +69,34 @@ def three_digits():
     return made
 
 
+def one_word():
+    """BPE with bytes for what it does not know, over a text that is one word, as Llama 2 has it."""
+    made = Tokenizer(models.BPE(byte_fallback=True, unk_token=UNKNOWN, fuse_unk=True))
+    made.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    made.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")
+    special = [UNKNOWN, *(f"<0x{value:02X}>" for value in range(256))]
+    made.train_from_iterator(
+        CORPUS * 4, trainers.BpeTrainer(vocab_size=420, special_tokens=special, show_progress=False)
+    )
+    settings = json.loads(made.to_str())
+    settings["pre_tokenizer"] = None
+    return Tokenizer.from_str(json.dumps(settings))
+
+
+def masked(make, **options):
+    """A tokenizer that has a mask token, which is read before anything else."""
+    made = Tokenizer.from_str(make().to_str())
+    made.add_special_tokens([AddedToken("<mask>", **options)])
+    return made
+
+
+def composed():
+    """Unigram over text whose accents are made one with their letters, whatever text they come from."""
+    made = sentence_piece()
+    made.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+    return made
+
+
 TOKENIZERS = {make.__name__: make() for make in (byte_level, sentence_piece, word_piece, three_digits)}
 pieces = st.text(st.sampled_from(list("ab 1.\n你🙂é")) | st.characters(codec="utf-8"), max_size=5) | st.sampled_from(
     [
@@ -117,6 +147,77 @@ def test_variants_have_the_tokens_of_their_whole_text(name, prefix, units, suffi
     found = coalition_tokens(tokenize, prefix, units, suffix, coalitions, whole=whole, head=[7], tail=[8])
     expected = [[7, *tokenize(text), 8] for text in texts_of(prefix, units, suffix, coalitions)]
     assert [sequence.tolist() for sequence in found.sequences] == expected
+
+
+MASKED = {
+    **{make.__name__: masked(make) for make in (byte_level, sentence_piece, word_piece, one_word, composed)},
+    "byte_level that strips": masked(byte_level, lstrip=True, rstrip=True),
+    "three_digits without a mask": TOKENIZERS["three_digits"],
+}
+fragments = st.sampled_from(
+    [
+        "the", " quick", " brown fox", ",", ".", "?!\n", " 12", "345", "\n\n", "  ", "\u00a0", "can't", " x =", "你好", "，",
+        "世界", "\U0001f469\u200d\U0001f467", "e\u0301", " \u0301", "n\u0303", "é", "مر", "حبا", "<", "mask",
+    ]
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MASKED)
+@settings(max_examples=60)
+@given(
+    parts=st.lists(fragments, max_size=12),
+    cuts=st.lists(st.floats(0, 1), max_size=6),
+    filler=st.sampled_from(["", " ", "<mask>", " <mask>", "..."]),
+    prefix=fragments,
+)
+def test_spans_cut_anywhere_have_the_tokens_of_their_whole_text(name, parts, cuts, filler, prefix):
+    """Units may end within a word, a character of several code points, or a mask; fillers stand between any two."""
+    made, text = MASKED[name], "".join(parts)
+
+    def tokenize(text):
+        return made.encode(text, add_special_tokens=False).ids
+
+    ends = sorted({round(cut * len(text)) for cut in cuts} | {len(text)})
+    rendered = RenderedUnits(text, np.array([[0, *ends[:-1]], ends], dtype=np.int64).T, filler)
+    rows = rendered.rows(all_coalitions(len(ends)))
+    found = coalition_tokens(tokenize, prefix, rendered.pieces, "", rows, whole=lambda text: tokenize(prefix + text))
+    expected = [tokenize(text) for text in texts_of(prefix, rendered.pieces, "", rows)]
+    assert [sequence.tolist() for sequence in found.sequences] == expected
+
+
+def test_a_tokenizer_that_takes_no_words_apart_is_soon_believed():
+    """Once enough seams have shown it, no more are looked at: variants are tokenised as wholes, once each."""
+    made, asked = one_word(), []
+
+    def tokenize(text):
+        asked.append(text)
+        return made.encode(text, add_special_tokens=False).ids
+
+    units = [f" word{n} and" for n in range(12)]
+    coalitions = np.random.default_rng(0).random((500, 12)) < 0.5
+    found = coalition_tokens(tokenize, "x", units, "", coalitions, whole=lambda text: tokenize(f"x{text}"))
+    assert not found.spliced.any()
+    assert len(asked) <= 500 + 3 * (N_SEAMS + 12)
+
+
+@pytest.mark.parametrize(
+    ("n_units", "length"), [(MANY_PIECES, 2), (2 * MANY_PIECES + 8, 2), (2 * MANY_PIECES + 8, CRUMB)]
+)
+def test_crumbs_are_not_looked_at_one_by_one(n_units, length):
+    """Very many very short units are tokenised with their text; fewer, or longer ones, are looked at once each."""
+    made, asked = TOKENIZERS["byte_level"], []
+
+    def tokenize(text):
+        asked.append(text)
+        return made.encode(text, add_special_tokens=False).ids
+
+    units = [f" {'ab'[n % 2] * (length - 1)}" for n in range(n_units)]
+    coalitions = np.random.default_rng(0).random((40, n_units)) < 0.9
+    found = coalition_tokens(tokenize, "", units, "", coalitions, whole=tokenize)
+    crumbs = n_units > MANY_PIECES and length < CRUMB
+    assert found.spliced.tolist() == [not crumbs] * 40
+    assert (len(asked) == 40) == crumbs
+    assert [row.tolist() for row in found.sequences] == [tokenize(text) for text in texts_of("", units, "", coalitions)]
 
 
 def test_sentences_are_tokenised_once_each():

@@ -8,9 +8,9 @@ side by side as tokens.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import compress
 from typing import TypeAlias
 
 import numpy as np
@@ -22,9 +22,13 @@ Tokenize: TypeAlias = Callable[[str], Sequence[int] | Integers]
 Run: TypeAlias = tuple[int, ...]
 """Places of texts that meet without a space."""
 
-_WORD = re.compile(r"\s*\S+")
 N_PROBES = 4
 """Spliced variants that are tokenised as a whole after all, the longest among them: one that differs undoes all."""
+N_SEAMS = 32
+"""Places at which texts meet that are looked at before it is believed that this tokenizer never takes them apart."""
+MANY_PIECES, CRUMB = 64, 16
+"""Texts of a variant from which on it is asked whether they are long enough to be looked at, and characters of each
+that are: tokenizers read some million characters a second, and a look takes some microseconds."""
 _ROWS_PER_LOOK = 256
 """Variants that are made before somebody is asked whether they are still wanted."""
 
@@ -75,12 +79,22 @@ class _Runs:
             else:
                 pieces.append([place])
         runs: list[list[int]] = []
+        end = ""
         for piece in pieces:
-            if runs and not self.holds(_end_of(self.text(runs[-1])), _beginning_of(self.text(piece))):
+            text = self.text(piece)
+            if runs and not self.holds(end, _beginning_of(text)):
                 runs[-1] += piece
+                # All that the end of a run depends on is its own end before.
+                end = _end_of(end + text)
             else:
                 runs.append(piece)
+                end = _end_of(text)
         return [tuple(run) for run in runs]
+
+    @property
+    def are_one(self) -> bool:
+        """Whether texts are never put side by side, as far as can be told of enough of them."""
+        return len(self.seams) >= N_SEAMS and not any(self.seams.values())
 
     def holds(self, left: str, right: str) -> bool:
         """Whether the words of a seam have the same tokens together and apart."""
@@ -105,14 +119,41 @@ def _splits(left: str, right: str) -> bool:
 
 def _end_of(text: str) -> str:
     """The last two words of a text, with the spaces before them."""
-    found = list(_WORD.finditer(text))
-    return text[found[-2].start() :] if len(found) > 1 else text
+    parts = text.rsplit(None, 2)
+    return text[len(parts[0]) :] if len(parts) == 3 else text
 
 
 def _beginning_of(text: str) -> str:
     """The first two words of a text, with the spaces before them."""
-    found = list(_WORD.finditer(text))
-    return text[: found[1].end()] if len(found) > 1 else text
+    parts = text.split(None, 2)
+    if len(parts) < 2:
+        return text
+    return text[: len(text) - len(parts[2])].rstrip() if len(parts) == 3 else text.rstrip()
+
+
+def _are_crumbs(texts: Sequence[str], present: Booleans) -> bool:
+    """Whether texts are so many and so short that looking at each costs more than tokenising all of them together."""
+    counts = present.sum(axis=0, dtype=np.int64)
+    before, *lengths, behind = map(len, texts)
+    n_pieces, n_characters = int(counts.sum()), int(counts @ np.array(lengths, dtype=np.int64))
+    n_characters += (before + behind) * len(present)
+    return n_pieces > MANY_PIECES * len(present) and n_characters < CRUMB * n_pieces
+
+
+def _laid(runs: _Runs, present: Booleans, checkpoint: Callable[[], None]) -> Iterator[tuple[int, list[Run]]]:
+    """Variants that are more than one run of texts, with their runs, until it shows that there are none."""
+    last = len(runs.texts) - 1
+    if _are_crumbs(runs.texts, present):
+        return
+    for row, has in enumerate(present):
+        if row % _ROWS_PER_LOOK == 0:
+            checkpoint()
+        if runs.are_one:
+            return
+        places = (np.flatnonzero(has) + 1).tolist()
+        found = runs.of([place for place in (0, *places, last) if runs.texts[place]])
+        if places and len(found) > 1:
+            yield row, found
 
 
 def coalition_tokens(
@@ -151,36 +192,36 @@ def coalition_tokens(
 
     Cost:
         Each run of units and each pair that meets at a space is tokenised once, and a variant as a whole where it is
-        one run, is empty, or is not framed. What depends on more than that is looked for in a few variants.
+        one run, is empty, or is not framed; so are all variants of very many short units, and those of a tokenizer that
+        takes no words apart. What depends on more than that is looked for in a few variants. Memory of the tokens
+        of all variants.
     """
     if coalitions.ndim != 2 or coalitions.shape[1] != len(units):
         raise ValueError(f"coalitions must have shape (V, {len(units)}): got {coalitions.shape}")
     texts = [prefix, *units, suffix]
     first, last = (np.asarray(ids, dtype=np.int64) for ids in (head, tail))
-    runs, n_units = _Runs(tokenize, texts), len(units)
-    members = [[unit for unit in np.flatnonzero(row).tolist() if units[unit]] for row in coalitions]
-    words = ["".join(units[unit] for unit in row) for row in members]
-    spliced, laid = [], []
-    for number, row in enumerate(members):
-        if number % _ROWS_PER_LOOK == 0:
-            checkpoint()
-        found = runs.of([place for place in (0, *(unit + 1 for unit in row), n_units + 1) if texts[place]])
-        spliced.append(bool(row) and len(found) > 1 and framed(words[number]))
-        laid.append(found)
+    runs = _Runs(tokenize, texts)
+    # Texts without characters meet nothing.
+    present = coalitions & np.array(list(map(bool, units)), dtype=np.bool_)
+
+    def words(row: int) -> str:
+        return "".join(compress(units, present[row].tolist()))
 
     def side_by_side(row: int) -> Integers:
         return np.concatenate([first, *(runs.tokens(run) for run in laid[row]), last])
 
     def together(row: int) -> Integers:
-        return np.asarray(whole(words[row]), dtype=np.int64)
+        return np.asarray(whole(words(row)), dtype=np.int64)
 
-    candidates = sorted((row for row, holds in enumerate(spliced) if holds), key=lambda row: -len(members[row]))
+    laid = {row: found for row, found in _laid(runs, present, checkpoint) if framed(words(row))}
+    sizes = present.sum(axis=1)
+    candidates = sorted(laid, key=lambda row: -int(sizes[row]))
     probes = candidates[:1] + candidates[1 :: max(1, len(candidates) // N_PROBES)][: N_PROBES - 1]
     if any(not np.array_equal(together(row), side_by_side(row)) for row in probes):
-        spliced = [False] * len(spliced)
+        laid = {}
     sequences = []
-    for place, holds in enumerate(spliced):
-        if place % _ROWS_PER_LOOK == 0:
+    for row in range(len(present)):
+        if row % _ROWS_PER_LOOK == 0:
             checkpoint()
-        sequences.append(side_by_side(place) if holds else together(place))
-    return CoalitionTokens(tuple(sequences), np.array(spliced, dtype=np.bool_))
+        sequences.append(side_by_side(row) if row in laid else together(row))
+    return CoalitionTokens(tuple(sequences), np.array([row in laid for row in range(len(present))], dtype=np.bool_))
