@@ -125,7 +125,7 @@ def kind_of(language, text):
     if language == "sh":
         first = text.split()[0]
         return first if first in {"curl", "make"} else "command"
-    return "trainer" if "trl" in text else "program"
+    return "trainer" if "trl" in text or "import torch" in text else "program"
 
 
 def test_every_block_is_tested():
