@@ -156,7 +156,7 @@ def test_what_a_service_refuses_has_its_class():
         raise ValueError
 
     with pytest.raises(ServerError, match="the model failed"):
-        model(resources=with_models(fake(score=broken)), deadline_s=0.05)
+        model(resources=with_models(fake(score=broken)), deadline_s=1.0)
 
 
 @pytest.mark.parametrize(

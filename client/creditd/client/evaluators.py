@@ -19,8 +19,10 @@ class Evaluator:
 
     Attributes:
         function: `f(candidates) -> float`: what some of a set's candidates are worth together, reward units; the empty
-            list is v(∅). With `batched`, `f(list of such lists) -> list of floats`. A coroutine function needs
-            `AsyncClient`. NaN says that there is no value: the set then fails, and the others do not.
+            list is v(∅). With `batched`, `f(list of such lists) -> list of floats`. For `scar` it is `f(prompt, text)
+            -> float`, and with `batched` `f(prompts, texts) -> list of floats`. A coroutine function needs
+            `AsyncClient`. NaN says that there is no value: the set then fails, and the others do not; `Client.scar`
+            says what a completion then gets.
         batched: Whether it takes many coalitions in one call.
         batch_size: Coalitions of one call, when batched.
         concurrency: Calls that run at a time: threads, or awaited coroutines.
