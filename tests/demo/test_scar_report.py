@@ -57,6 +57,18 @@ def test_claims_are_judged_in_plain_words():
     assert "SCAR above attention is not confirmed" in scar_findings.order(same)
 
 
+def test_policies_that_leave_the_form_are_told():
+    """A note that is one unit has no credit to compare; with a unit for each remark there is nothing to say."""
+    given = results(WINS)
+    assert "leave them out" not in scar_findings.form(given)
+    for run in given["runs"]:
+        if run["method"] == "sparse":
+            run["units"] = [8.0, 1.0, 1.0]
+    assert "sparse 3.3" in scar_findings.form(given)
+    assert "policies leave them out" in scar_report.text(given)
+    assert "policies leave them out" in " ".join(scar_readme.short(given).split())
+
+
 def test_a_quick_run_says_that_it_means_nothing():
     """Before anything else."""
     given = results(WINS)
@@ -71,7 +83,7 @@ def test_the_report_has_every_difference_and_every_area():
     assert "| attention | 0.600 [0.590, 0.610] (0.50) | – |" in text
     assert "**0.500** | 0.500" in text
     assert "1 of 3" not in text
-    assert "| SCAR | 0.001 | 1.60 | 1.20 | 30 (3 of 3) | 1.60 | 1.0 | 0.10 | 0.20 | 1.00 |" in text
+    assert "| SCAR | 0.001 | 1.60 | 1.20 | 30 (3 of 3) | 1.60 | 8.0 | 1.0 | 0.10 | 0.20 | 1.00 |" in text
 
 
 def test_sections_are_replaced_and_nothing_else():

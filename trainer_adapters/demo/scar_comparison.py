@@ -44,6 +44,12 @@ def has_reached(run: Mapping[str, Any]) -> bool:
     return any(point["reward"] >= TARGET for point in run["curve"])
 
 
+def units_at_end(runs: Runs, method: str) -> float:
+    """Units of a note in the last steps, the mean over seeds; a note of the form that is taught has one per remark."""
+    counts = [count for run in runs if run["method"] == method for count in run["units"][-LAST_POINTS:]]
+    return math.fsum(counts) / len(counts)
+
+
 def by_seed(runs: Runs, method: str, metric: str) -> dict[int, float]:
     """A metric of every run of a method, by seed."""
     return {run["seed"]: measures(run)[metric] for run in runs if run["method"] == method}

@@ -7,8 +7,9 @@ from typing import Any
 
 from comparison import Difference
 from findings import listed
-from scar_comparison import METRICS
+from scar_comparison import METRICS, mean, units_at_end
 from scar_plans import SCAR
+from scar_task import REMARKS
 
 Results = Mapping[str, Any]
 Row = Mapping[str, Any]
@@ -37,7 +38,32 @@ def headline(results: Results) -> str:
     for rival, where in won.items():
         found = f"in {listed(where)}" if where else "in nothing that is compared"
         parts.append(f"SCAR is better than {names[rival]} {found}.")
-    return quick + " ".join(parts)
+    return f"{quick}{' '.join(parts)} {trained(results)}"
+
+
+def trained(results: Results) -> str:
+    """SCAR against the sparse reward and leave-one-out in training, with every number."""
+    names = results["methods"]
+    parts = []
+    for against in ("sparse", "leave_one_out"):
+        row = row_of(results["comparisons"], method=SCAR, against=against, metric="final")
+        ours, theirs = (mean(results["runs"], method, "final") for method in (SCAR, against))
+        parts.append(f"{names[against]} ({ours:.2f} against {theirs:.2f}; {shown(row)}, {row['verdict']})")
+    return f"In training, SCAR's planted reward at the end compares with that of {listed(parts)}."
+
+
+def form(results: Results) -> str:
+    """Whether policies still write the remarks that units are, or have left that form."""
+    counts = {name: units_at_end(results["runs"], method) for method, name in results["methods"].items()}
+    shares = listed(f"{name} {count:.1f}" for name, count in counts.items())
+    text = f"A note of the form that policies start with has {REMARKS} units; in the last steps it has, by method: {shares}."
+    if all(REMARKS / 2 <= count <= 2 * REMARKS for count in counts.values()):
+        return text
+    return (
+        f"{text} Nothing rewards the marks between remarks, and policies leave them out or write more of them: then "
+        "units are no longer remarks, a note that is one unit has the sparse reward whatever the credit, and what was "
+        "reached says less about credit than the AUROC does."
+    )
 
 
 def claims(results: Results) -> str:

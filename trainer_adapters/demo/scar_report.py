@@ -32,6 +32,7 @@ def text(results: Results) -> str:
                     f"reward that is reached.\n\n{scar_findings.claims(results)}\n\n{same(results)}"
                 ),
                 "## What was reached",
+                scar_findings.form(results),
                 reached(results),
                 "![Learning curves and AUROC](scar_curves.png)",
                 "## Paired differences",
@@ -108,9 +109,10 @@ def reached(results: Results) -> str:
     rows = [
         (
             f"| | rate | planted reward at the end | over the curve | steps to {settings['target']:g} (reached by) | "
-            "score at the end | evaluations of a note | s in credit, a step | s, a step | ms of processor, a note |"
+            "score at the end | units of a note at the end | evaluations of a note | s in credit, a step | s, a step | "
+            "ms of processor, a note |"
         ),
-        "|---" * 10 + "|",
+        "|---" * 11 + "|",
     ]
     for method, name in results["methods"].items():
         own = [run for run in runs if run["method"] == method]
@@ -123,6 +125,7 @@ def reached(results: Results) -> str:
                 f"({sum(map(scar_comparison.has_reached, own))} of {len(own)})"
             ),
             f"{scar_comparison.mean(runs, method, 'score'):.2f}",
+            f"{scar_comparison.units_at_end(runs, method):.1f}",
             f"{sum(run['evaluations'] for run in own) / steps / rollouts:.1f}",
             f"{sum(run['seconds_in_credit'] for run in own) / steps:.2f}",
             f"{sum(run['seconds'] for run in own) / steps:.2f}",
