@@ -32,8 +32,8 @@ class SpanReward(CreditReward):
 
     Args:
         function: The id of a reward model of the service; or `score(prompts, texts)`, which gives one number or None
-            for each text as an answer to its prompt, in the trainer's own process, where several train in the first of
-            them. None and NaN refuse a text.
+            for each text as an answer to its prompt, in the trainer's own process; where several train in the first of
+            them, for which the others wait (`ddp_timeout`). None and NaN refuse a text.
         segmentation: Where units come from: `span`, `token`, `sentence`, `lines`, or a mapping such as
             `{"type": "regex", "pattern": "; "}`, with `max_units` (24; None: no limit).
         absent: What stands in the place of absent units: `delete`, `blank`, or `{"type": "mask_token", "text": …}`.
