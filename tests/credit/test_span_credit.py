@@ -261,9 +261,11 @@ def test_what_cannot_be_planned_costs_one_completion(item, options, code, field)
     assert found.items[1] is not None
 
 
-def test_rejected_completions_are_neither_asked_nor_lost():
+@pytest.mark.parametrize("ddof", [None, 1])
+def test_rejected_completions_are_neither_asked_nor_lost(ddof):
     rejected = SpanError(0, "shape_mismatch", "kl", None, "got 2; expected 3")
-    batch = batch_of([None, SpanItem(units_of([1]))], [0, 1], [0, 0], rejected=(rejected,))
+    options = SpanOptions(ddof=ddof)
+    batch = batch_of([None, SpanItem(units_of([1]))], [0, 1], [0, 0], options, rejected=(rejected,))
     assert batch.ask().empty == (1,)
     found = run(batch, World())
     assert found.errors == (rejected,)
@@ -299,3 +301,29 @@ def test_merged_units_are_flagged_and_advantages_are_the_groups():
 
 def test_no_advantages_unless_they_are_wanted():
     assert run(batch_of([SpanItem(units_of([1]))], options=SpanOptions()), World()).items[0].token_advantages is None
+
+
+def test_a_utility_of_the_largest_size_is_one():
+    batch = batch_of([SpanItem(units_of([1]))])
+    batch.tell_empty(0, -1e90)
+    batch.tell(0, np.ones((1, 1), dtype=bool), np.array([1e90]))
+    assert batch.answer().items[0].values.tolist() == [2e90]
+
+
+def test_a_target_stops_the_sample_of_a_short_completion_beside_a_long_one():
+    """Both are sampled: 2⁷ coalitions of the short one would fit the budget, and its sample stops before them."""
+    options = SpanOptions(estimator=EstimatorOptions(budget=256, target_standard_error=1e3))
+    found = run(batch_of([SpanItem(units_of([1] * n)) for n in (8, 40)], [0, 0], [0, 0], options), World())
+    assert [one.method for one in found.items] == ["permutations", "permutations"]
+    assert found.items[0].evaluations < 1 << 8
+
+
+def test_what_trains_nothing_costs_others_no_digits():
+    """It counts in the mean, however far below the others."""
+    far = SpanItem(units_of([], masked=1), other_reward=-1e12)
+    items = [far, SpanItem(units_of([1])), SpanItem(units_of([2]))]
+    found = run(batch_of(items, [0, 0, 0], [0, 0, 0]), World()).items
+    densities = [one.grand - 0.7 * one.empty for one in found[1:]]
+    mean = (sum(densities) + found[0].ledger.total) / 3
+    spread = np.std([densities[0], densities[1], densities[1]], ddof=1)
+    assert found[1].token_advantages[0] == pytest.approx((densities[0] - mean) / (spread + 1e-4), rel=1e-9)

@@ -133,6 +133,19 @@ def test_equal_completions_of_a_prompt_are_read_once():
     assert found.items[0].values.tolist() != found.items[3].values.tolist()
 
 
+def test_one_text_cut_in_two_ways_is_two_games():
+    text = "One, two, three."
+    ways = [np.array([[0, 4], [4, 16]]), np.array([[0, 9], [9, 16]])]
+    found = [TextUnits(16, way, way, np.ones(16, dtype=np.bool_), merged=False, has_frozen_text=False) for way in ways]
+    batch = SpanBatch([SpanItem(one) for one in found], np.zeros(2, int), np.arange(2), OPTIONS)
+    texts = [CompletionText(text, way, "") for way in ways]
+    answer, read = run(SpanUtilities(batch, [PROMPT], texts, filler="", most_characters=1 << 20))
+    assert {one for _, one in read} == {"", text, "One,", " two, three.", "One, two,", " three."}
+    for one, way in zip(answer.items, ways, strict=True):
+        first, last = (score_of(PROMPT, text[start:stop]) for start, stop in way.tolist())
+        assert one.values[0] == pytest.approx((first - one.empty + one.grand - last) / 2, abs=1e-12)
+
+
 def test_copies_share_what_is_refused():
     refused = TextFailure("context_exceeded", "too long")
     found, _ = run(questions_of([TEXTS[1]] * 2), lambda text: refused if text == " Short." else None)

@@ -292,7 +292,7 @@ class SpanBatch:
     ) -> tuple[dict[int, Floats], Integers]:
         """Token advantages by completion, and flags by group."""
         options, flags = self._options, np.zeros(self._n_groups, dtype=np.int64)
-        failed = [self._groups[row] for row in self._errors]
+        flags[[self._groups[row] for row in self._errors]] = int(Flag.GROUP_INCOMPLETE)
         if options.ddof is None or not credited:
             return {}, flags
         densities = [token_densities(one, options.alpha) for one, _ in credited.values()]
@@ -300,7 +300,7 @@ class SpanBatch:
             one.grand + one.other_reward - (0.0 if one.empty is None else options.alpha * one.empty)
             for one, _ in credited.values()
         ]
-        found, flags = grouped_advantages(
+        found, of_advantages = grouped_advantages(
             densities,
             [one.units.trainable for one, _ in credited.values()],
             np.array(totals),
@@ -309,8 +309,7 @@ class SpanBatch:
             ddof=options.ddof,
             epsilon=options.epsilon,
         )
-        flags[failed] |= int(Flag.GROUP_INCOMPLETE)
-        return dict(zip(credited, found, strict=True)), flags
+        return dict(zip(credited, found, strict=True)), flags | of_advantages
 
     def _item(self, row: int) -> SpanItem:
         item = self._items[row]

@@ -253,8 +253,9 @@ def grouped_advantages(
     _check("densities", flat)
     _check("totals", totals)
     of_token = Groups(np.repeat(groups, lengths), n_groups)
-    # Measured from the lowest D of the group, so that a large offset costs no digits of the contrast.
-    lowest = -np.maximum(group_maxima(-flat, of_token), group_maxima(-totals, of_completion))
+    # Measured from the lowest D of the group, so that neither a large offset nor a completion that trains nothing costs
+    # digits of the contrast.
+    lowest = np.where(of_token.counts > 0, -group_maxima(-flat, of_token), 0.0)
     above, totals_above = flat - lowest[of_token.index], totals - lowest[groups]
     # In units of a power of two near the range of the group, so that the squares of small D do not vanish.
     exponents = np.frexp(np.maximum(group_maxima(above, of_token), 0.0))[1]
