@@ -165,6 +165,10 @@ CASES = {
     "one unit": Case(written("sun and rain"), also=one_unit),
     "4,000 tokens": Case(written(LONG), also=merged),
     "more units than `max_units`": Case(written(", ".join(["sun", "rain", "wind"] * 10)), also=merged),
+    "more units than the budget affords": Case(
+        written(", ".join(["sun", "rain", "wind"] * 10)),
+        options={"segmentation": {"type": "span", "max_units": None}, "estimator": {"type": "auto", "budget": 32}},
+    ),
     "a unit longer than the reward model's context": Case(
         written("sun " * 20 + "rain"), engine=lambda: fake(score=score, max_tokens=60), also=fails("context_exceeded")
     ),

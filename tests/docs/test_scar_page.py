@@ -269,7 +269,8 @@ PLANS = {
     "`shapley`, sampled": lambda _: "at most 64",
     "`prefix`": lambda n: n + 1,
     "`leave_one_out`": lambda n: n + 2,
-    "`uniform`, `attention`": lambda _: 2,
+    "`uniform`": lambda _: 2,
+    "`attention`": lambda _: 3,
 }
 CHOICES = {
     "`shapley`, all coalitions": {"credit": {"type": "shapley"}},
@@ -281,7 +282,8 @@ CHOICES = {
     "`owen`, your `tree`": {"credit": {"type": "owen"}},
     "`prefix`": {"credit": {"type": "prefix"}},
     "`leave_one_out`": {"credit": {"type": "leave_one_out"}},
-    "`uniform`, `attention`": {"credit": {"type": "uniform"}},
+    "`uniform`": {"credit": {"type": "uniform"}},
+    "`attention`": {"credit": {"type": "attention"}},
 }
 
 
@@ -291,7 +293,7 @@ def evaluations(n, *, tree=None, **options):
     if tree is not None:
         item["tree"] = tree
     body = {"model": "rm", "items": [item], "segmentation": {"type": "span", "max_units": None}, **options}
-    response = ask(body, fake(score=fake_score))
+    response = ask(body, fake(score=fake_score, attention=lambda _, units: [1.0] * len(units)))
     assert response.status_code == 200, response.text
     assert len(response.json()["items"][0]["units"]) == n
     return response.json()["usage"]["evaluations"]
@@ -348,7 +350,7 @@ def test_the_counterexample_is_what_the_service_says():
 def test_links_lead_somewhere():
     """To files that are there, and to headings of theirs."""
     for path, anchor in re.findall(r"\]\(([\w./-]*)(?:#([\w-]+))?\)", PAGE):
-        text = (ROOT / path).read_text() if path else PAGE
+        text = (ROOT / path).read_text(encoding="utf-8", errors="replace") if path else PAGE
         headings = {
             re.sub(r"[^\w -]", "", line).strip().lower().replace(" ", "-")
             for line in text.splitlines()
