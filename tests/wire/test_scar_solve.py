@@ -174,3 +174,10 @@ def test_answers_are_in_the_schema():
 
 def _plain(item):
     return {name: value.tolist() if hasattr(value, "tolist") else value for name, value in item.items()}
+
+
+def test_of_several_values_of_an_empty_completion_the_first_counts():
+    item = {"n_tokens": 1, "units": [[0, 1]], "prompt_id": 1, "coalitions": [[0]], "utilities": [1.0]}
+    request, answer = asked([{**item, "utility_empty": 0.25}, {**item, "utility_empty": 0.75}, item])
+    assert answer.done
+    assert [one["utility_empty"] for one in solve_results(request, answer)] == [0.25] * 3
