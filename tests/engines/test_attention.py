@@ -312,3 +312,17 @@ def test_a_token_that_is_read_otherwise_between_others_has_no_text(engine):
     for token in (-1, len(made)):
         with pytest.raises(ModelUnsuitableError, match=f"got token {token}; expected one of the tokenizer's 0 to"):
             engine.token_text(token)
+
+
+def test_a_token_without_an_embedding_has_no_text(tmp_path):
+    """A tokenizer may have more tokens than the model."""
+    made = tokenizer()
+    made.add_tokens([f"[new {n}]" for n in range(10)])
+    sharp("llama").save_pretrained(tmp_path / "rm")
+    made.save_pretrained(tmp_path / "rm")
+    engine = RewardEngine.load(ModelSpec("rm", Path("rm")), tmp_path)
+    with pytest.raises(
+        ModelUnsuitableError, match=f"has no embedding for token {len(made) - 1}; expected one of 0 to 299"
+    ):
+        engine.token_text(len(made) - 1)
+    engine.close(PATIENCE_S)

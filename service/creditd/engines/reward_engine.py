@@ -196,8 +196,22 @@ class RewardEngine(LocalEngine[LoadedReward, RewardWork]):
         return submitted(prepared, _slices(prepared), self._batcher, expires_s, partial(_attended, prepared))
 
     def token_text(self, token_id: int) -> str:
-        """The text that the tokenizer reads as exactly one token; as `TextScorer.token_text`."""
-        return self._loaded.text.token_text(token_id)
+        """The text that the tokenizer reads as exactly one token; as `TextScorer.token_text`.
+
+        Args:
+            token_id: Its number.
+
+        Raises:
+            ModelUnsuitableError: If there is no such text or token, or the model has no embedding for it.
+
+        Cost:
+            Tokenises some texts of a few letters.
+        """
+        text = self._loaded.text.token_text(token_id)
+        if token_id >= self._loaded.n_embeddings:
+            most = self._loaded.n_embeddings - 1
+            raise ModelUnsuitableError(f"the model has no embedding for token {token_id}; expected one of 0 to {most}")
+        return text
 
     def _work_of(self, parts: list[list[Integers]], *, alone: bool) -> RewardWork:
         """Sequences of each prompt as work: prompts by themselves, or all together in slices."""
