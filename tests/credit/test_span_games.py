@@ -55,6 +55,15 @@ def test_beyond_the_budget_permutations_are_sampled_and_agree_with_the_exact_val
     assert abs(spread.mean()) < 0.1
 
 
+def test_a_sample_of_a_few_orders_says_that_its_errors_are_rough():
+    few, _ = solved(new_game(16, "shapley", EstimatorOptions("permutations", budget=96)), table(16))
+    assert few.standard_errors is not None
+    assert few.intervals is None
+    assert few.interval_approximate
+    exact, _ = solved(new_game(4, "shapley"), table(4))
+    assert not exact.interval_approximate
+
+
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 8, 12])
 def test_owen_asks_for_the_coalitions_of_the_balanced_tree(n):
     found, asked = solved(new_game(n, "owen"), table(n))

@@ -44,7 +44,7 @@ class UnitValues:
         intervals: Shape (n, 2), float64: marginal 95 % intervals, or None likewise.
         exact: Whether the values are what they are called, and no estimate of it.
         method: How they were found.
-        interval_approximate: Whether the sample is too small for the promised coverage.
+        interval_approximate: Whether the sample is too small for the promised coverage, or for any interval.
     """
 
     values: Floats
@@ -193,7 +193,7 @@ class SpanGame:
                 intervals=found.intervals,
                 exact=found.exact,
                 method=found.method,
-                interval_approximate=found.interval_approximate,
+                interval_approximate=found.interval_approximate or not (found.exact or found.intervals is not None),
             )
         utilities = np.array([self._known[key] for key in self._keys])
         if self._owen is not None:
