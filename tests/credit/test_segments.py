@@ -1,5 +1,6 @@
 import time
-from itertools import pairwise
+import tracemalloc
+from itertools import accumulate, pairwise
 
 import numpy as np
 import pytest
@@ -53,6 +54,51 @@ def test_a_token_belongs_to_the_span_that_holds_most_of_it(spans: Pairs, offsets
     assert ranges.dtype == np.int64
     for i, (start, stop) in enumerate(ranges.tolist()):
         assert list(range(start, stop)) == [t for t, owner in enumerate(owners) if owner == i]
+
+
+@st.composite
+def overlapping_tokens(draw: st.DrawFn) -> Pairs:
+    """Draw token offsets that share characters, whose starts and stops do not decrease, or that have none."""
+    steps = draw(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 30), st.booleans()), max_size=20))
+    starts = list(accumulate(step for step, _, _ in steps))
+    stops = list(accumulate((start + width for start, (_, width, _) in zip(starts, steps, strict=True)), max))
+    empty = [is_empty for _, _, is_empty in steps]
+    return [(start, start if is_empty else stop) for start, stop, is_empty in zip(starts, stops, empty, strict=True)]
+
+
+@given(spans=ordered_spans(), offsets=overlapping_tokens())
+def test_tokens_that_share_characters_belong_to_the_span_that_holds_most_of_them(spans: Pairs, offsets: Pairs):
+    """The same where tokens overlap: one without characters stands for the rest of those before it."""
+    reached = accumulate((max(stop, start + 1) for start, stop in offsets), max)
+    owners = [owner_of((start, stop), spans) for (start, _), stop in zip(offsets, reached, strict=True)]
+    for i, (start, stop) in enumerate(token_spans(spans, offsets).tolist()):
+        assert list(range(start, stop)) == [t for t, owner in enumerate(owners) if owner == i]
+
+
+@given(lengths=st.lists(st.integers(0, 3), min_size=1, max_size=70), data=st.data())
+def test_of_many_spans_inside_a_token_the_first_of_the_longest_has_it(lengths: list[int], data: st.DataObject):
+    """However many spans a token holds wholly, and wherever it begins and ends among them."""
+    spans = list(pairwise(accumulate(lengths, initial=0)))
+    start = data.draw(st.integers(0, sum(lengths)))
+    token = (start, data.draw(st.integers(start, sum(lengths))))
+    owned = [i for i, (first, last) in enumerate(token_spans(spans, [token]).tolist()) if first < last]
+    assert owned == [i for i in [owner_of(token, spans)] if i is not None]
+
+
+def test_memory_does_not_grow_with_spans_times_tokens():
+    """Twenty thousand tokens that each lie on all of twenty thousand spans: 400 million pairs, and none is made."""
+    n = 20_000
+    edges = np.arange(0, 2 * n + 1, 2)
+    spans = np.stack([edges[:-1], edges[1:]], axis=1)
+    tracemalloc.start()
+    try:
+        ranges = token_spans(spans, np.tile([[0, 2 * n]], (n, 1)))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 16 << 20
+    assert ranges[0].tolist() == [0, n]
+    assert (ranges[1:] == n).all()
 
 
 @given(spans=ordered_spans(), offsets=tokenizations())

@@ -1,6 +1,7 @@
 """`POST /v1/credit/scar/solve`: the caller evaluates, and the numbers are those of a model of the same opinion."""
 
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -312,6 +313,20 @@ def test_what_has_no_place_here_is_refused(body, code, pointer):
 
     problem = on_service(ask)
     assert (problem["status"], problem["code"], problem["errors"][0]["pointer"]) == (422, code, pointer)
+
+
+def test_tokens_that_all_share_all_segments_take_little_memory():
+    """Twenty thousand tokens, each on the same twenty thousand segments, are one unit; their pairs are never made."""
+    n = 20_000
+    item = {"completion": ",a" * n, "token_offsets": [[0, 2 * n]] * n}
+    tracemalloc.start()
+    try:
+        found = first_answer(item)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert (found["items"][0]["status"], found["items"][0]["units"]) == ("open", [[0, n]])
+    assert peak < 200_000_000
 
 
 def test_what_went_wrong_is_counted_and_logged(log):

@@ -56,8 +56,7 @@ def token_spans(character_spans: npt.ArrayLike, token_offsets: npt.ArrayLike) ->
         ValueError: The spans overlap or are out of order, the offsets go backwards, or an array is not (·, 2) integers.
 
     Cost:
-        O(T + n log T + P), with P the pairs of a span and a token that share a character: P ≤ T + n where tokens
-        share none. Time and memory.
+        O((T + n) log n + n log T) time and O(T + n) memory, however many spans and tokens share characters.
 
     Reference:
         ShapE-GRPO, arXiv:2603.29871v1.
@@ -89,20 +88,54 @@ def token_spans(character_spans: npt.ArrayLike, token_offsets: npt.ArrayLike) ->
 
 
 def _owners(spans: Ranges, starts: Ranges, stops: Ranges) -> Ranges:
-    """Return, for each token, the index of the span that holds most of its characters, or −1."""
-    first = np.searchsorted(stops, spans[:, 0], side="right")
-    last = np.searchsorted(starts, spans[:, 1], side="left")
-    counts = np.where(spans[:, 1] > spans[:, 0], np.maximum(last - first, 0), 0)
-    span = np.repeat(np.arange(len(spans)), counts)
-    token = np.arange(len(span)) + np.repeat(first - (np.cumsum(counts) - counts), counts)
+    """Return, for each token, the index of the span that holds most of its characters, or −1.
 
-    shared = np.minimum(stops[token], spans[span, 1]) - np.maximum(starts[token], spans[span, 0])
-    most = np.zeros(len(starts), dtype=np.int64)
-    np.maximum.at(most, token, shared)
-    winner = shared == most[token]
-    owners = np.full(len(starts), len(spans), dtype=np.int64)
-    np.minimum.at(owners, token[winner], span[winner])
-    return np.where(owners < len(spans), owners, -1)
+    Starts and stops do not decrease, so the spans of a token are a run of them, and all but its two ends lie wholly
+    inside the token.
+    """
+    filled = np.flatnonzero(spans[:, 1] > spans[:, 0])
+    begins, ends = spans[filled].T
+    first = np.searchsorted(ends, starts, side="right")
+    last = np.searchsorted(begins, stops, side="left") - 1
+    owners = np.full(len(starts), -1, dtype=np.int64)
+    touching = np.flatnonzero(first <= last)
+    owners[touching] = filled[first[touching]]
+
+    several = np.flatnonzero(first < last)
+    if not len(several):
+        return owners
+    first, last = first[several], last[several]
+    best = first.copy()
+    most = ends[first] - np.maximum(begins[first], starts[several])
+    inside = np.flatnonzero(first + 1 < last)
+    if len(inside):
+        lengths = ends - begins
+        longest = _first_longest(lengths, first[inside] + 1, last[inside])
+        more = lengths[longest] > most[inside]
+        best[inside[more]] = longest[more]
+        most[inside[more]] = lengths[longest[more]]
+    more = np.minimum(stops[several], ends[last]) - begins[last] > most
+    best[more] = last[more]
+    owners[several] = filled[best]
+    return owners
+
+
+def _first_longest(lengths: Ranges, begins: Ranges, ends: Ranges) -> Ranges:
+    """Return, for each range [begin, end) of spans, none empty, the place of the longest, the first of equals.
+
+    Of 1, 2, 4, … spans the longest is found in turn; two such blocks cover a range. One size is held at a time.
+    """
+    found = np.empty(len(begins), dtype=np.int64)
+    sizes = np.frexp(ends - begins)[1] - 1  # ⌊log₂ size⌋
+    longest, width = np.arange(len(lengths)), 1
+    for size in range(int(sizes.max()) + 1):
+        asked = np.flatnonzero(sizes == size)
+        left, right = longest[begins[asked]], longest[ends[asked] - width]
+        found[asked] = np.where(lengths[left] >= lengths[right], left, right)
+        left, right = longest[:-width], longest[width:]
+        longest = np.where(lengths[left] >= lengths[right], left, right)
+        width *= 2
+    return found
 
 
 def _ranges(values: npt.ArrayLike, name: str) -> Ranges:
