@@ -1,3 +1,7 @@
+import hashlib
+import threading
+import time
+from contextlib import contextmanager
 from itertools import pairwise, repeat
 
 import pytest
@@ -100,6 +104,48 @@ def test_all_texts_share_the_time():
     assert ends(text).tolist() == [24]
     with pytest.raises(ValueError, match="takes more than"):
         list(map(ends, repeat(text)))
+
+
+N_BUSY = 11
+"""Threads that make the clock of the process run twelve times as fast as that of a thread which matches."""
+
+
+@contextmanager
+def busy_threads():
+    """Threads that compute beside this one, without the lock of the interpreter."""
+    over = threading.Event()
+
+    def work():
+        while not over.is_set():
+            hashlib.pbkdf2_hmac("sha256", b"", b"", 10_000)
+
+    threads = [threading.Thread(target=work) for _ in range(N_BUSY)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+
+
+def test_what_other_threads_compute_is_not_laid_at_the_pattern():
+    """A pattern that takes a quarter of its time is not too slow because the process is busy."""
+    pattern, text = "(e|ee)+?[bd]", "e" * 24 + "cb"
+    started = time.thread_time()
+    expected = pattern_ends(pattern, timeout_s=60.0)(text).tolist()
+    taken = time.thread_time() - started
+    with busy_threads():
+        assert pattern_ends(pattern, timeout_s=4.0 * taken)(text).tolist() == expected
+
+
+def test_a_pattern_without_an_end_runs_out_of_time_in_a_busy_process():
+    """Trying again has an end: when the thread has used its own time."""
+    started = time.thread_time()
+    with busy_threads(), pytest.raises(ValueError, match=r"takes more than 0\.05 s"):
+        pattern_ends("(?:a|a)+$", timeout_s=0.05)("a" * 40 + "b")
+    assert time.thread_time() - started > 0.05
 
 
 def test_a_time_of_none_is_over_at_once():

@@ -11,6 +11,7 @@ import re
 import time
 from collections.abc import Callable
 from math import prod
+from typing import TypeVar
 
 import regex
 
@@ -21,6 +22,10 @@ MAX_PATTERN = 1024
 MAX_WRITTEN_OUT = 1 << 17
 """Characters of a pattern times its counts: `regex` compiles `(?:ab){500}` as 500 times `ab`."""
 TIMEOUT_S = 2.0
+
+_TICK_S = 1e-3
+"""A time that every clock tells from none."""
+_Found = TypeVar("_Found")
 
 _UNESCAPED = r"(?<!\\)(?:\\\\)*"
 _COUNT = re.compile(r"\{(\d*)(?:,\d*)?\}")
@@ -37,7 +42,9 @@ def pattern_ends(pattern: str, *, timeout_s: float = TIMEOUT_S) -> Callable[[str
     Args:
         pattern: A regular expression of the package `regex`; flags are written inline, as in `(?i)step \d+:`. Without
             recursion, approximate matching and verbose syntax.
-        timeout_s: Seconds of processor time of this process, for all texts together.
+        timeout_s: Seconds of processor time of the thread that matches, for all texts together. What other threads take
+            does not count, but where they are busy a text may have to be matched several times: then one that takes a
+            quarter of the time by itself is still cut.
 
     Returns:
         From a text to where its segments end: shape (S,), int64, ascending, the last one the number of its characters;
@@ -57,18 +64,39 @@ def pattern_ends(pattern: str, *, timeout_s: float = TIMEOUT_S) -> Callable[[str
         nonlocal left
         if left <= 0:
             raise ValueError(late)
-        started = time.process_time()
         try:
-            spans = [found.span() for found in compiled.finditer(text, timeout=left, concurrent=True)]
+            spans, left = _in_own_time(
+                lambda wait: [found.span() for found in compiled.finditer(text, timeout=wait, concurrent=True)], left
+            )
         except TimeoutError:
             left = 0.0
             raise ValueError(late) from None
         except MemoryError:
             raise ValueError("got a pattern that takes too much memory, expected a simpler one") from None
-        left -= time.process_time() - started
         return filled_ends(text, sorted(end for start, end in spans if start < end))
 
     return ends
+
+
+def _in_own_time(attempt: Callable[[float], _Found], left: float) -> tuple[_Found, float]:
+    """Return what an attempt within a time finds, and what is then left of the seconds that this thread has.
+
+    The clock of `regex` is that of the whole process. Where it runs faster than the one of this thread, more is allowed
+    each time: twice as much, or less where less is left.
+    """
+    wait = left
+    while True:
+        started = time.thread_time()
+        try:
+            found = attempt(wait)
+        except TimeoutError:
+            taken = time.thread_time() - started
+            left -= taken
+            if left <= 0.0:
+                raise
+            wait = min(2.0 * wait, wait * left / max(taken, _TICK_S)) + _TICK_S
+        else:
+            return found, left - (time.thread_time() - started)
 
 
 def _compiled(pattern: str) -> regex.Pattern[str]:
@@ -89,7 +117,7 @@ def _compiled(pattern: str) -> regex.Pattern[str]:
     except RecursionError:
         raise ValueError("got a pattern that is nested too deeply, expected fewer brackets in brackets") from None
     try:
-        matches_nothing = compiled.fullmatch("", timeout=TIMEOUT_S) is not None
+        matches_nothing, _ = _in_own_time(lambda wait: compiled.fullmatch("", timeout=wait) is not None, TIMEOUT_S)
     except TimeoutError:
         matches_nothing = True
     if matches_nothing:
