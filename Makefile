@@ -206,7 +206,7 @@ bench-models: $(TRL)/stamp ## scoring by tries against batches, on one thread of
 	PYTHONPATH=client:service:tests $(TRL)/bin/python tests/benchmarks/trie_scoring.py --out $(RESULTS)/trie_scoring.json
 	PYTHONPATH=client:service:tests $(TRL)/bin/python -m benchmarks.page
 
-bench-scar: $(TRL)/stamp ## SCAR against a loop over shap and transformers, on one thread of a quiet machine (about 35 minutes)
+bench-scar: $(TRL)/stamp ## SCAR against a loop over shap and transformers, on one thread of a quiet machine (about 20 minutes)
 	PYTHONPATH=client:service:tests $(TRL)/bin/python -m benchmarks.scar --out $(RESULTS)/scar.json
 	PYTHONPATH=client:service:tests $(TRL)/bin/python -m benchmarks.page
 

@@ -83,7 +83,7 @@ class Size:
     many_spans: int
 
 
-FULL = Size("9 M", (64, 256), 8, 16, 3, 500, 32, 24)
+FULL = Size("9 M", (64, 256), 8, 16, 3, 500, 4, 24)
 QUICK = Size("tiny", (16,), 2, 4, 2, 30, 1, 5)
 
 
