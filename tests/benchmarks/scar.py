@@ -298,7 +298,7 @@ def measured(size: Size, root: Path) -> dict[str, Any]:
             tokenizer, prompt=shortest, spans=size.many_spans, per_prompt=8, prompts=size.many_prompts, seed=1
         )
         costs = [
-            both.cost(f"a completion of {SPAN * size.long_spans:,} tokens", long, size.rounds),
+            both.cost(f"a completion of {SPAN * size.long_spans:,} tokens", long, 1),
             both.cost(f"{8 * size.many_prompts} completions of {size.many_spans} units", many, 1),
         ]
         both.engine.close()
