@@ -6,6 +6,7 @@ from pydantic import ValidationError
 
 from creditd.wire.errors import MAX_ERRORS, ErrorCode
 from creditd.wire.groups import GroupRequest
+from creditd.wire.scar import ScarSolveRequest
 from creditd.wire.v1 import MAX_REWARD_NAMES, ShapleyRequest
 from creditd.wire.validation import WireError, from_validation_error, wire_error
 
@@ -238,6 +239,47 @@ def test_messages_say_what_is_expected():
     assert "nested too deeply" in failure("[" * 10_000).detail
     assert "expected one of" in failure({**ONE_SET, "utility": {"type": "nope"}}).detail
     assert failure({**ONE_SET, "dry_run": 1}).detail == "/dry_run: expected a valid boolean"
+
+
+@pytest.mark.parametrize(
+    ("body", "detail"),
+    [
+        ({"items": [{"completion": "a", "id": "x" * 257}]},
+         "/items/0/id: expected at most 256 characters, or expected a valid integer"),
+        ({"segmentation": {"type": "regex", "pattern": ""}}, "/segmentation/pattern: expected at least 1 character"),
+        ({"segmentation": {"type": "regex", "pattern": "x" * 1025}},
+         "/segmentation/pattern: expected at most 1024 characters"),
+        ({"alpha": 1.5}, "/alpha: expected less than or equal to 1"),
+        ({"estimator": {"target_standard_error": 0}}, "/estimator/target_standard_error: expected greater than 0"),
+        ({"batch_size": 1.5}, "/batch_size: expected a valid integer"),
+        ({"incomplete_group": "ignore"}, "/incomplete_group: expected 'flag' or 'error'"),
+    ],
+)  # fmt: skip
+def test_limits_are_told_in_the_words_of_the_wire(body, detail):
+    """Of strings, numbers and choices, whatever the library behind the wire calls them."""
+    assert failure({"items": [{"completion": "a"}], **body}, ScarSolveRequest).detail == detail
+
+
+@pytest.mark.parametrize(
+    ("kind", "context", "detail"),
+    [
+        ("string_pattern_mismatch", {"pattern": "^a$"}, "expected a string that matches ^a$"),
+        ("string_not_ascii", {}, "expected ASCII characters alone"),
+        ("string_unicode", {}, "expected a valid string, unable to parse raw data as a unicode string"),
+        ("int_parsing_size", {}, "expected an integer of fewer digits"),
+        ("finite_number", {}, "expected a finite number"),
+        ("multiple_of", {"multiple_of": 2}, "expected a multiple of 2"),
+        ("invalid_key", {}, "expected strings as names of fields"),
+        ("none_required", {}, "expected null"),
+        ("tuple_type", {}, "expected a valid array"),
+        ("bool_type", {}, "expected a valid boolean"),
+        ("bytes_too_long", {"max_length": 1}, "expected at most 1 byte"),
+    ],
+)
+def test_no_kind_of_finding_is_told_as_the_library_tells_it(kind, context, detail):
+    """What a value should be is what was expected."""
+    found = ValidationError.from_exception_data("body", [{"type": kind, "loc": (), "input": SENT, "ctx": context}])
+    assert from_validation_error(found).detail == detail
 
 
 def test_a_single_offence_is_its_own_error():

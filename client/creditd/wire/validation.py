@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from itertools import accumulate
 
 from pydantic import ValidationError
@@ -21,8 +23,23 @@ _PLAIN_DETAILS = {
     "dict_type": "expected an object",
     "model_type": "expected an object",
     "model_attributes_type": "expected an object",
+    "string_not_ascii": "expected ASCII characters alone",
+    "tuple_type": "expected a valid array",
+    "none_required": "expected null",
+    "invalid_key": "expected strings as names of fields",
+    "int_parsing_size": "expected an integer of fewer digits",
 }
 """What is said whatever the field; of containers in JSON's words, whatever the format of the body."""
+_BOUNDS = {
+    "too_short": ("at least", "min_length", "entry", "entries"),
+    "too_long": ("at most", "max_length", "entry", "entries"),
+    "string_too_short": ("at least", "min_length", "character", "characters"),
+    "string_too_long": ("at most", "max_length", "character", "characters"),
+    "bytes_too_short": ("at least", "min_length", "byte", "bytes"),
+    "bytes_too_long": ("at most", "max_length", "byte", "bytes"),
+}
+_SHOULD = re.compile(r"^(?:(?:[A-Za-z]+ )?[Ii]nput|String|Data|Date|URL) should (?:be |have )?")
+"""How pydantic begins to say what would be right."""
 _OF_NOTHING = "EOF while parsing a value at line 1 column 0"
 """What pydantic's parser says of an empty text."""
 MAX_SEGMENT = 64
@@ -102,16 +119,25 @@ def _detail(entry: ErrorDetails) -> str:
     if kind == "union_tag_invalid":
         return f"got an unknown type; expected one of {context['expected_tags']}"
     if kind == "json_invalid":
-        if context["error"] == _OF_NOTHING:
-            return "the body is empty; expected a JSON object"
-        return (
-            f"the body is not valid JSON: {context['error'].replace('recursion limit exceeded', 'nested too deeply')}"
-        )
-    if kind in {"too_short", "too_long"}:
-        bound = f"at least {context['min_length']}" if kind == "too_short" else f"at most {context['max_length']}"
-        return f"expected {bound} entries" if bound != "at least 1" else "got nothing; expected at least one entry"
-    message = entry["msg"].removeprefix("Value error, ").replace(" after validation", "")
-    return message.replace("Input should be", "expected")
+        return _of_json(context["error"])
+    if kind in _BOUNDS:
+        return _of_length(kind, context)
+    if kind == "string_pattern_mismatch":
+        return f"expected a string that matches {context['pattern']}"
+    return _SHOULD.sub("expected ", entry["msg"].removeprefix("Value error, "))
+
+
+def _of_json(error: str) -> str:
+    if error == _OF_NOTHING:
+        return "the body is empty; expected a JSON object"
+    return f"the body is not valid JSON: {error.replace('recursion limit exceeded', 'nested too deeply')}"
+
+
+def _of_length(kind: str, context: Mapping[str, object]) -> str:
+    which, name, one, many = _BOUNDS[kind]
+    if kind == "too_short" and context[name] == 1:
+        return "got nothing; expected at least one entry"
+    return f"expected {which} {context[name]} {one if context[name] == 1 else many}"
 
 
 def _segments(entry: ErrorDetails) -> list[str]:
