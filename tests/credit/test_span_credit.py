@@ -24,6 +24,12 @@ def units_of(lengths: list[int], *, masked: int = 0, frozen: bool = False, merge
     return TextUnits(n_tokens, tokens, None, np.arange(n_tokens) >= masked, merged, frozen)
 
 
+def written(lengths: list[int]) -> TextUnits:
+    """The same where the text is known, one character to a token."""
+    units = units_of(lengths)
+    return replace(units, characters=units.tokens)
+
+
 @dataclass
 class World:
     """Utilities by prompt, completion and coalition, and what of it is refused."""
@@ -247,6 +253,10 @@ def test_options_out_of_range_are_refused(options):
         (SpanItem(units_of([1, 1]), tree=np.array([[0, 1]])), SpanOptions(), "invalid_request", "tree"),
         (SpanItem(units_of([1, 1]), tree=np.array([[0, 1], [2, 3]])), SpanOptions("owen"), "invalid_request", "tree"),
         (SpanItem(units_of([1, 1]), tree=np.array([[0, 0]])), SpanOptions("owen"), "invalid_request", "tree"),
+        (SpanItem(units_of([1]), tree=np.array([[0, 0]])), SpanOptions("owen"), "invalid_request", "tree"),
+        (SpanItem(units_of([]), tree=np.array([[0, 1], [5, 9]])), SpanOptions("owen"), "invalid_request", "tree"),
+        (SpanItem(written([1] * 5)), SpanOptions(most_units=4), "too_many_players", "completion"),
+        (SpanItem(written([1] * 27)), SpanOptions(value="owen"), "budget_exceeded", "completion"),
         (
             SpanItem(units_of([1, 1], merged=True), tree=np.array([[0, 1]])),
             SpanOptions("owen"),
@@ -259,6 +269,12 @@ def test_what_cannot_be_planned_costs_one_completion(item, options, code, field)
     found = run(batch_of([item, SpanItem(units_of([1]))], [0, 1], options=options), World())
     assert [(error.row, error.code, error.field) for error in found.errors] == [(0, code, field)]
     assert found.items[1] is not None
+
+
+@pytest.mark.parametrize("lengths", [[], [1]])
+def test_the_tree_of_one_unit_or_none_has_no_merges(lengths):
+    item = SpanItem(units_of(lengths), tree=np.empty((0, 2), dtype=np.int64))
+    assert run(batch_of([item], options=SpanOptions("owen")), World()).errors == ()
 
 
 @pytest.mark.parametrize("ddof", [None, 1])

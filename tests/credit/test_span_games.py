@@ -131,6 +131,61 @@ def test_too_many_evaluations_are_refused_with_both_numbers(n, value):
         new_game(n, value)
 
 
+@pytest.mark.parametrize(
+    ("n", "value", "options", "message"),
+    [
+        (2, "uniform", {"budget": 1}, "uniform of 2 units takes 2 evaluations; got a budget of 1, expected at least 2"),
+        (4, "prefix", {"budget": 4}, "prefix of 4 units takes 5 evaluations; got a budget of 4, expected at least 5"),
+        (
+            4,
+            "owen",
+            {"budget": 11},
+            "owen over the balanced tree of 4 units takes 12 evaluations; got a budget of 11, expected at least 12",
+        ),
+        (
+            9,
+            "shapley",
+            {"budget": 19},
+            "sampled shapley of 9 units takes 20 evaluations; got a budget of 19, expected at least 20",
+        ),
+        (
+            3,
+            "shapley",
+            {"type": "exact", "budget": 7},
+            "exact shapley of 3 units takes 8 evaluations; got a budget of 7, expected at least 8",
+        ),
+        (
+            17,
+            "shapley",
+            {"type": "exact", "budget": 1 << 20},
+            "exact shapley of 17 units takes 131072 evaluations; expected at most 65536, whatever the budget",
+        ),
+        (
+            4096,
+            "shapley",
+            {"type": "exact", "budget": 512},
+            "exact shapley of 4096 units takes 2^4096 evaluations; expected at most 65536, whatever the budget",
+        ),
+        (
+            30,
+            "shapley",
+            {"type": "stratified", "budget": 1 << 20},
+            """sampled shapley of 30 units takes more than 65536 evaluations; got a budget of 1048576, \
+expected at most 65536""",
+        ),
+    ],
+)
+def test_a_budget_that_does_not_do_is_told_in_units_with_what_would(n, value, options, message):
+    with pytest.raises(TooManyEvaluationsError) as caught:
+        new_game(n, value, EstimatorOptions(**options))
+    assert str(caught.value) == message
+
+
+def test_more_units_than_can_be_listed_are_refused_whatever_the_limit():
+    with pytest.raises(TooManyEvaluationsError, match="got 21 units, expected at most 20"):
+        new_game(21, "shapley", EstimatorOptions("exact", budget=1 << 21), most=1 << 22)
+
+
 @pytest.mark.parametrize("value", ["owen", "prefix", "leave_one_out", "shapley", "uniform"])
 def test_the_limit_of_the_service_counts_like_a_budget(value):
     with pytest.raises(TooManyEvaluationsError):

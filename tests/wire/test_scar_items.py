@@ -184,8 +184,10 @@ def test_a_plan_that_is_too_large_is_refused_before_it_is_made():
     """One completion fails alone; many of them fail the request, with what they would cost."""
     budget = {"credit": {"type": "shapley"}, "estimator": {"type": "permutations", "budget": 1 << 16}}
     found = given_units(units(4000), units(3), **budget)
-    assert [(error.row, error.code) for error in found.rejected] == [(0, "budget_exceeded")]
+    assert [(error.code, pointer_to(error)) for error in found.rejected] == [("budget_exceeded", "/items/0/units")]
     assert found.items[1] is not None
+    found = parsed({"completion": "a," * 4000}, segmentation={"type": "span", "max_units": None}, **budget)
+    assert [(error.code, pointer_to(error)) for error in found.rejected] == [("budget_exceeded", "/items/0/completion")]
     code, pointer, detail = refused(*[units(500)] * 2, **budget)
     assert (code, pointer) == (ErrorCode.BUDGET_EXCEEDED, "")
     assert (

@@ -16,7 +16,15 @@ from numpy.typing import NDArray
 from creditd.credit.candidate_sets import number_name
 from creditd.credit.evaluation_needs import EstimatorOptions
 from creditd.credit.owen_trees import tree_evaluations
-from creditd.credit.span_items import MAX_SPAN_MAGNITUDE, SpanError, SpanErrorCode, SpanField, SpanItem, SpanOptions
+from creditd.credit.span_items import (
+    MAX_SPAN_MAGNITUDE,
+    SpanError,
+    SpanErrorCode,
+    SpanField,
+    SpanItem,
+    SpanOptions,
+    field_of_units,
+)
 from creditd.credit.text_segments import segment_ends
 from creditd.credit.text_units import TextUnits, units_of_ranges, units_of_segments
 from creditd.wire.arrays import group_numbers, numbered
@@ -327,7 +335,7 @@ def _check_cells(items: list[SpanItem | None], options: SpanOptions, rejected: d
         cells = n_units * planned_at_most(n_units, longest, options, has_tree=item.tree is not None)
         if cells > MAX_SPAN_CELLS:
             detail = f"up to {cells} units times evaluations are planned; expected at most {MAX_SPAN_CELLS}"
-            rejected[row] = SpanError(row, "budget_exceeded", "units", None, detail)
+            rejected[row] = SpanError(row, "budget_exceeded", field_of_units(item), None, detail)
             items[row] = None
             continue
         total += cells

@@ -191,7 +191,7 @@ def owen_plan(tree: Integers, *, most: int) -> OwenPlan:
             break
     if needed > most:
         raise ValueError(
-            f"the tree of {n} players, {max(depths)} merges deep, needs too many coalitions: got more than {most}, "
+            f"the tree of {n} leaves, {max(depths)} merges deep, needs too many coalitions: got more than {most}, "
             f"expected at most {most}"
         )
     if n <= REMEMBERED_PLAYERS and np.array_equal(tree, balanced_tree(n)):

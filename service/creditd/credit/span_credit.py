@@ -37,6 +37,7 @@ from creditd.credit.span_items import (
     SpanItem,
     SpanOptions,
     SpanQuestions,
+    field_of_units,
 )
 from creditd.credit.token_rewards import CompletionCredit, grouped_advantages, token_densities, token_rewards
 
@@ -359,11 +360,14 @@ class SpanBatch:
         n_units, options = item.units.n_units, self._options
         if n_units > options.most_units:
             detail = f"got {n_units} units; expected at most {options.most_units}"
-            raise _ItemError("too_many_players", "units", detail)
+            raise _ItemError("too_many_players", field_of_units(item), detail)
         if item.tree is not None and (options.value != "owen" or item.units.merged):
             why = "units were merged" if options.value == "owen" else f"the credit is {options.value}"
             raise _ItemError("invalid_request", "tree", f"got a tree where {why}; expected null")
         if n_units == 0:
+            if item.tree is not None and len(item.tree):
+                detail = f"tree: got {len(item.tree)} merges; expected 0 for 0 units"
+                raise _ItemError("invalid_request", "tree", detail)
             return _State(None)
         estimator = options.estimator
         if options.value == "auto" and value == "shapley" and not exact and estimator.type == "auto":
@@ -379,9 +383,9 @@ class SpanBatch:
                 tree=item.tree,
             )
         except TooManyEvaluationsError as error:
-            raise _ItemError("budget_exceeded", "units", str(error)) from None
+            raise _ItemError("budget_exceeded", field_of_units(item), str(error)) from None
         except ValueError as error:
-            raise _ItemError("invalid_request", "units" if item.tree is None else "tree", str(error)) from None
+            raise _ItemError("invalid_request", "tree", str(error)) from None
         return _State(game, wants_attention=value == "attention")
 
 

@@ -18,7 +18,7 @@ from creditd.credit.coalition_plans import Booleans, row_keys
 from creditd.credit.credit_rules import Shapley
 from creditd.credit.evaluated_games import EvaluatedGame
 from creditd.credit.evaluation_limits import planned_evaluations
-from creditd.credit.evaluation_needs import EstimatorOptions
+from creditd.credit.evaluation_needs import MAX_EXACT_PLAYERS, EstimatorOptions
 from creditd.credit.owen_trees import OwenPlan, balanced_tree, owen_plan, tree_evaluations
 
 Floats: TypeAlias = NDArray[np.float64]
@@ -96,7 +96,7 @@ class SpanGame:
         tree: Merges, shape (n − 1, 2), as `owen_trees`; None is the balanced one (`owen`).
 
     Raises:
-        TooManyEvaluationsError: If the budget, or `most`, is too small.
+        TooManyEvaluationsError: If the budget, or `most`, is too small, or a sample of the whole budget above `most`.
         ValueError: If the tree is none of n leaves.
     """
 
@@ -117,24 +117,17 @@ class SpanGame:
         self._owen: OwenPlan | None = None
         if value == "shapley":
             options = _sampled(n_units, estimator)
-            planned = planned_evaluations(0, n_units, Shapley(), options, most)
-            if not isinstance(planned, int):
-                raise TooManyEvaluationsError(planned.detail)
-            self.planned = planned
+            self.planned = _planned_shapley(n_units, options, most)
             self._game = EvaluatedGame(n_units, options)
             self._coalitions = np.empty((0, n_units), dtype=np.bool_)
             return
         if value == "owen":
-            self._owen = _owen_plan(n_units, tree, min(estimator.budget, most))
+            self._owen = _owen_plan(n_units, tree, estimator.budget, most)
             self._coalitions = self._owen.coalitions
         else:
             self._coalitions = _defining(value, n_units)
         self.planned = len(self._coalitions)
-        if self.planned > min(estimator.budget, most):
-            raise TooManyEvaluationsError(
-                f"{value} of {n_units} units takes {self.planned} evaluations; got a budget of "
-                f"{min(estimator.budget, most)}"
-            )
+        _check_budget(value, n_units, self.planned, estimator.budget, most)
         self._keys = row_keys(self._coalitions)
         self._known: dict[bytes, float] = {}
 
@@ -223,16 +216,44 @@ def _sampled(n_units: int, estimator: EstimatorOptions) -> EstimatorOptions:
     )
 
 
-def _owen_plan(n_units: int, tree: Integers | None, most: int) -> OwenPlan:
-    needed = tree_evaluations(n_units) if tree is None else 0
-    if needed > most:
+def _planned_shapley(n_units: int, options: EstimatorOptions, most: int) -> int:
+    """Evaluations of Shapley values, once the budget is none too small and none too large."""
+    everything = 1 << n_units
+    if options.type == "exact":
+        _check_budget("exact shapley", n_units, everything, options.budget, most)
+    else:
+        _check_budget("sampled shapley", n_units, min(2 * n_units + 2, everything), options.budget, most)
+    planned = planned_evaluations(0, n_units, Shapley(), options, most)
+    if isinstance(planned, int):
+        return planned
+    if options.type == "exact":
         raise TooManyEvaluationsError(
-            f"owen over the balanced tree of {n_units} units takes {needed} evaluations; got a budget of {most}"
+            f"exact shapley lists all coalitions: got {n_units} units, expected at most {MAX_EXACT_PLAYERS}"
         )
-    merges = balanced_tree(n_units) if tree is None else tree
-    if len(merges) != n_units - 1:
-        raise ValueError(f"tree: got {len(merges)} merges; expected {n_units - 1} for {n_units} units")
-    return owen_plan(merges, most=most)
+    raise TooManyEvaluationsError(
+        f"sampled shapley of {n_units} units takes more than {most} evaluations; got a budget of {options.budget}, "
+        f"expected at most {most}"
+    )
+
+
+def _check_budget(what: str, n_units: int, needed: int, budget: int, most: int) -> None:
+    """Refuse a game that takes more evaluations than its budget, or than any may."""
+    if needed <= min(budget, most):
+        return
+    number = str(needed) if needed < 1 << 63 else f"2^{n_units}"
+    takes = f"{what} of {n_units} units takes {number} evaluations"
+    if needed > most:
+        raise TooManyEvaluationsError(f"{takes}; expected at most {most}, whatever the budget")
+    raise TooManyEvaluationsError(f"{takes}; got a budget of {budget}, expected at least {number}")
+
+
+def _owen_plan(n_units: int, tree: Integers | None, budget: int, most: int) -> OwenPlan:
+    if tree is None:
+        _check_budget("owen over the balanced tree", n_units, tree_evaluations(n_units), budget, most)
+        return owen_plan(balanced_tree(n_units), most=most)
+    if len(tree) != n_units - 1:
+        raise ValueError(f"tree: got {len(tree)} merges; expected {n_units - 1} for {n_units} units")
+    return owen_plan(tree, most=min(budget, most))
 
 
 def _defining(value: SpanValue, n_units: int) -> Booleans:

@@ -153,6 +153,21 @@ class SpanItem:
     tree: Integers | None = None
 
 
+def field_of_units(item: SpanItem) -> SpanField:
+    """Where a completion says how many units it has.
+
+    Args:
+        item: The completion.
+
+    Returns:
+        `completion`, the text that is cut; `units` where the text is not known.
+
+    Cost:
+        O(1).
+    """
+    return "units" if item.units.characters is None else "completion"
+
+
 @dataclass(frozen=True)
 class SpanQuestions:
     """What has to be evaluated next.
