@@ -11,10 +11,7 @@ AREAS = {"uniform": 0.5, "attention": 0.6, "leave_one_out": 0.8, "prefix": 0.75,
 
 def run(method, seed, level, rate=0.001):
     """A run that climbs from 0 to its level, and whose scores do too."""
-    curve = [
-        {"step": step, "reward": level * step / STEPS[-1], "decoys": 0.1, "tokens": 25.0, "distinct": 1.0}
-        for step in STEPS
-    ]
+    curve = [{"step": step, "reward": level * step / STEPS[-1], "decoys": 0.1, "distinct": 1.0} for step in STEPS]
     return {
         "method": method, "rate": rate, "seed": seed, "steps": STEPS[-1], "curve": curve,
         "scores": [point["reward"] for point in curve[1:]], "units": [8.0] * 3, "evaluations": 3840,

@@ -56,7 +56,7 @@ def form(results: Results) -> str:
     """Whether policies still write the remarks that units are, or have left that form."""
     counts = {name: units_at_end(results["runs"], method) for method, name in results["methods"].items()}
     shares = listed(f"{name} {count:.1f}" for name, count in counts.items())
-    text = f"A note of the form that policies start with has {REMARKS} units; in the last steps it has, by method: {shares}."
+    text = f"A note of the form that policies start with has {REMARKS} units; in the last steps they have {shares}."
     if all(REMARKS / 2 <= count <= 2 * REMARKS for count in counts.values()):
         return text
     return (

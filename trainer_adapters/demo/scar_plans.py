@@ -16,6 +16,10 @@ tie. 4. At that rate it is trained with the seeds of the comparison. Compared ar
    notes of the starting checkpoint. Intervals are over texts.
 7. The task was made so hard, and the number of steps and the grid so chosen, that the sparse method alone learns in
    part, in pilots with the seeds 0 to 9. No other method was run in them.
+8. A first whole run, of 50 steps at 0.001, 0.002 and 0.004, was thrown away. Its policies were free to leave out the
+   marks between remarks, and did, under the sparse reward as elsewhere, so that a note was one unit; and every method
+   had chosen the largest rate. In it no credit reached more than the sparse reward either. Since then policies write
+   notes in their form and nothing else, the grid goes further up, the steps are 40, and the seeds are new ones.
 """
 
 from __future__ import annotations
@@ -139,5 +143,5 @@ class Schedule:
         ]
 
 
-FULL = Schedule((1e-3, 2e-3, 4e-3), (10,), (21, 22, 23, 24, 25), 50, 5, 2200, 300, 200)
+FULL = Schedule((2e-3, 4e-3, 8e-3), (10,), (31, 32, 33, 34, 35), 40, 5, 2200, 300, 200)
 QUICK = Schedule((1e-3, 2e-3), (10,), (21, 22), 4, 2, 60, 60, 12)

@@ -86,8 +86,8 @@ def of_model(results: Results) -> str:
     fit = results["reward_model"]
     return (
         f"The reward model, a Llama that was taught the reward, explains {fit['r_squared']:.1%} of its variance on "
-        f"held-out notes ({fit['accuracy']:.1%} right when rounded), and {fit['r_squared_start']:.1%} "
-        f"({fit['accuracy_start']:.1%}) on notes as the policy starts with. A decoy, whose presence correlates "
+        f"held-out notes ({fit['accuracy']:.2%} right when rounded), and {fit['r_squared_start']:.1%} "
+        f"({fit['accuracy_start']:.2%}) on notes as the policy starts with. A decoy, whose presence correlates "
         f"{fit['decoy_correlation']:.2f} with the reward in the taught notes, moves its score by "
         f"{fit['decoy_effect']:+.3f}."
     )

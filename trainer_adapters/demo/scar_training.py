@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from transformers import DynamicCache, LlamaForCausalLM
+from transformers.utils import logging
 
 import scar_task as task
 from scar_plans import CHOICES, Plan
@@ -25,8 +26,10 @@ GROUP = 8
 GROUPS_PER_THEME = 4
 THEMES = tuple(theme for theme in range(len(task.THEMES)) for _ in range(GROUPS_PER_THEME * GROUP))
 """The theme of each rollout of a step."""
-NEW_TOKENS = 3 * task.REMARKS + 1
-"""A whole note, and its end."""
+PARTS = (*(task.ADJECTIVES, task.NOUNS, task.MARKS) * task.REMARKS, (task.END,))
+"""The words that may stand at each place of a note: policies write nothing else, so that units are remarks."""
+NEW_TOKENS = len(PARTS)
+FORM = torch.tensor([[word in part for word in task.VOCABULARY] for part in PARTS])
 WARMUP = 5
 GRADIENT_NORM = 1.0
 EVALUATED = 256
@@ -40,14 +43,12 @@ class Notes:
     """What a policy wrote.
 
     Attributes:
-        ids: Shape (B, T), tokens of the completions, padded behind their end.
-        written: Shape (B, T), True for tokens that the policy chose, its end among them.
+        ids: Shape (B, T), tokens of the completions, their end included.
         texts: The notes, without special tokens.
         offsets: For each note, the characters [start, stop) that each of its tokens writes.
     """
 
     ids: torch.Tensor
-    written: torch.Tensor
     texts: list[str]
     offsets: list[list[tuple[int, int]]]
 
@@ -106,28 +107,18 @@ def offsets_of(words: Sequence[str]) -> tuple[str, list[tuple[int, int]]]:
 
 
 def draw(policy: LlamaForCausalLM, themes: Sequence[int], random: torch.Generator) -> Notes:
-    """A note of the policy for each theme, at temperature 1."""
-    places = {word: place for place, word in enumerate(task.VOCABULARY)}
-    end, pad = places[task.END], places[task.PAD]
+    """A note of the policy for each theme, at temperature 1, in the form of notes."""
     step = _prompts(themes)
     cache = DynamicCache(config=policy.config)
-    is_open = torch.ones(len(themes), dtype=torch.bool)
-    columns, masks = [], []
+    columns = []
     with torch.no_grad():
-        for _ in range(NEW_TOKENS):
+        for allowed in FORM:
             logits = policy(input_ids=step, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[:, -1]
-            chosen = torch.multinomial(logits.softmax(dim=-1), 1, generator=random)[:, 0]
-            chosen = torch.where(is_open, chosen, pad)
-            columns.append(chosen)
-            masks.append(is_open)
-            is_open = is_open & (chosen != end)
-            step = chosen[:, None]
-    ids, written = torch.stack(columns, dim=1), torch.stack(masks, dim=1)
-    found = [
-        offsets_of([task.VOCABULARY[token] for token in row[:length]])
-        for row, length in zip(ids.tolist(), written.sum(dim=1).tolist(), strict=True)
-    ]
-    return Notes(ids, written, [text for text, _ in found], [spans for _, spans in found])
+            step = torch.multinomial(logits.masked_fill(~allowed, -torch.inf).softmax(dim=-1), 1, generator=random)
+            columns.append(step)
+    ids = torch.cat(columns, dim=1)
+    found = [offsets_of([task.VOCABULARY[token] for token in row]) for row in ids.tolist()]
+    return Notes(ids, [text for text, _ in found], [spans for _, spans in found])
 
 
 def evaluated(policy: LlamaForCausalLM) -> dict[str, float]:
@@ -138,7 +129,6 @@ def evaluated(policy: LlamaForCausalLM) -> dict[str, float]:
     return {
         "reward": float(np.mean([task.REWARDS[mask] for mask in masks])),
         "decoys": float(np.mean([task.has_decoy(mask) for mask in masks])),
-        "tokens": float(notes.written.sum()) / EVALUATED,
         "distinct": len(set(zip(themes, notes.texts, strict=True))) / EVALUATED,
     }
 
@@ -155,6 +145,7 @@ def train(plan: Plan, checkpoint: Path, credit: Credit) -> dict[str, Any]:
         The record: the curve, the mean score of the rollouts of each step, evaluations and seconds.
     """
     torch.set_num_threads(1)
+    logging.disable_progress_bar()
     policy = LlamaForCausalLM.from_pretrained(checkpoint)
     policy.train()
     optimizer = torch.optim.AdamW(policy.parameters(), plan.rate, weight_decay=0.0)
@@ -194,15 +185,12 @@ def _learn(
     policy: LlamaForCausalLM, optimizer: torch.optim.Optimizer, notes: Notes, advantages: Sequence[Floats]
 ) -> None:
     """One step on −Σ advantage · log π / number of tokens."""
-    weights = torch.zeros(notes.ids.shape)
-    for row, values in enumerate(advantages):
-        weights[row, : len(values)] = torch.from_numpy(values)
+    weights = torch.from_numpy(np.stack(advantages)).float()
     prompts = _prompts(THEMES)
     ids = torch.cat([prompts, notes.ids], dim=1)
-    attended = torch.cat([torch.ones_like(prompts), notes.written.long()], dim=1)
-    logits = policy(input_ids=ids, attention_mask=attended).logits[:, prompts.shape[1] - 1 : -1]
+    logits = policy(input_ids=ids).logits[:, prompts.shape[1] - 1 : -1].masked_fill(~FORM, -torch.inf)
     logs = logits.log_softmax(dim=-1).gather(2, notes.ids[..., None])[..., 0]
-    loss = -(weights * logs * notes.written).sum() / notes.written.sum()
+    loss = -(weights * logs).mean()
     optimizer.zero_grad()
     loss.backward()
     torch.nn.utils.clip_grad_norm_(policy.parameters(), GRADIENT_NORM)
