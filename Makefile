@@ -29,7 +29,7 @@ RESULTS = tests/benchmarks/results/$(shell $(PYTHON) tests/benchmarks/measure.py
 export OMP_NUM_THREADS := 1
 export OPENBLAS_NUM_THREADS := 1
 
-.PHONY: help serve serve-models setup fast test lint type arch browser pytest redis models gpu trainer demo demo-cache demo-scar bench bench-http bench-cache bench-models bench-scar format clean
+.PHONY: help serve serve-models serve-toy setup fast test lint type arch browser pytest redis models gpu trainer demo demo-cache demo-scar bench bench-http bench-cache bench-models bench-scar format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -64,6 +64,9 @@ named-config:
 
 serve-models: named-config $(VENV)/models.stamp ## install the service with torch and run it with the models of a file (CONFIG=FILE.toml)
 	@exec $(BIN)/creditd serve --host 127.0.0.1 --port $(PORT) --config $(CONFIG)
+
+serve-toy: $(VENV)/service.stamp ## run the service with the toy in the place of a reward model that SCAR.md describes (PORT=8400)
+	@PYTHONPATH=tests PORT=$(PORT) exec $(BIN)/python -m docs.scar_service
 
 setup: $(VENV)/dev.stamp ## install everything that development needs
 

@@ -1,5 +1,9 @@
-"""The service of SCAR.md: its reward model is the toy that the page describes. Run as a process of its own."""
+"""The service of SCAR.md: its reward model is the toy that the page describes. Run as a process of its own.
 
+The variable PORT names its port; without it a free one is taken.
+"""
+
+import os
 import re
 import sys
 
@@ -21,7 +25,7 @@ def main() -> int:
     from creditd.server.serve import serve
     from creditd.server.settings import Settings
 
-    settings = Settings(port=0)
+    settings = Settings(port=int(os.environ.get("PORT", "0")))
     engines = {"rm": FakeEngine(toy, ModelSpec("rm", "nowhere"))}
     configure_logging()
     app = create_app(settings, Resources(settings, engines=Registry(engines)))
