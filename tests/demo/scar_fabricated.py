@@ -61,7 +61,15 @@ def results(levels, areas=AREAS):
         },
         "auroc_differences": scar_comparison.auroc_differences(judged),
         "comparisons": scar_comparison.comparisons(runs), "wall_seconds": 900.0, "load_before": 0.1,
-        "costs": {method: {"evaluations": 128, "seconds": 0.2, "processor_seconds": 0.128} for method in METHODS},
+        "costs": {
+            method: {"evaluations": 128 * (1 + place), "seconds": 0.2, "processor_seconds": 0.128}
+            for place, method in enumerate(METHODS)
+        },
         "processor_seconds": 1500.0,
         "grid": [run(method, 9, 1.0, rate) for method in METHODS for rate in (0.001, 0.003)], "runs": runs,
+        "baseline_apart": False, "baseline_runs": [
+            run("sparse", seed, levels["sparse"] + extra, rate)
+            for seed in SEEDS
+            for extra, rate in ((0.0, 0.001), (0.3, 0.003))
+        ],
     }  # fmt: skip

@@ -66,7 +66,16 @@ def test_policies_that_leave_the_form_are_told():
             run["units"] = [8.0, 1.0, 1.0]
     assert "sparse 3.3" in scar_findings.form(given)
     assert "policies leave them out" in scar_report.text(given)
-    assert "policies leave them out" in " ".join(scar_readme.short(given).split())
+    assert "policies leave them out" in " ".join(scar_readme.long(given).split())
+
+
+def test_the_sparse_reward_is_compared_at_its_best_rate_too():
+    """0.3 higher at another rate: two thirds of 1.1 are the difference at the end, and the pages say so."""
+    text = scar_findings.in_hindsight(results(WINS))
+    assert "0.003 is its best at the end on the very seeds that are compared (0.87)" in text
+    assert "SCAR: planted reward at the end +0.733 [" in text
+    for page in (scar_report.text, *PAGES.values()):
+        assert "which favours it: SCAR: planted reward at the end +0.733" in " ".join(page(results(WINS)).split())
 
 
 def test_a_quick_run_says_that_it_means_nothing():

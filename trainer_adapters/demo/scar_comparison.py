@@ -76,6 +76,24 @@ def verdict(difference: Difference, metric: str) -> str:
     return "better" if (difference.low > 0) != (metric in LOWER_IS_BETTER) else "worse"
 
 
+def hindsight(runs: Runs, baseline_runs: Runs) -> tuple[float, Runs]:
+    """The baseline's rate with the highest planted reward at the end over the seeds compared, and the runs with it.
+
+    Args:
+        runs: The comparison's.
+        baseline_runs: The baseline's at every rate, with the same seeds.
+
+    Returns:
+        The rate, the smaller one at a tie, and `runs` with the baseline's at that rate in place of its own.
+    """
+    of_rates = {
+        rate: [run for run in baseline_runs if run["rate"] == rate]
+        for rate in sorted({r["rate"] for r in baseline_runs})
+    }
+    best = max(of_rates, key=lambda rate: mean(of_rates[rate], BASELINE, "final"))
+    return best, [*(run for run in runs if run["method"] != BASELINE), *of_rates[best]]
+
+
 def comparisons(runs: Runs) -> list[dict[str, Any]]:
     """Every pair in every metric, ready for JSON."""
     return [

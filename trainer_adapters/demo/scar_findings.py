@@ -7,7 +7,7 @@ from typing import Any
 
 from comparison import Difference
 from findings import listed
-from scar_comparison import METRICS, mean, units_at_end
+from scar_comparison import METRICS, hindsight, mean, paired, units_at_end, verdict
 from scar_plans import SCAR
 from scar_task import REMARKS
 
@@ -49,7 +49,15 @@ def trained(results: Results) -> str:
         row = row_of(results["comparisons"], method=SCAR, against=against, metric="final")
         ours, theirs = (mean(results["runs"], method, "final") for method in (SCAR, against))
         parts.append(f"{names[against]} ({ours:.2f} against {theirs:.2f}; {shown(row)}, {row['verdict']})")
-    return f"In training, SCAR's planted reward at the end compares with that of {listed(parts)}."
+    texts = {
+        method: results["costs"][method]["evaluations"] / results["costs"]["sparse"]["evaluations"]
+        for method in ("leave_one_out", SCAR)
+    }
+    return (
+        f"In training, SCAR's planted reward at the end compares with that of {listed(parts)}; for a first step the "
+        f"model reads {texts['leave_one_out']:.0f} times as many texts as for the sparse reward under leave-one-out, "
+        f"and {texts[SCAR]:.0f} times under SCAR."
+    )
 
 
 def form(results: Results) -> str:
@@ -63,6 +71,25 @@ def form(results: Results) -> str:
         f"{text} Nothing rewards the marks between remarks, and policies leave them out or write more of them: then "
         "units are no longer remarks, a note that is one unit has the sparse reward whatever the credit, and what was "
         "reached says less about credit than the AUROC does."
+    )
+
+
+def in_hindsight(results: Results) -> str:
+    """SCAR and leave-one-out against the sparse reward at its best rate on the very seeds compared."""
+    names, sparse = results["methods"], results["baseline"]
+    rate, runs = hindsight(results["runs"], results["baseline_runs"])
+    parts = []
+    for method in (SCAR, "leave_one_out"):
+        found = {metric: paired(runs, method, sparse, metric) for metric in ("final", "curve", "steps")}
+        cells = [
+            f"{METRICS[metric]} {of_digits(one, digits_of(metric))}, {verdict(one, metric)}"
+            for metric, one in found.items()
+        ]
+        parts.append(f"{names[method]}: {'; '.join(cells)}.")
+    return (
+        f"The rate of {names[sparse]} was chosen by few seeds, as all rates were. Of all rates of the grid, {rate:g} "
+        f"is its best at the end on the very seeds that are compared ({mean(runs, sparse, 'final'):.2f}). Against that "
+        f"choice in hindsight, which favours it: {' '.join(parts)}"
     )
 
 
@@ -84,7 +111,7 @@ def order(results: Results) -> str:
     }
     words = {"better": "is confirmed", "worse": "is contradicted", "no difference": "is not confirmed"}
     return (
-        "; ".join(f"{names[a]} above {names[b]} {words[verdict]}" for (a, b), verdict in verdicts.items())
+        "; ".join(f"{names[a]} above {names[b]} {words[found]}" for (a, b), found in verdicts.items())
         + " (planted reward at the end)."
     )
 
@@ -97,9 +124,12 @@ def row_of(rows: Sequence[Row], **wanted: str) -> Row:
 
 def shown(row: Row, digits: int = 3) -> str:
     """A mean with its interval, signed."""
-    if digits == 3:
-        return str(Difference(row["mean"], row["low"], row["high"], 0))
-    return f"{row['mean']:+.{digits}f} [{row['low']:+.{digits}f}, {row['high']:+.{digits}f}]"
+    return of_digits(Difference(row["mean"], row["low"], row["high"], 0), digits)
+
+
+def of_digits(difference: Difference, digits: int) -> str:
+    """A difference with its interval, signed, with so many decimals."""
+    return f"{difference.mean:+.{digits}f} [{difference.low:+.{digits}f}, {difference.high:+.{digits}f}]"
 
 
 def digits_of(metric: str) -> int:
@@ -107,17 +137,17 @@ def digits_of(metric: str) -> int:
     return 1 if metric == "steps" else 3
 
 
-def _against(results: Results, rival: str, verdict: str) -> list[str]:
+def _against(results: Results, rival: str, wanted: str) -> list[str]:
     """Measures in which SCAR has this verdict against the rival, each with SCAR's difference."""
     of_runs = [
         f"{METRICS[row['metric']]} (SCAR {shown(row, digits_of(row['metric']))})"
         for row in results["comparisons"]
-        if (row["method"], row["against"], row["verdict"]) == (SCAR, rival, verdict)
+        if (row["method"], row["against"], row["verdict"]) == (SCAR, rival, wanted)
     ]
     of_texts = [
         f"the AUROC on {TEXTS[row['texts']]} (SCAR {shown(row)})"
         for row in results["auroc_differences"]
-        if (row["utilities"], row["against"], row["verdict"]) == ("reward model", rival, verdict)
+        if (row["utilities"], row["against"], row["verdict"]) == ("reward model", rival, wanted)
     ]
     return [*of_runs, *of_texts]
 

@@ -9,6 +9,8 @@ tie. 4. At that rate it is trained with the seeds of the comparison. Compared ar
    the end (mean of the last three evaluations), its mean over the whole curve, and the first evaluated step at which it
    reaches `TARGET`; a run that never does counts with its last step. The planted reward, not the model's score, is what
    a policy is judged by; the score is shown beside it.
+   The sparse method is trained at every rate with these seeds besides, so that SCAR can be compared with the best of
+   its rates in hindsight, which is to SCAR's disadvantage.
 5. An interval is a 95 % t-interval of paired differences over seeds. One that holds 0 is no difference. None is
    corrected for how many there are.
 6. The AUROC of a credit is, text by text, the probability that a unit that is a cause has a larger |credit| than one
@@ -140,6 +142,12 @@ class Schedule:
             Plan(method, best[method], seed, self.steps, self.evaluate_every)
             for seed in self.seeds
             for method in METHODS
+        ]
+
+    def baseline(self) -> list[Plan]:
+        """The sparse method at every rate with the seeds of the comparison."""
+        return [
+            Plan(BASELINE, rate, seed, self.steps, self.evaluate_every) for rate in self.rates for seed in self.seeds
         ]
 
 

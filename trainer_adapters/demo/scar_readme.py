@@ -47,7 +47,7 @@ def short(results: Results | None) -> str:
         return _wrapped(f"{task} It writes its results here; this version has none.")
     return _wrapped(
         f"{task} {scar_findings.headline(results)} The paper's claims at this scale: {scar_findings.order(results)} "
-        f"{scar_findings.form(results)} "
+        f"{scar_findings.in_hindsight(results)} "
         "[SCAR.md](SCAR.md#what-it-does-to-training) has the figures, and "
         f"[the report]({FOLDER}/scar_report.md) the rest."
     )
@@ -69,6 +69,7 @@ def long(results: Results | None) -> str:
             ),
             "The paper reports SCAR above attention above the sparse reward. At this scale:",
             "\n".join(_wrapped(line, "  ") for line in scar_findings.claims(results).splitlines()),
+            _wrapped(scar_findings.in_hindsight(results)),
             _wrapped(scar_findings.form(results)),
             _wrapped(
                 "It is one task, one reward model and one small policy, trained by GRPO and not by PPO; [the report]"

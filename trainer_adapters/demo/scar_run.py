@@ -110,6 +110,7 @@ def _results(schedule: Schedule, progress_file: Path, *, quick: bool) -> dict[st
             grid = _run(schedule.grid(), pool, service, progress)
             best = scar_comparison.best_rates(grid)
             runs = _run(schedule.comparison(best), pool, service, progress)
+            baseline_runs = _run(schedule.baseline(), pool, service, progress)
         usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     own = resource.getrusage(resource.RUSAGE_SELF)
     return {
@@ -130,6 +131,8 @@ def _results(schedule: Schedule, progress_file: Path, *, quick: bool) -> dict[st
         "processor_seconds": sum(used.ru_utime + used.ru_stime for used in (usage, own)),
         "grid": grid,
         "runs": runs,
+        "baseline_runs": baseline_runs,
+        "baseline_apart": False,
     }
 
 
