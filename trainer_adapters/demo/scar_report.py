@@ -243,5 +243,7 @@ def _limits(results: Results) -> str:
         "to it: kind to leave-one-out and to SCAR. The causes are words that occur anywhere, so that spans are the "
         "right units. Seeds vary what is drawn in a training, not the reward model and not the checkpoint. |Credit| "
         "ranks a spoiler and what it spoils alike as causes; Shapley values of praise that is spoilt cancel, which "
-        f"costs {results['methods'][SCAR]} AUROC by definition."
+        f"costs {results['methods'][SCAR]} AUROC by definition. A first whole run, "
+        "whose policies were free to leave out the marks between remarks and did, found no credit above the sparse "
+        "reward; `scar_plans.py` says what was changed after it, so that this is not the first look."
     )
