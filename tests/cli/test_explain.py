@@ -4,6 +4,7 @@ import base64
 import hashlib
 import math
 import re
+import unicodedata
 
 import pytest
 from hypothesis import given
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from cli.explained import NASTY, TEXTS, answered, item_of, parsed, shown_text
 from creditd.cli.explain.document import document
+from creditd.cli.explain.dust import without_dust
 from creditd.cli.explain.figures import figure, level, share, signed
 from creditd.cli.explain.heat_map import MOST_LABELS, MOST_ROWS, credit_of, scales_of
 from creditd.cli.explain.markup import element, in_one_line, visible
@@ -24,6 +26,7 @@ ATTRIBUTES = {
     "charset", "name", "content", "http-equiv", "lang", "class", "dir", "tabindex", "aria-describedby", "aria-hidden",
     "id", "role", "scope", "open", "viewbox", "preserveaspectratio", "x", "y", "width", "height",
 }  # fmt: skip
+_, ANSWER = answered({"prompt": "p", "completion": "one, two. three"})
 ERROR = {"status": "error", "error": {"code": "context_exceeded", "detail": "got 9 tokens; expected at most 8"}}
 
 
@@ -81,7 +84,7 @@ def test_the_numbers_are_those_of_the_answer():
     for item in items:
         item["kl"] = item["kl"][: len(item["token_offsets"])]
     answers, everything = shown(*items, alpha=0.75, advantage={"type": "pooled"})
-    for answer, found in zip(answers, everything, strict=True):
+    for answer, found in zip(map(without_dust, answers), everything, strict=True):
         facts = [node.text for node in found.find("facts")[0].find("dd")]
         whole = answer["utility_grand"] - answer["utility_empty"]
         numbers = [answer["utility_empty"], answer["utility_grand"], whole, answer["gap"]]
@@ -229,6 +232,48 @@ def test_a_share_needs_a_whole():
     assert share(0.25, 0.5) == "50.0 %"
     assert share(0.25, -0.5) == "−50.0 %"
     assert share(0.25, 0.0) == share(0.25, 1e-17) == share(None, 1.0) == share(0.25, None) == "—"
+
+
+DUSTY = {"utility_empty": 0.25, "utility_grand": 0.25 + 2**-52, "gap": 1.1e-16, "unit_values": [-7e-18, 3e-13, 0.3]}
+
+
+def test_what_rounding_left_is_nothing():
+    """A number below 1e-12 of the largest one of its completion is 0, wherever it stands; α is as it was."""
+    item = item_of("one, two. three")
+    (answer,), _ = shown(item)
+    rewards = [2e-13] * len(answer["token_rewards"])
+    ledger = {**answer["ledger"], "remainder": -1.1e-16, "total": 0.3, "alpha": 1e-14}
+    dusty = {**answer, **DUSTY, "token_rewards": rewards, "ledger": ledger, "standard_errors": [1e-17, 1e-17, 1e-3]}
+    found = credit(item, dusty)
+    assert [node.text for node in found.find("value")] == ["0", "0", "+0.300"]
+    assert [node.text for node in found.find("facts")[0].find("dd")][:4] == ["0.2500", "0.2500", "0", "0"]
+    assert [node.text for node in found.find("ledger")[0].find("dd")][4:] == ["0", "0.3000", "1.0e−14"]
+    assert {node.text for token in found.find("token") for node in token.find("number")} == {"0"}
+    assert [row.find("td")[5].text for row in found.find("tbody")[0].find("tr")] == ["0", "0", "0.0010"]
+    (scale,) = scales_of([item], [{**dusty, "unit_values": [-7e-18] * 3}])
+    assert (scale.unit, scale.token) == (0.0, 0.0)
+
+
+@given(st.floats(-1e6, 1e6, allow_subnormal=False), st.floats(1e-11, 1))
+def test_what_rounding_did_not_leave_is_shown(value, part):
+    """A number that is 1e-12 of the largest, or more, is as it was, whatever the unit of rewards."""
+    (answer,) = ANSWER["items"]
+    values = [value, value * part, 0.0]
+    zeros = dict.fromkeys(answer["ledger"], 0.0)
+    numbers = {"utility_empty": 0.0, "utility_grand": 0.0, "gap": None, "token_rewards": [0.0], "ledger": zeros}
+    assert without_dust({**answer, **numbers, "unit_values": values})["unit_values"] == values
+
+
+TURNS = "\u200e\u200f\u061c\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+
+
+def test_what_turns_the_direction_of_a_text_is_an_arrow():
+    """In a completion, a prompt, a table and a token: each another one, which turns nothing; joiners are left alone."""
+    assert len(set(visible(TURNS))) == len(TURNS)
+    assert {unicodedata.bidirectional(one) for one in visible(TURNS)} == {"ON"}
+    assert visible("\u200b\u200c\u200d") == "\u200b\u200c\u200d"
+    page = document(*answered(item_of(f"one{TURNS}, two.", prompt=TURNS, id=TURNS, group=TURNS)))
+    assert not set(TURNS) & set(page)
 
 
 @given(st.text())

@@ -1,6 +1,7 @@
 """`creditd explain`: what it does with files, choices and browsers."""
 
 import json
+import math
 import re
 from pathlib import Path
 
@@ -14,16 +15,15 @@ from creditd.cli.explain.document import document
 from creditd.cli.explain.reading import ExplainError, answer_of, request_of
 from services import running_service
 
+SECTION = (Path(__file__).parents[2] / "SCAR.md").read_text().split("\n## A look at the credit\n")[1].split("\n## ")[0]
+
 
 def test_the_documentation_has_every_option(capsys):
     """SCAR.md names all that the command takes, and nothing else."""
-    section = (
-        (Path(__file__).parents[2] / "SCAR.md").read_text().split("\n## A look at the credit\n")[1].split("\n## ")[0]
-    )
     with pytest.raises(SystemExit):
         main(["explain", "--help"])
     taken = set(re.findall(r"--[a-z-]+", capsys.readouterr().out)) - {"--help"}
-    assert set(re.findall(r"--[a-z-]+", section)) == taken
+    assert set(re.findall(r"--[a-z-]+", SECTION)) == taken
 
 
 REQUEST = {"items": [{"prompt": "p", "completion": "one, two."}]}
@@ -92,13 +92,29 @@ def test_an_answer_must_fit_its_request():
         (changed(answer, unit_characters=[[0, 4], [4, 9], [9, 99]]), "within 15 characters"),
         (changed(answer, unit_characters=[[0, 4], [3, 9], [9, 15]]), "ranges in order"),
         (changed(answer, unit_characters=None), "expected units, unit_characters"),
+        (changed(answer, units=[[0, 1], [1, 2], [2, 99]]), "answer 1: units: got [2, 99] behind 2"),
+        (changed(answer, units=[[0, 2], [1, 3], [3, 5]]), "units: got [1, 3] behind 2"),
+        (changed(answer, units=[[0, 1], [1, 1], [1, 5]]), "expected at least one token in each"),
         (changed(answer, gap="none"), "gap"),
+        (changed(answer, gap=math.inf), "got Infinity, expected a number"),
+        (changed(answer, gap=0.5).replace('"gap": 0.5', '"gap": 1e999'), "got 1e999, expected a number"),
+        (changed(answer, gap=10**400), "expected a number"),
         (changed(answer, status="open"), "has the status open"),
         (changed(answer, status="error"), "has the status error"),
         (json.dumps({"items": [1]}), "expected an object"),
     ):
         with pytest.raises(ExplainError, match=re.escape(sentence)):
             answer_of(text, items)
+
+
+@pytest.mark.parametrize("pair", [[0, 99], [1, 0], [-1, 1]])
+def test_tokens_must_lie_within_the_completion(pair):
+    """Offsets that the text does not have are named, with its length."""
+    request, answer = answered({"prompt": "p", "completion": "a.", "token_offsets": [[0, 2]]})
+    (item,) = request["items"]
+    sentence = f"item 1/token_offsets: got {pair}; expected ranges within 2 characters"
+    with pytest.raises(ExplainError, match=re.escape(sentence)):
+        answer_of(json.dumps(answer), [{**item, "token_offsets": [pair]}])
 
 
 @pytest.fixture
@@ -148,6 +164,22 @@ def test_what_cannot_be_used_is_said_in_one_line(files, capsys, arguments, sente
     request, answer = files
     assert main(["explain", *(word.format(request=request, answer=answer) for word in arguments)]) == 2
     assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", ["span", None, ["span"]])
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("segmentation", ["--max-units", "3"]), ("estimator", ["--budget", "30"]), ("estimator", ["--seed", "1"]),
+     ("segmentation", []), ("credit", []), ("expect", [])],
+)  # fmt: skip
+def test_a_choice_that_is_no_object_is_said(files, tmp_path, capsys, name, words, value):
+    """As the wire has it, whether or not the command line adds to the choice; exit status 2."""
+    request, answer = files
+    (tmp_path / "request.json").write_text(json.dumps({**json.loads(Path(request).read_text()), name: value}))
+    assert main(["explain", request, "--answer", answer, *words]) == 2
+    assert f"creditd explain: /{name}: got " in capsys.readouterr().err
+    if name != "expect" and not words:
+        assert main(["explain", request, "--answer", answer, f"--{name}", "other"]) == 0
 
 
 def test_a_completion_that_failed_is_named(files, tmp_path, capsys):
@@ -267,6 +299,7 @@ def test_what_the_service_says_of_single_completions_is_shown(url, tmp_path, cap
     [
         ('{"prompt": "p", "completion": "a."}', ["--model", "nobody"], "unknown_model", 1),
         ('{"prompt": "p", "completion": "a."}', ["--credit", "best"], "/credit", 1),
+        ('{"prompt": "p", "completion": "a."}', ["--alpha", "2"], "/alpha", 1),
         ('{"prompt": "p", "completion": "a.", "text": 1}', [], "/items/0/text: there is no such field", 2),
         (
             '{"items": [{"prompt": "p", "completion": "a."}], "dry_run": true}',
@@ -278,7 +311,11 @@ def test_what_the_service_says_of_single_completions_is_shown(url, tmp_path, cap
     ],
 )
 def test_what_the_service_refuses_is_said(url, tmp_path, capsys, text, arguments, sentence, status):
-    """One sentence, in the words of the service where it has said something."""
+    """One sentence, in the words of the service where it has said something, and the exit status of SCAR.md."""
+    if status == 1 and arguments[0] != "--model":
+        statuses = dict(re.findall(r"(\d) if ([^;]*)", SECTION.split("The exit status is")[1]))
+        assert "refuses the request" in statuses["1"]
+        assert f"`{' '.join(arguments)}`" in statuses["1"]
     (tmp_path / "items.json").write_text(text)
     assert main(["explain", str(tmp_path / "items.json"), "--url", url, *arguments]) == status
     assert sentence in capsys.readouterr().err

@@ -215,6 +215,17 @@ def test_right_to_left_text_runs_right_to_left(window, opened):
     assert turned == sorted(turned)
 
 
+@pytest.mark.parametrize("turn", ["\u202e", "\u2067", "\u202b", "\u200f\u202e"])
+def test_no_character_turns_what_stands_behind_it(window, opened, turn):
+    """Units behind a control of direction follow each other as they would without it, and so do their values."""
+    opened(*answered(item_of(f"{turn}zero, {turn}one, two, three, 12.")))
+    places = window.run(WORDS)
+    lefts = [left for left, *_ in places]
+    assert len(places) == 5
+    assert lefts == sorted(lefts)
+    assert len({top for *_, top in places}) == 1
+
+
 def test_chinese_wraps_and_nothing_scrolls_sideways(window, opened):
     """Text without spaces, and words without end, break within the width of any window."""
     texts = ("园子每天大约有四个半小时的阳光，" * 40, "x" * 900, TEXTS["hebrew"] * 9, "four and a half hours" * 20)

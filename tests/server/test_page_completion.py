@@ -97,10 +97,14 @@ const tree = (one) => one.nodeType === 3 ? one.textContent : [one.nodeName.toLow
   [...one.attributes].map(({ name, value }) => `${name}=${value}`).sort(),
   [...one.childNodes].filter((child) => child.nodeType !== 3 || child.textContent).map(tree)];
 """
+TURNS = "\u200e\u200f\u061c\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 CASES = {
     **{name: ({"completion": text}, {}) for name, text in TEXTS.items()},
     "estimates": ({"completion": TEXTS["english"]}, {"estimator": {"type": "permutations", "budget": 60}}),
     "merged": ({"completion": TEXTS["english"]}, {"segmentation": {"type": "span", "max_units": 2}}),
+    "turns": ({"prompt": f"p{TURNS}", "completion": f"one{TURNS}, \u202etwo,\u2066 three."}, {}),
+    "dust": ({"completion": "sun, rain. frost?"}, {"score": lambda _, text: 0.1 * len(text) + text.count("a") / 7}),
+    "dust alone": ({"completion": "sun, rain."}, {"score": lambda _, text: 0.3 + 1e-15 * len(text)}),
     "nothing": ({"completion": ""}, {}),
     "many": ({"completion": "a. b! " * 60}, {"segmentation": {"type": "span", "max_units": None},
                                              "credit": {"type": "uniform"}}),

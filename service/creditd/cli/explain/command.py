@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from creditd.cli.explain.reading import ExplainError, answer_of, request_of
 from creditd.client import Client, CreditdError
 
 _DONE, _FAILED, _NOT_UNDERSTOOD = 0, 1, 2
+_CHOICES = ("segmentation", "absent", "credit", "estimator", "advantage", "expect")
+"""Fields of a request that are objects."""
 _START_S = 10.0
 """How long a service that does not answer is waited for."""
 
@@ -26,8 +29,8 @@ def run_file(options: argparse.Namespace) -> int:
         options: Parsed command line.
 
     Returns:
-        0; 1 if completions have no credit, the service does not answer, or the browser makes no picture; 2 if the
-        command line or the files cannot be used, and if there is no browser for a picture.
+        0; 1 if completions have no credit, the service refuses the request or does not answer, or the browser makes no
+        picture; 2 if the command line or the files cannot be used, and if there is no browser for a picture.
     """
     try:
         browser = None if options.png is None else browser_path()
@@ -80,6 +83,9 @@ def _with_choices(request: dict[str, Any], options: argparse.Namespace) -> dict[
     for name in ("segmentation", "absent", "credit", "advantage"):
         if getattr(options, name) is not None:
             found[name] = _choice(name, getattr(options, name))
+    for name in _CHOICES:
+        if not isinstance(found.get(name, {}), Mapping):
+            raise ExplainError(f"/{name}: got {_kind(found[name])}; expected an object, or none of this name")
     if options.max_units is not None:
         segmentation = found.get("segmentation", {"type": "span"})
         found["segmentation"] = {
@@ -103,6 +109,11 @@ def _choice(name: str, text: str) -> dict[str, Any]:
     except ValueError:
         raise ExplainError(f"--{name}: got {text!r}; expected a name or a JSON object") from None
     return found
+
+
+def _kind(value: object) -> str:
+    """What JSON calls it."""
+    return "null" if value is None else "a string" if isinstance(value, str) else "something else"
 
 
 def _text(name: str) -> str:

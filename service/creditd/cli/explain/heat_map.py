@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from creditd.cli.explain.dust import without_dust
 from creditd.cli.explain.figures import LEVELS, figure, fraction, level, share, signed
 from creditd.cli.explain.markup import Markup, element, in_one_line, joined
 
@@ -46,7 +47,8 @@ def scales_of(items: Sequence[Mapping[str, Any]], answers: Sequence[Mapping[str,
         json.dumps([item.get("group"), None if item.get("group") is not None else item.get("prompt")]) for item in items
     ]
     units, tokens = dict.fromkeys(keys, 0.0), dict.fromkeys(keys, 0.0)
-    for key, answer in zip(keys, answers, strict=True):
+    for key, given in zip(keys, answers, strict=True):
+        answer = without_dust(given) if given["status"] == "ok" else given
         units[key] = max([units[key], *map(abs, answer.get("unit_values") or ())])
         tokens[key] = max([tokens[key], *map(abs, answer.get("token_rewards") or ())])
     return [Scale(units[key], tokens[key]) for key in keys]
@@ -73,18 +75,20 @@ def credit_of(item: Mapping[str, Any], answer: Mapping[str, Any], row: int, scal
         scale: Of the document.
 
     Returns:
-        One element. The text of its map, without the values and the tips, is the completion.
+        One element. The text of its map, without the values and the tips, is the completion. What rounding left of a
+        number is 0.
     """
     prompt = _prompt(item["prompt"]) if item.get("prompt") else Markup("")
     if answer["status"] != "ok":
         error = answer["error"]
         words = element("p", element("strong", error["code"]), f" {error['detail']}", class_="says")
         return element("div", words, prompt, _map(item["completion"]), class_="credit")
+    answer = without_dust(answer)
     return element(
         "div",
         _facts(answer),
         prompt,
-        heat_map(item, answer, row, scale),
+        _heat_map(item, answer, row, scale),
         _steps(scale),
         _ledger(answer["ledger"]),
         _units(item, answer, scale),
@@ -93,7 +97,7 @@ def credit_of(item: Mapping[str, Any], answer: Mapping[str, Any], row: int, scal
     )
 
 
-def heat_map(item: Mapping[str, Any], answer: Mapping[str, Any], row: int, scale: Scale) -> Markup:
+def _heat_map(item: Mapping[str, Any], answer: Mapping[str, Any], row: int, scale: Scale) -> Markup:
     """The completion, its units shaded by their values; what is in no unit is grey."""
     text = item["completion"]
     pieces: list[Markup] = []
@@ -145,7 +149,7 @@ def _tip(answer: Mapping[str, Any], number: int) -> list[str]:
     bounds = _at(answer["intervals"], number)
     words = [f"unit {number + 1}, {_range_in_words(answer['units'][number])}"]
     if value is not None:
-        words.append(f"{share(value, _whole(answer))} of v(P) − v(∅)")
+        words.append(f"{share(value, answer['whole'])} of v(P) − v(∅)")
     if error is not None:
         words.append(f"standard error {figure(error)}")
     if bounds is not None:
@@ -161,7 +165,7 @@ def _facts(answer: Mapping[str, Any]) -> Markup:
         "dl",
         _fact("v(∅)", _number(answer["utility_empty"])),
         _fact("v(P)", _number(answer["utility_grand"])),
-        _fact("v(P) − v(∅)", _number(_whole(answer))),
+        _fact("v(P) − v(∅)", _number(answer["whole"])),
         _fact("gap", _number(answer["gap"])),
         _fact("method", f"{method}{exact}"),
         _fact("flags", *(flags or ["none"])),
@@ -194,11 +198,10 @@ def _units(item: Mapping[str, Any], answer: Mapping[str, Any], scale: Scale) -> 
         return Markup("")
     errors = answer["standard_errors"]
     heads = ["Unit", "Text", "Tokens", "Value", "Share", *([] if errors is None else ["Standard error"])]
-    whole, total = _whole(answer), 0.0
+    whole, together = answer["whole"], answer["together"]
     rows = []
     for number, (start, stop) in enumerate(answer["unit_characters"]):
         value = _at(answer["unit_values"], number)
-        total += 0.0 if value is None else value
         cells = [
             element("td", str(number + 1)),
             element("td", element("bdi", in_one_line(item["completion"][start:stop]))),
@@ -209,9 +212,8 @@ def _units(item: Mapping[str, Any], answer: Mapping[str, Any], scale: Scale) -> 
         if errors is not None:
             cells.append(element("td", figure(errors[number])))
         rows.append(element("tr", *cells))
-    valued = None if answer["unit_values"] is None else total
-    sums = element("span", _bar(None, scale.unit), _number(valued), class_="cell")
-    foot = element("tr", *_cells("", "together", "", sums, share(valued, whole), *([] if errors is None else [""])))
+    sums = element("span", _bar(None, scale.unit), _number(together), class_="cell")
+    foot = element("tr", *_cells("", "together", "", sums, share(together, whole), *([] if errors is None else [""])))
     table = element(
         "table",
         element("thead", element("tr", *(element("th", head, scope="col") for head in heads))),
@@ -294,11 +296,6 @@ def _bar(value: float | None, most: float) -> Markup:
 
 def _number(value: float | None) -> Markup:
     return element("span", figure(value), class_="number")
-
-
-def _whole(answer: Mapping[str, Any]) -> float | None:
-    empty, grand = answer["utility_empty"], answer["utility_grand"]
-    return None if empty is None or grand is None else grand - empty
 
 
 def _range(tokens: Sequence[int]) -> str:

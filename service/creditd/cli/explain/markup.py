@@ -1,4 +1,7 @@
-"""HTML from texts: whatever is not markup is escaped, and every control character can be seen."""
+"""HTML from texts: whatever is not markup is escaped, and every control character can be seen.
+
+So can those that turn the direction of a text: drawn as they are, they would turn the units and values behind them too.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,17 @@ import html
 from collections.abc import Mapping
 
 _PICTURES = {code: chr(0x2400 + code) for code in range(0x20) if code not in b"\t\n"} | {0x7F: "\u2421"}
+_DIRECTIONS = dict(
+    zip(
+        (0x200E, 0x200F, 0x061C, *range(0x202A, 0x202F), *range(0x2066, 0x206A)),
+        "⇢⇠⇜↦↤↥⇉⇇⇒⇐⇔⇑",
+        strict=True,
+    )
+)
+"""Arrows, which have no direction of their own in a text, for LRM, RLM and ALM; LRE, RLE, PDF, LRO and RLO; LRI, RLI,
+FSI and PDI."""
 _LONE = dict.fromkeys(range(0xD800, 0xE000), "\ufffd")
-_VISIBLE: Mapping[int, str] = {**_PICTURES, **_LONE}
+_VISIBLE: Mapping[int, str] = {**_PICTURES, **_DIRECTIONS, **_LONE}
 
 
 class Markup(str):
@@ -35,6 +47,8 @@ def joined(*children: str) -> Markup:
 
 def visible(text: str) -> str:
     """A text of as many characters in which control characters are pictures, but for tabs and ends of lines.
+
+    Those that turn the direction of a text are arrows.
 
     What no UTF-8 can carry, half of a surrogate pair, is U+FFFD.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -71,7 +72,7 @@ def answer_of(text: str, items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         ExplainError: If it is no such answer, or that of other items.
     """
     try:
-        found = json.loads(text)
+        found = json.loads(text, parse_constant=_refused, parse_float=_finite, parse_int=_integer)
     except ValueError as error:
         raise ExplainError(f"the answer is not JSON: {error}") from None
     answers = found.get("items") if isinstance(found, dict) else None
@@ -100,6 +101,20 @@ def _line(number: int, line: str) -> Any:  # noqa: ANN401 - as _document
         return json.loads(line)
     except ValueError as error:
         raise ExplainError(f"neither the whole file nor its line {number} is JSON: {error}") from None
+
+
+def _refused(name: str) -> float:
+    raise ValueError(f"got {name}, expected a number")
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    return number if math.isfinite(number) else _refused(digits)
+
+
+def _integer(digits: str) -> int:
+    _finite(digits)
+    return int(digits)
 
 
 def _checked(kind: type[_M], found: Mapping[str, Any], where: str) -> _M:
@@ -131,7 +146,10 @@ def _fitted(row: int, item: Mapping[str, Any], answer: object) -> dict[str, Any]
         given = item.get(name)
         if given is not None and len(given) != n_tokens:
             raise ExplainError(f"{where}: got {n_tokens} token_rewards; expected one for each of its {name}")
-    _check_ranges(f"{where}: unit_characters", result.unit_characters, len(item["completion"]))
+    n_characters = len(item["completion"])
+    _check_ranges(f"{where}: unit_characters", result.unit_characters, n_characters, "characters")
+    _check_units(f"{where}: units", result.units, n_tokens)
+    _check_offsets(f"item {row + 1}/token_offsets", item.get("token_offsets") or (), n_characters)
     return result.model_dump(mode="json")
 
 
@@ -142,11 +160,25 @@ def _check_lengths(where: str, result: ScarSolveResult, names: Sequence[str], le
             raise ExplainError(f"{where}: got {len(values)} {name}, expected {length}")
 
 
-def _check_ranges(where: str, ranges: Sequence[tuple[int, int]], most: int) -> None:
+def _check_units(where: str, units: Sequence[tuple[int, int]], n_tokens: int) -> None:
+    _check_ranges(where, units, n_tokens, "tokens")
+    for start, stop in units:
+        if start == stop:
+            raise ExplainError(f"{where}: got [{start}, {stop}]; expected at least one token in each")
+
+
+def _check_offsets(where: str, offsets: Sequence[tuple[int, int]], n_characters: int) -> None:
+    """Tokens that share a character have the same offsets, so that these need not be disjoint."""
+    for start, stop in offsets:
+        if not 0 <= start <= stop <= n_characters:
+            raise ExplainError(f"{where}: got [{start}, {stop}]; expected ranges within {n_characters} characters")
+
+
+def _check_ranges(where: str, ranges: Sequence[tuple[int, int]], most: int, what: str) -> None:
     end = 0
     for start, stop in ranges:
         if not end <= start <= stop <= most:
             raise ExplainError(
-                f"{where}: got [{start}, {stop}] behind {end}; expected ranges in order, within {most} characters"
+                f"{where}: got [{start}, {stop}] behind {end}; expected ranges in order, within {most} {what}"
             )
         end = stop

@@ -1,6 +1,6 @@
 /* The credit of a completion: the same elements as `creditd explain` writes (creditd.cli.explain.heat_map). */
 
-const MOST_LABELS = 64, MOST_ROWS = 100, SHORT_PROMPT = 400, MOST_OF_A_WHOLE = 1e3, LEVELS = 6, NONE = "—";
+const MOST_LABELS = 64, MOST_ROWS = 100, SHORT_PROMPT = 400, MOST_OF_A_WHOLE = 1e3, LEVELS = 6, DUST = 1e-12, NONE = "—";
 const SVG = "http://www.w3.org/2000/svg";
 
 /** An element with attributes; text is only ever text. */
@@ -35,9 +35,13 @@ function levelOf(value, most) {
   return step === 0 ? "even" : `${value > 0 ? "gain" : "loss"}-${step}`;
 }
 
+/** What turns the direction of a text, and an arrow for each. */
+const TURNS = "\u200e\u200f\u061c\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069", ARROWS = "⇢⇠⇜↦↤↥⇉⇇⇒⇐⇔⇑";
+
 /** Control characters as pictures; as many characters as before. */
 const visible = (text) => text.replace(/[\0-\x08\x0b-\x1f]/g, (one) => String.fromCharCode(0x2400 + one.charCodeAt(0)))
-  .replace(/\x7f/g, "\u2421").replace(/[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc00-\udfff]/g, "\ufffd");
+  .replace(/\x7f/g, "\u2421").replace(/[\u200e\u200f\u061c\u202a-\u202e\u2066-\u2069]/g, (one) => ARROWS[TURNS.indexOf(one)])
+  .replace(/[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc00-\udfff]/g, "\ufffd");
 
 function inOneLine(text) {
   if (!text) return "·";
@@ -47,8 +51,28 @@ function inOneLine(text) {
 
 const largest = (values) => extent(values.map(Math.abs))[1];
 const at = (values, number) => (values === null ? null : values[number]);
-const wholeOf = ({ utility_empty: empty, utility_grand: grand }) => (empty === null || grand === null ? null : grand - empty);
 const rangeOf = ([start, stop]) => (stop - start === 1 ? `${start}` : `${start}–${stop - 1}`);
+/** Numbers in lists and objects, each made into another. */
+function mapped(value, make) {
+  if (value === null) return null;
+  if (Array.isArray(value)) return value.map((one) => mapped(one, make));
+  return typeof value === "object" ? Object.fromEntries(Object.entries(value).map(([name, one]) => [name, mapped(one, make)])) : make(value);
+}
+
+/** An answer as it is shown: with v(P) − v(∅) and the sum of the values; what rounding left is 0 (creditd.cli.explain.dust). */
+function withoutDust(answer) {
+  const { unit_values, token_rewards, token_advantages, standard_errors, intervals, utility_empty, utility_grand, gap } = answer;
+  const { alpha, ...ledger } = answer.ledger;
+  const whole = utility_empty === null || utility_grand === null ? null : utility_grand - utility_empty;
+  const together = unit_values && unit_values.reduce((sum, value) => sum + value, 0);
+  const numbers = { unit_values, token_rewards, token_advantages, standard_errors, intervals, utility_empty, utility_grand, gap,
+    ledger, whole, together };
+  let most = 0;
+  mapped(numbers, (value) => { most = Math.max(most, Math.abs(value)); });
+  const kept = mapped(numbers, (value) => (Math.abs(value) < DUST * most ? 0 : value));
+  return { ...answer, ...kept, ledger: { ...kept.ledger, alpha } };
+}
+
 const spanOf = (name, ...children) => tag("span", { class: name }, ...children);
 const factOf = (name, ...words) => tag("div", {}, tag("dt", {}, name), tag("dd", {}, ...words));
 const listed = (kind, words, open, ...content) =>
@@ -60,7 +84,7 @@ function unitOf(text, answer, number, most) {
   const shade = spanOf(`shade ${levelOf(value, most)}${inner ? "" : " blank"}`, inner);
   if (value !== null && answer.units.length <= MOST_LABELS) shade.append(tag("span", { class: "value", dir: "ltr" }, signed(value)));
   const words = [`unit ${number + 1}, ${/^\d+$/.test(rangeOf(answer.units[number])) ? "token" : "tokens"} ${rangeOf(answer.units[number])}`];
-  if (value !== null) words.push(`${shareOf(value, wholeOf(answer))} of v(P) − v(∅)`);
+  if (value !== null) words.push(`${shareOf(value, answer.whole)} of v(P) − v(∅)`);
   const error = at(answer.standard_errors, number), bounds = at(answer.intervals, number);
   if (error !== null) words.push(`standard error ${figure(error)}`);
   if (bounds !== null) words.push(`95 % interval ${figure(bounds[0])} to ${figure(bounds[1])}`);
@@ -100,7 +124,7 @@ function barOf(value, most) {
 }
 
 function unitsOf(characters, answer, most) {
-  const count = answer.units.length, errors = answer.standard_errors, whole = wholeOf(answer);
+  const count = answer.units.length, errors = answer.standard_errors, { whole, together } = answer;
   if (!count) return "";
   const row = (...cells) => tag("tr", {}, ...cells.map((cell) => tag("td", {}, cell)));
   const heads = ["Unit", "Text", "Tokens", "Value", "Share", ...(errors ? ["Standard error"] : [])];
@@ -109,8 +133,7 @@ function unitsOf(characters, answer, most) {
     return row(`${number + 1}`, tag("bdi", {}, inOneLine(text)), rangeOf(answer.units[number]), barOf(value, most),
       shareOf(value, whole), ...(errors ? [figure(errors[number])] : []));
   });
-  const total = answer.unit_values && answer.unit_values.reduce((sum, value) => sum + value, 0);
-  const sums = row("", "together", "", spanOf("cell", barOf(null, most).firstChild, figured(total)), shareOf(total, whole), ...(errors ? [""] : []));
+  const sums = row("", "together", "", spanOf("cell", barOf(null, most).firstChild, figured(together)), shareOf(together, whole), ...(errors ? [""] : []));
   return listed("units", `Units: ${count}`, count <= MOST_ROWS, tag("table", {},
     tag("thead", {}, tag("tr", {}, ...heads.map((head) => tag("th", { scope: "col" }, head)))),
     tag("tbody", {}, ...rows), tag("tfoot", {}, sums)));
@@ -130,7 +153,8 @@ function tokensOf(characters, answer) {
 }
 
 /** All that is to be seen of one completion. */
-function creditOf({ prompt, completion }, answer) {
+function creditOf({ prompt, completion }, given) {
+  const answer = withoutDust(given);
   const characters = Array.from(completion), most = largest(answer.unit_values || []);
   const shown = prompt ? listed("prompt", "Prompt", prompt.length <= SHORT_PROMPT, tag("p", { dir: "auto", lang: "" }, visible(prompt))) : "";
   const exact = { true: ", exact", false: ", estimated", null: "" }[answer.exact];
@@ -140,7 +164,7 @@ function creditOf({ prompt, completion }, answer) {
   return tag("div", { class: "credit" },
     tag("dl", { class: "facts" },
       factOf("v(∅)", figured(answer.utility_empty)), factOf("v(P)", figured(answer.utility_grand)),
-      factOf("v(P) − v(∅)", figured(wholeOf(answer))), factOf("gap", figured(answer.gap)),
+      factOf("v(P) − v(∅)", figured(answer.whole)), factOf("gap", figured(answer.gap)),
       factOf("method", `${answer.method ?? "none"}${exact}`), factOf("flags", ...flags)),
     shown, mapOf(characters, answer, most), stepsOf(most),
     tag("dl", { class: "ledger" }, ...Object.entries(ledger).map(([name, words]) => factOf(words, figured(answer.ledger[name])))),
