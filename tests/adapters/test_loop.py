@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from creditd.adapters.loop import causal_units, in_form_of, span_token_rewards
-from creditd.client import Client, PartialResultError, Ragged
+from creditd.client import Client, CreditdError, PartialResultError, Ragged
 
 WORDS = ["<pad>", "<eos>", " the", " sun", " rain", ",", "."]
 IDS = [[2, 3, 5, 4, 6, 1], [4, 1], [1]]
@@ -228,6 +228,12 @@ def test_causal_units_are_for_prefix_and_on_demand():
     assert rewards(credit="owen", causal=True).result.units.to_list()[0] == [[0, 3], [3, 5], [5, 6]]
     given = rewards(credit="prefix", units=[[[0, 6]], [[0, 2]], [[0, 1]]])
     assert given.result.units.to_list()[0] == [[0, 6]]
+    long = [[3, 6] * 300 + [1], [4, 1], [1]]
+    for estimator in ({"seed": 1}, "auto", None):
+        again = rewards(long, credit="prefix", estimator=estimator)
+        assert again.token_rewards == many.token_rewards
+    with pytest.raises(CreditdError, match="budget"):
+        rewards(long, credit="prefix", estimator={"budget": 100})
     for options in ({"units": [[], [], []]}, {"segmentation": "span"}):
         with pytest.raises(ValueError, match="causal: got True beside units or a segmentation"):
             rewards(causal=True, **options)

@@ -111,29 +111,38 @@ def test_a_batch_without_candidates_is_worth_the_failure_reward():
 
 @pytest.mark.parametrize("policy", ["group_reward", "mask"])
 def test_a_set_without_a_number_costs_its_group(policy):
-    """The trainer's own advantage, or 0; the utility of that set alone is unknown."""
+    """The trainer's own advantage, or 0; the utility of that set alone is unknown, so that it has 0 in any case."""
     ask = creditor(Service(), policy)
     answered = ask.answer(rollouts(CURSED), 2, 0)
     assert answered.utilities == [None, 0.4, 0.9, 0.1]
     assert [row is None for row in answered.token_advantages] == [True, True, False, False]
     settled = ask.settle(answered, [0.25, -0.25, 1.0, 1.0])
     first = [row.tolist() for row in settled.token_advantages[:2]]
-    assert first == ([[0.25] * 3, [-0.25] * 2] if policy == "group_reward" else [[0.0] * 3, [0.0] * 2])
+    assert first == ([[0.0] * 3, [-0.25] * 2] if policy == "group_reward" else [[0.0] * 3, [0.0] * 2])
     assert settled.metrics["credit/fallbacks"] == 0.5
     with pytest.raises(PartialResultError):
         creditor(Service()).answer(rollouts(CURSED), 2, 0)
 
 
-def test_a_lost_service_leaves_the_failure_rewards():
-    """Nobody knows what the model would have said."""
+def test_a_lost_service_leaves_no_group_half_known():
+    """Nobody knows what the model would have said; failure rewards are known in groups that have nothing else."""
 
     def refusing(_):
         raise httpx.ConnectError("refused")
 
-    answered = creditor(refusing, "mask", malformed={"failure_reward": -1.0}).answer(rollouts(BATCH), 2, 0)
-    assert answered.utilities == [None, None, None, -1.0]
-    assert answered.token_advantages == [None] * 4
+    answered = creditor(refusing, "mask", malformed={"failure_reward": -1.0}).answer(rollouts([*BATCH, [], []]), 2, 0)
+    assert answered.utilities == [None, None, None, None, -1.0, -1.0]
+    assert answered.token_advantages == [None] * 6
     assert answered.request_id is None
+
+
+def test_a_group_of_failures_and_sets_without_a_number_is_unknown():
+    """Failures would be compared by other rewards alone; beside a set that has a number they are known."""
+    ask = creditor(Service(), "group_reward", malformed={"failure_reward": -1.0})
+    answered = ask.answer(rollouts([["curse"], [], [], ["curse"], ["a"], []]), 3, 0)
+    assert answered.utilities == [None, None, None, None, 0.9, -1.0]
+    settled = ask.settle(answered, [0.5] * 6)
+    assert [float(row[0]) for row in settled.token_advantages] == [0.0, 0.0, 0.0, 0.0, 0.5, 0.5]
 
 
 @pytest.mark.parametrize(

@@ -181,6 +181,8 @@ def test_without_its_service_a_model_says_nothing(policy):
     assert answered.utilities == [None] * 8
     assert answered.token_advantages == [None] * 8
     assert answered.metrics["credit/fallbacks"] == 1.0
+    settled = creditor(policy, score=None, model="rm").settle(answered, [0.5] * 8)
+    assert not any(row.any() for row in settled.token_advantages)
 
 
 @pytest.mark.parametrize("policy", ["raise", "group_reward", "mask", "local"])
@@ -271,6 +273,9 @@ def test_schedules_are_functions_of_the_step():
         ({"alpha": True}, "got alpha True"),
         ({"alpha": lambda _: "1"}, "the schedule of alpha returned, at step 0, '1'"),
         ({"alpha": math.nan}, "got alpha nan"),
+        ({"batch_size": 0}, "got batch_size 0; expected a whole number of at least 1"),
+        ({"batch_size": 2.0}, "got batch_size 2.0"),
+        ({"batch_size": True}, "got batch_size True"),
         ({"estimator": {"budget": 0}}, "invalid_request: /estimator/budget"),
         ({"advantage": "none"}, "got advantage 'none'; expected 'pooled'"),
         ({"advantage": {"type": "pooled", "ddof": 3}}, "invalid_request: /advantage/ddof"),

@@ -238,18 +238,50 @@ def test_a_text_that_is_too_long_is_the_failure_policys(policy, tmp_path):
 
 
 @pytest.mark.parametrize("policy", ["group_reward", "mask"])
-def test_without_the_service_the_other_rewards_are_left(policy, tmp_path):
-    """Nobody knows the candidates' rewards then: the plain advantage is that of the other functions, or masked."""
+def test_without_the_service_the_other_rewards_train_nothing(policy, tmp_path):
+    """Nobody knows the candidates' rewards then: the log has those of the other functions, and all advantages are 0."""
     config = {"on_failure": policy, "deadline_s": 0.3}
     trainer, watch = run(tmp_path / "lost", "rm", "http://127.0.0.1:9", config=config, max_steps=1)
     entry = trainer.state.log_history[0]
     assert (entry["credit/fallbacks"], entry["credit/errors"]) == (1.0, 1.0)
     assert trainer.credit_request_ids == []
     (_, mask, advantages) = watch.generated[0]
-    assert torch.isfinite(advantages).all()
-    assert not advantages[mask == 0].any()
-    assert advantages.any() == (policy == "group_reward")
-    assert entry["rewards/length/mean"] == pytest.approx(entry["reward"], abs=1e-6)
+    assert advantages.shape == mask.shape
+    assert not advantages.any()
+    assert entry["rewards/length/mean"] > 0
+    assert [entry[name] for name in ("reward", "rewards/candidates/mean")] == [None, None]
+
+
+NUMBERED = [["one", "<eos>"], ["one", ";", "two", "<eos>"], ["five", "<eos>"], ["two", ";", "six", "<eos>"]]
+
+
+@pytest.mark.parametrize("reward", ["cursed", "function"])
+@pytest.mark.parametrize("aggregation", ["sum_then_normalize", "normalize_then_sum"])
+def test_a_set_without_a_number_counts_for_nothing(reward, aggregation, url, tmp_path):
+    """It has 0, and what the others of its group have does not depend on what another function gave it."""
+    found = []
+    for extra in (9.0, -9.0):
+
+        def other(completions, extra=extra, **_):
+            return [extra if "five" in text else float(len(text) % 7) for text in completions]
+
+        trainer, watch = run(
+            tmp_path / str(extra),
+            "cursed" if reward == "cursed" else function_of(cursed),
+            url,
+            config={"on_failure": "group_reward"},
+            others=(other,),
+            max_steps=1,
+            rollout_func=scripted(NUMBERED),
+            multi_objective_aggregation=aggregation,
+        )
+        ((_, mask, advantages),) = watch.generated
+        assert trainer.state.log_history[0]["credit/fallbacks"] == 1.0
+        assert not advantages[[2, 6]].any()
+        assert all(len(set(row[kept == 1].tolist())) == 1 for row, kept in zip(advantages, mask, strict=True))
+        found.append(advantages)
+    assert found[0].any()
+    assert torch.equal(*found)
 
 
 def test_what_cannot_work_is_refused_at_the_start(tmp_path):

@@ -122,6 +122,18 @@ def test_spans_of_groups_that_span_two_processes_are_asked_about_once(folder, ra
     assert ranks[1]["spans by function"]["scored"] == 0
 
 
+def test_a_lost_model_leaves_neither_process_to_the_other_rewards(ranks):
+    """Nobody knows v(P), so nothing is trained on, and what the other function gave is logged."""
+    for rank in ranks:
+        found = rank["spans, lost model"]
+        assert found["error"] is None
+        assert len(found["advantages"]) == 2
+        assert not any(value for batch in found["advantages"] for row in batch for value in row)
+        assert found["log"]["credit/fallbacks"] == 1.0
+        assert found["log"]["reward"] is None
+        assert found["log"]["rewards/length/mean"] == ranks[0]["spans, lost model"]["log"]["rewards/length/mean"] > 0
+
+
 def test_both_processes_lose_the_credit_of_spans_together(ranks):
     """Both raise, or both do what the policy says; rewards of a function are known in both."""
     errors = {rank["spans, raise"]["error"] for rank in ranks}

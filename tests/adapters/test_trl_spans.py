@@ -287,14 +287,54 @@ def test_without_the_service_the_policy_has_its_way(policy, tmp_path):
 
 
 @pytest.mark.parametrize("policy", ["group_reward", "mask"])
-def test_without_the_service_a_models_other_rewards_are_left(policy, tmp_path):
-    """Nobody knows v(P) then."""
+def test_without_the_service_a_models_other_rewards_train_nothing(policy, tmp_path):
+    """Nobody knows v(P) then: the log has what the others gave, and no completion is better than another by them."""
     config = {"on_failure": policy, "deadline_s": 0.3}
     trainer, watch = run(tmp_path, "judged", NOBODY, config=config, max_steps=1, rollout_func=scripted(WRITTEN))
     entry = trainer.state.log_history[0]
     assert (entry["credit/fallbacks"], entry["credit/errors"]) == (1.0, 1.0)
-    assert entry["rewards/length/mean"] == pytest.approx(entry["reward"], abs=1e-6)
-    assert watch.generated[0][2].any() == (policy == "group_reward")
+    assert entry["rewards/length/mean"] > 0
+    assert entry["rewards/length/std"] > 0
+    assert len(trainer._logs["rewards"]["length"]) == 8
+    assert not any(math.isnan(value) for value in trainer._logs["rewards"]["length"])
+    assert all(math.isnan(value) for value in trainer._logs["rewards"]["spans"])
+    assert [entry[name] for name in ("reward", "rewards/spans/mean", "grad_norm")] == [None, None, 0.0]
+    assert not watch.generated[0][2].any()
+
+
+UNEQUAL = [["one", "<eos>"], ["two", ";", "one", "<eos>"], ["three", ";", "two", "<eos>"], ["four", "<eos>"]]
+
+
+@pytest.mark.parametrize("failed", [1, 3, 4])
+@pytest.mark.parametrize("reward", ["choosy", "function"])
+def test_a_completion_without_a_reward_counts_for_nothing(reward, failed, url, tmp_path):
+    """It has 0 however much another function gave it, and the others have TRL's advantage among themselves."""
+
+    def rollout(prompts, trainer):
+        cursed = scripted([*UNEQUAL[: 4 - failed], *[["six", "five", "<eos>"]] * failed])(prompts, trainer)
+        sound = scripted(WRITTEN[:2])(prompts, trainer)
+        return {name: [*cursed[name][:4], *sound[name][4:]] for name in cursed}
+
+    def other(completions, **_):
+        return [9.0 + len(text) if "five" in text else float(len(text) % 7) for text in completions]
+
+    judge = "choosy" if reward == "choosy" else function_of(choosy)[0]
+    options = {"max_steps": 1, "rollout_func": rollout, "others": (other,), "reward_weights": [0.5, 2.0]}
+    trainer, watch = run(tmp_path, judge, url, config={"on_failure": "group_reward"}, **options)
+    ((_, mask, advantages),) = watch.generated
+    own, given = (torch.tensor(list(trainer._logs["rewards"][name])) for name in ("spans", "other"))
+    assert torch.isnan(own).tolist() == [*(place >= 4 - failed for place in range(4)), *[False] * 4]
+    assert not torch.isnan(given).any()
+    known = (0.5 * own + 2.0 * given)[: 4 - failed]
+    expected = torch.zeros(4)
+    if failed < 3:
+        expected[: 4 - failed] = (known - known.mean()) / (known.std() + 1e-4)
+    torch.testing.assert_close(advantages[:4], expected.unsqueeze(1) * mask[:4], rtol=0, atol=1e-5)
+    assert advantages[:4].any() == (failed < 3)
+    assert advantages[4:].any()
+    entry = trainer.state.log_history[0]
+    assert (entry["credit/fallbacks"], entry["credit/errors"]) == (0.5, 1.0)
+    assert entry["rewards/other/mean"] == pytest.approx(given.mean().item(), abs=1e-5)
 
 
 CURSED = [["one", ";", "two", "<eos>"], ["three", "<eos>"], ["six", "five", "<eos>"], ["one", ";", "one", "<eos>"]]

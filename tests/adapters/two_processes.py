@@ -102,6 +102,7 @@ def main(folder: Path, url: str) -> None:
     cases["spans, raise"] = run(**spans("judged", url=NOBODY, deadline_s=0.3))
     for policy in ("group_reward", "mask", "local"):
         cases[f"spans, {policy}"] = run(**spans(scored, url=NOBODY, deadline_s=0.3, on_failure=policy))
+    cases["spans, lost model"] = run(**spans("judged", url=NOBODY, deadline_s=0.3, on_failure="group_reward"))
     cases["schedule"] = run(credit=CreditConfig(url="local:", credit=forgotten))
     cases["reordered"] = reordered
     cases["deadline"] = run(credit=CreditConfig(url="local:", deadline_s=61.0), ddp_timeout=60)

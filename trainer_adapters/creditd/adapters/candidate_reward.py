@@ -25,7 +25,8 @@ _SHOWN = 60
 class CandidateReward(CreditReward):
     """A reward function for candidates, in the place of one for completions; give exactly one to each trainer.
 
-    TRL calls it like any other reward function and logs the utility of each set as its reward.
+    TRL calls it like any other reward function and logs the utility of each set as its reward. A completion whose
+    utility is unknown counts for nothing, whatever the other reward functions gave it.
 
     Args:
         function: Called as `function(prompts, candidates, completions, **columns)`, where `candidates` holds the parsed

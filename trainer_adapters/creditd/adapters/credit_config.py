@@ -57,10 +57,11 @@ class CreditConfig:
         tokens: What tokens outside the candidates receive, and whether lengths are evened out.
         candidates: K that the prompt asks for; surplus candidates do not play. None: there is no such number.
         malformed: More policies for malformed sets, as on the wire.
-        on_failure: When there is no credit: `raise`, the plain advantage of the whole response (`group_reward`), 0 for
-            every group that is concerned (`mask`), or credit computed in this process (`local`, not where a model of
-            the service gives the rewards: then nobody has them without it, and the plain advantage is that of the other
-            reward functions). Each is counted.
+        on_failure: When there is no credit: `raise`, the plain advantage of the whole response among those of its group
+            whose own reward is known (`group_reward`; 0 where it is not, so that no response is compared by the other
+            reward functions alone), 0 for every group that is concerned (`mask`), or credit computed in this process
+            (`local`, not where a model of the service gives the rewards: then nobody has them without it). Each is
+            counted.
         credit_in_eval: Whether evaluation asks too.
         deterministic: Whether the model that gives the rewards reads each set by itself, so that the same completions
             have the same bits whatever else the service does; it costs what sets would share. Without a model it

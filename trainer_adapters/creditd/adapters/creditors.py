@@ -47,7 +47,7 @@ class Answered:
     Attributes:
         token_advantages: One array of shape (T,), float64, per rollout; None where the failure policy has its way.
         n_tokens: T of each rollout.
-        utilities: What each rollout is worth, where that comes with the credit; else None.
+        utilities: What each rollout is worth, None where nobody knows; no list where it comes without the credit.
         metrics: Numbers for the trainer's log, by name.
         request_id: Identity of the request, None unless a service gave the answer.
     """
@@ -181,17 +181,23 @@ class ServiceCreditor:
     def settle(self, answered: Answered, base_advantages: Sequence[float]) -> Credited:
         """The answer with the failure policy applied where there is no credit.
 
+        Under `group_reward` a rollout whose utility is unknown has 0: nobody can compare it with others.
+
         Args:
             answered: What came of asking.
-            base_advantages: What the trainer itself would use, one per rollout.
+            base_advantages: What the trainer itself would use, one per rollout; best among those of known utility.
 
         Returns:
             One array of the rollout's own length per rollout.
         """
         plain = self.config.on_failure == "group_reward"
+        known = [True] * len(answered.n_tokens)
+        if answered.utilities is not None:
+            known = [utility is not None for utility in answered.utilities]
+        rows = zip(answered.token_advantages, answered.n_tokens, base_advantages, known, strict=True)
         tokens = [
-            np.full(n_tokens, base if plain else 0.0) if given is None else given
-            for given, n_tokens, base in zip(answered.token_advantages, answered.n_tokens, base_advantages, strict=True)
+            np.full(n_tokens, base if plain and is_known else 0.0) if given is None else given
+            for given, n_tokens, base, is_known in rows
         ]
         return Credited(tokens, dict(answered.metrics), answered.request_id)
 

@@ -17,6 +17,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from creditd.adapters.completions import Decode, token_offsets
+from creditd.adapters.credit_config import Choice
 from creditd.client import Client, Ragged, ScarResult
 from creditd.client.bodies import type_of
 
@@ -79,7 +80,8 @@ def span_token_rewards(
         causal: Whether units are those of `causal_units`. None: with `credit="prefix"`, unless `units` or a
             `segmentation` are given.
         marks: Behind which characters causal units end; "": behind every token.
-        options: `model` or `utility`, and everything else that `Client.scar` takes but `token_offsets`.
+        options: `model` or `utility`, and everything else that `Client.scar` takes but `token_offsets`. With causal
+            units the budget of the `estimator`, unless it names one, is what the longest completion needs.
 
     Returns:
         Rewards in the form of the tokens. A completion without an answer has NaN, which only `on_item_error="return"`
@@ -103,7 +105,7 @@ def span_token_rewards(
         written = [None] * len(read) if masks is None else masks
         units = [causal_units(*one, mask, marks=marks) for one, mask in zip(read, written, strict=True)]
         most = max([LEAST_BUDGET, *(len(one) + 2 for one in units)])
-        options = {"estimator": {"budget": most}, **options, "units": units}
+        options |= {"estimator": _with_budget(options.get("estimator"), most), "units": units}
         options["segmentation"] = {"type": "given", "max_units": None}
     result = client.scar(
         prompts,
@@ -178,6 +180,12 @@ def in_form_of(tokens: Any, rows: Ragged) -> Any:  # noqa: ANN401 - as above
     import torch  # noqa: PLC0415 - whoever has one of its tensors has it
 
     return torch.from_numpy(padded).to(device=tokens.device, dtype=torch.float32)
+
+
+def _with_budget(estimator: Choice | None, budget: int) -> dict[str, Any]:
+    """How values are found, with a budget where none is named."""
+    named = {"type": estimator} if isinstance(estimator, str) else dict(estimator or {})
+    return {"budget": budget} | named
 
 
 def _lengths(tokens: Any, lengths: Any) -> list[int]:  # noqa: ANN401 - as above

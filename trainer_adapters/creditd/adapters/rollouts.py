@@ -109,7 +109,8 @@ class Creditor(ServiceCreditor):
             set_reward_weight: As for `credit`.
 
         Returns:
-            What came, with the utilities of the sets where a model scored their candidates.
+            What came, with the utilities of the sets where a model scored their candidates. A group of which the model
+            said nothing has none, not even the failure reward of its sets without candidates.
 
         Raises:
             ValueError: As `credit`.
@@ -124,6 +125,10 @@ class Creditor(ServiceCreditor):
         if isinstance(rule, Mapping) and "position" in rule:
             metrics["credit/position"] = float(rule["position"])
         given = None if result is None else result.token_advantages
+        utilities: list[float | None] | None = None
+        if self.model is not None:
+            texts = [one.texts for one in rollouts]
+            utilities = _comparable(self._utilities_in(result, texts), texts, group_size)
         metrics["credit/seconds"] = time.perf_counter() - started
         if result is not None:
             metrics |= _credit_metrics(result, ~concerned)
@@ -133,7 +138,7 @@ class Creditor(ServiceCreditor):
         return Answered(
             token_advantages=[None if out or given is None else given[row] for row, out in enumerate(concerned)],
             n_tokens=[rollout.n_tokens for rollout in rollouts],
-            utilities=None if self.model is None else self._utilities_in(result, [one.texts for one in rollouts]),
+            utilities=utilities,
             metrics=metrics,
             request_id=result.request_id if result is not None and outcome.served else None,
         )
@@ -204,6 +209,22 @@ class Creditor(ServiceCreditor):
             ),
             [rollout.n_tokens for rollout in rollouts],
         )
+
+
+def _comparable(
+    utilities: Sequence[float | None], texts: Sequence[Sequence[str]], group_size: int
+) -> list[float | None]:
+    """Utilities without those of groups where only sets without candidates have one, and others should.
+
+    Among themselves such sets would be compared by other rewards alone, and the best of them trained towards.
+    """
+    kept: list[float | None] = []
+    for start in range(0, len(utilities), group_size):
+        values = list(utilities[start : start + group_size])
+        asked = [value for value, row in zip(values, texts[start : start + group_size], strict=True) if row]
+        silent = bool(asked) and all(value is None for value in asked)
+        kept += [None] * len(values) if silent else values
+    return kept
 
 
 def _credit_metrics(result: ShapleyResult, used: NDArray[np.bool_]) -> dict[str, float]:

@@ -33,7 +33,8 @@ class SpanReward(CreditReward):
     Args:
         function: The id of a reward model of the service; or `score(prompts, texts)`, which gives one number or None
             for each text as an answer to its prompt, in the trainer's own process; where several train in the first of
-            them, for which the others wait (`ddp_timeout`). None and NaN refuse a text.
+            them, for which the others wait (`ddp_timeout`). None and NaN refuse a text; a completion whose own text is
+            refused counts for nothing, whatever the other reward functions gave it.
         segmentation: Where units come from: `span`, `token`, `sentence`, `lines`, or a mapping such as
             `{"type": "regex", "pattern": "; "}`, with `max_units` (24; None: no limit).
         absent: What stands in the place of absent units: `delete`, `blank`, or `{"type": "mask_token", "text": …}`.
@@ -43,7 +44,7 @@ class SpanReward(CreditReward):
         estimator: How many texts may be evaluated per completion, and how: a mapping with `type`, `budget` (512),
             `seed`, `target_standard_error`.
         advantage: `pooled`, or a mapping with `ddof` (1) and `epsilon` (1e-4).
-        batch_size: Texts of one call of a function.
+        batch_size: Texts of one call of a function, ≥ 1.
         name: What TRL calls it in its log; None takes the function's name, or the model's id.
 
     Attributes:

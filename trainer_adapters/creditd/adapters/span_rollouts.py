@@ -56,7 +56,7 @@ class SpanChoices:
         alpha: α, or a function of the step that says it.
         estimator: How many texts are evaluated, and how.
         advantage: `pooled`, or a mapping with `ddof` and `epsilon`.
-        batch_size: Texts of one call of a function.
+        batch_size: Texts of one call of a function, ≥ 1.
 
     Raises:
         ValueError: If a value cannot work in any trainer.
@@ -75,6 +75,9 @@ class SpanChoices:
             raise ValueError("got segmentation 'given'; expected one that cuts texts: nobody gives units here")
         if type_of(self.advantage) != "pooled":
             raise ValueError(f"got advantage {self.advantage!r}; expected 'pooled', or a mapping of this type")
+        size: object = self.batch_size
+        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+            raise ValueError(f"got batch_size {size!r}; expected a whole number of at least 1")
         self.credit_at(0)
         self.alpha_at(0)
 

@@ -12,6 +12,8 @@ The loss of TRL takes advantages of shape (B, T) as they are; the mixin replaces
 There is one request per generation. With a function that scores candidates it is sent then; otherwise it is sent when
 the other reward functions have spoken, for scores and credit together: the utilities in the answer become TRL's
 rewards, and the token advantages are kept until TRL has its own, so that nothing is scored twice.
+A completion whose own reward is unknown has no rewards at all for TRL, which leaves it out of every mean and spread and
+gives it the advantage 0: it is never compared by the other reward functions alone. Their log has what they gave.
 Tested with TRL 1.14.2 and 1.16.0.
 """
 
@@ -20,11 +22,13 @@ from __future__ import annotations
 import logging
 import time
 import warnings
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from trl import GRPOTrainer
+from trl.trainer.utils import nanstd
 
 from creditd.adapters.candidate_reward import CandidateReward
 from creditd.adapters.credit_config import Anneal, CreditConfig, anneal
@@ -32,7 +36,15 @@ from creditd.adapters.credit_reward import CreditReward, Generation
 from creditd.adapters.creditors import Answered, Credited, ServiceCreditor
 from creditd.adapters.span_reward import SpanReward
 from creditd.adapters.trl_processes import by_all, by_one
-from creditd.adapters.trl_rows import check_rows, filled, filled_up, other_rewards, same_tokens
+from creditd.adapters.trl_rows import (
+    check_rows,
+    filled,
+    filled_up,
+    other_rewards,
+    same_tokens,
+    unknown_rows,
+    without_unknown,
+)
 from creditd.adapters.trl_settings import check_loss, check_settings
 
 if TYPE_CHECKING:
@@ -113,7 +125,7 @@ class CreditMixin:
             rewards = rewards.clone()
             rewards[:, self._credit_place] = torch.tensor(known, dtype=rewards.dtype, device=rewards.device)
         self._scored = (completion_ids_list, prompts, rewards)
-        return rewards
+        return without_unknown(rewards, self._credit_place)
 
     def _asked(self: Any, ids: list[list[int]], prompts: list[Any], rewards: torch.Tensor) -> Answered:
         """What is said of the completions of all processes, now that the other reward functions have spoken."""
@@ -137,6 +149,9 @@ class CreditMixin:
         (ids, prompts, rewards), self._scored = self._scored, None
         answered, self._answered = self._answered, None
         training = self.model.training
+        unknown = unknown_rows(rewards, self._credit_place)
+        if unknown.any():
+            self._log_rewards(rewards, "train" if training else "eval")
         if not training:
             self._last_call_s = None  # what lies between two calls is then not one step
             if not self._creditor.config.credit_in_eval:
@@ -144,7 +159,8 @@ class CreditMixin:
 
         def plain() -> list[float]:
             check_rows(out, ids, _overrider(self))
-            return out["advantages"].tolist()
+            own: list[float] = out["advantages"].masked_fill(unknown[self._own(ids)], 0.0).tolist()
+            return own
 
         base = by_all(self.accelerator, plain)
         credited = self._creditor.settle(answered or self._asked(ids, prompts, rewards), base)
@@ -152,6 +168,13 @@ class CreditMixin:
         out["advantages"] = filled(out, credited.token_advantages[self._own(ids)])
         self._log_credit(credited, "train" if training else "eval")
         return out
+
+    def _log_rewards(self: Any, rewards: torch.Tensor, mode: str) -> None:
+        """Log what each reward function gave, also for completions that count for nothing in the advantages."""
+        for name, given in zip(self.reward_func_names, rewards.T, strict=True):
+            self._metrics[mode][f"rewards/{name}/mean"][-1:] = [torch.nanmean(given).item()]
+            self._metrics[mode][f"rewards/{name}/std"][-1:] = [nanstd(given).item()]
+            _replace_last(self._logs["rewards"][name], given.tolist())
 
     def _log_credit(self: Any, credited: Credited, mode: str) -> None:
         """Put the metrics where TRL's own are, and warn once when the credit takes too much of the step."""
@@ -178,10 +201,8 @@ class CreditMixin:
         if credited.request_id is not None and mode == "train":
             self.credit_request_ids.append(credited.request_id)
             log.info("step %d: credit of request %s", self.state.global_step, credited.request_id)
-        table = self._logs["advantages"]
-        for _ in range(min(len(credited.token_advantages), len(table))):
-            table.pop()
-        table.extend(float(np.mean(row)) if len(row) else 0.0 for row in credited.token_advantages)
+        means = [float(np.mean(row)) if len(row) else 0.0 for row in credited.token_advantages]
+        _replace_last(self._logs["advantages"], means)
 
 
 class CreditGRPOTrainer(CreditMixin, GRPOTrainer):
@@ -214,6 +235,13 @@ def attach(trainer: GRPOTrainer, credit: CreditConfig | None = None) -> GRPOTrai
         trainer.__class__ = kind  # whatever stopped the set-up is raised again, and the trainer is as it was
         raise
     return trainer
+
+
+def _replace_last(table: deque[float], values: list[float]) -> None:
+    """Put values in the place of as many that were logged last."""
+    for _ in range(min(len(values), len(table))):
+        table.pop()
+    table.extend(values)
 
 
 def _tokenizer_of(processing_class: Any) -> PreTrainedTokenizerBase:

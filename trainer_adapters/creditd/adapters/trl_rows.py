@@ -38,6 +38,35 @@ def other_rewards(rewards: torch.Tensor, weights: torch.Tensor, place: int) -> O
     return OtherRewards(values, largest, own)
 
 
+def unknown_rows(rewards: torch.Tensor, place: int) -> torch.Tensor:
+    """Completions whose own reward nobody knows.
+
+    Args:
+        rewards: Shape (B, functions); NaN where a function gave none.
+        place: Of creditd's own.
+
+    Returns:
+        Shape (B,), bool.
+    """
+    return torch.isnan(rewards[:, place])
+
+
+def without_unknown(rewards: torch.Tensor, place: int) -> torch.Tensor:
+    """Rewards for TRL's advantages, in which a completion whose own reward is unknown has none at all.
+
+    TRL sums the rewards that are there: with those of other functions alone, such a completion would be compared as if
+    its own were 0. A row without any is in none of TRL's means and spreads, and has the advantage 0.
+
+    Args:
+        rewards: Shape (B, functions); NaN where a function gave none.
+        place: Of creditd's own.
+
+    Returns:
+        A copy of the same shape, with the bits of all other rows.
+    """
+    return rewards.masked_fill(unknown_rows(rewards, place).unsqueeze(1), torch.nan)
+
+
 def same_tokens(generated: Sequence[Sequence[int]], scored: Sequence[Sequence[int]]) -> bool:
     """Whether completions are the same, token by token."""
     return generated is scored or [list(row) for row in generated] == [list(row) for row in scored]
