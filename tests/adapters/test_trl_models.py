@@ -217,7 +217,7 @@ def test_under_raise_it_stops_the_run(url, tmp_path):
     with pytest.raises(NotFoundError, match="this service has: broken, choosy, cursed, judged, rm"):
         run(tmp_path, "another", url, max_steps=1, config={"on_failure": "mask"})
     with pytest.raises(ServerError, match="the model failed"):
-        run(tmp_path, "broken", url, max_steps=1, config={"deadline_s": 0.5})
+        run(tmp_path, "broken", url, max_steps=1, config={"deadline_s": 3.0})
 
 
 @pytest.mark.parametrize("policy", ["raise", "group_reward", "mask"])
