@@ -15,6 +15,7 @@ from transformers import AutoModelForSequenceClassification  # noqa: E402
 from creditd.engines.errors import ModelUnsuitableError  # noqa: E402
 from creditd.engines.loading import load_reward  # noqa: E402
 from creditd.engines.model_spec import ModelSpec  # noqa: E402
+from creditd.engines.protocol import VariantTexts  # noqa: E402
 from creditd.engines.reward_engine import RewardEngine  # noqa: E402
 from engines.architectures import VOCABULARY  # noqa: E402
 from engines.saved import saved, tokenizer  # noqa: E402
@@ -22,13 +23,12 @@ from engines.shapes import Compilations, reward_model  # noqa: E402
 
 WORDS = ["the quick", " brown fox", " jumps over", " the lazy", " dog 1 2 3", " 4 5 6"]
 PROMPT = "a question and an answer: "
+SUBSETS = np.array(list(itertools.product([False, True], repeat=len(WORDS))))
 
 
 def completions():
     """All subsets of some words, in their order."""
-    return [
-        "".join(itertools.compress(WORDS, present)) for present in itertools.product([False, True], repeat=len(WORDS))
-    ]
+    return ["".join(itertools.compress(WORDS, present)) for present in SUBSETS.tolist()]
 
 
 @pytest.fixture(scope="module")
@@ -51,11 +51,10 @@ def test_rewards_are_those_of_the_saved_model(root, dtype, bound):
     engine = RewardEngine.load(ModelSpec("rm", Path("rm"), device="cuda", dtype=dtype, batch_tokens=1024), root)
     try:
         at_load = counted.graphs
-        texts = completions()
-        asked = engine.tokens_of([PROMPT] * len(texts), texts)
-        found = engine.submit(asked.work).result(timeout=120)
+        asked = engine.prepared([VariantTexts(PROMPT, tuple(WORDS), SUBSETS)])
+        found = engine.submit(asked).result(timeout=120).rewards
         with torch.inference_mode():
-            rows = [torch.from_numpy(row)[None] for row in asked.work.sequences]
+            rows = [torch.from_numpy(engine._loaded.text.tokens(PROMPT, text))[None] for text in completions()]
             expected = np.array([original(row).logits[0, 0].item() for row in rows])
         assert engine.status().reads_tries
         assert (np.abs(found - expected) <= bound * np.maximum(1.0, np.abs(expected))).all()
