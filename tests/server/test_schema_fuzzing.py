@@ -6,9 +6,6 @@ pytestmark = pytest.mark.slow
 
 LEAST_SHARE = 0.3
 """Of the requests that fit the schema of a route: how many are answered at least."""
-SHARES = {"/v1/credit/scar/solve": 0.2}
-"""The same where drawn offsets go backwards more often than not, which no schema can say: 28 % to 37 % are answered,
-depending on what the generator makes of the modules that are loaded."""
 PATIENCE_S = 60
 """For one answer: some that are drawn have plans of thousands of players, and a machine may be busy."""
 GETS = ("/livez", "/readyz", "/metrics", "/v1/info", "/v1/utilities")
@@ -78,4 +75,4 @@ def test_requests_that_fit_the_schema_reach_the_arithmetic(cases, schema, path):
     )
     for seen in (drawn, derived):
         assert seen.total() >= cases.EXAMPLES
-        assert seen[200] / seen.total() >= SHARES.get(path, LEAST_SHARE), seen
+        assert seen[200] / seen.total() >= LEAST_SHARE, seen

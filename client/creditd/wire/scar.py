@@ -44,6 +44,9 @@ from creditd.wire.solve import MAX_BATCH_SIZE
 from creditd.wire.utilities import ModelId
 from creditd.wire.v1 import FlagName, ItemError, Prompt, Service, Usage
 
+MAX_TOKENS = 1 << 20
+"""Of a completion, whatever the settings."""
+
 SpanMethodName: TypeAlias = Literal[
     "table", "owen_tree", "permutations", "stratified", "definition", "uniform", "attention"
 ]
@@ -185,7 +188,7 @@ class ScarSolveItem(_Completion):
     it the items of a group are of one prompt, and without groups each item is of its own."""
     completion: str | None = None
     """The text, cut as the segmentation says. Null where `n_tokens` says how many tokens there are. Never logged."""
-    n_tokens: Index | None = None
+    n_tokens: Annotated[Index, Field(le=MAX_TOKENS)] | None = None
     """Tokens of a completion whose text is not sent; it needs `units`."""
     coalitions: Annotated[list[UnitCoalition], Field(fail_fast=True, max_length=1 << 20)] = Field(default_factory=list)
     """Coalitions that were evaluated: each the list of its units, by their place in the `units` of the answer."""

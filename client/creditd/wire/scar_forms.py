@@ -80,7 +80,16 @@ _TEXT: Schema = {"completion": {"type": "string"}, "n_tokens": NULL}
 _NO_TEXT: Schema = {"completion": NULL, "token_offsets": NULL, "n_tokens": {"type": "integer"}, "units": _ARRAY}
 SCAR_SOLVE_FORMS = _forms(
     (
-        ("cut by the text", _OF_TEXT, {"allOf": [_item({**_TEXT, "units": NULL}, "completion")]}),
+        (
+            "cut by the text",
+            _OF_TEXT,
+            {"allOf": [_item({**_TEXT, "units": NULL, "token_offsets": NULL}, "completion")]},
+        ),
+        (
+            "cut by the text for tokens",
+            _OF_TEXT,
+            {"allOf": [_item({**_TEXT, "units": NULL, "token_offsets": _ARRAY}, "completion", "token_offsets")]},
+        ),
         (
             "cut by tokens",
             ("token",),
