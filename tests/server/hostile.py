@@ -224,7 +224,7 @@ CASES: dict[str, Hostile] = {
         "/credit/k",
     ),
     "2^60 tokens of a completion": text(
-        scar({"n_tokens": HUGE, "units": [[0, HUGE]]}), "shape_mismatch", "/items/0/n_tokens", path=SCAR_SOLVE
+        scar({"n_tokens": HUGE, "units": [[0, HUGE]]}), "invalid_request", "/items/0/n_tokens", path=SCAR_SOLVE
     ),
     "most tokens, many completions": text(
         scar(*[{"n_tokens": 131_072, "units": [[0, 131_072]]}] * 40), "budget_exceeded", "/items", path=SCAR_SOLVE
