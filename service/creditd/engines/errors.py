@@ -33,3 +33,18 @@ class EngineStoppedError(EngineError):
 
 class ModelUnsuitableError(EngineError):
     """A model that cannot serve as it was registered; the message says what is wrong and what is expected."""
+
+
+class WeightVersionUnknownError(EngineError):
+    """A version of a policy's weights that the engine was never told of, or no longer remembers."""
+
+
+class WeightVersionMismatchError(EngineError):
+    """The policy's weights have another version than the one asked for, or the name stands for other bytes."""
+
+
+class WeightsRefusedError(EngineError):
+    """Weights that do not fit the policy or cannot be trusted; the message says what was got and what is expected.
+
+    What the policy had before stays.
+    """
