@@ -90,7 +90,7 @@ def test_every_class_is_drawn_in_the_tree_and_exported() -> None:
     ("status", "kind"),
     [
         (400, exceptions.InvalidRequestError),
-        (403, exceptions.AuthenticationError),
+        (403, exceptions.ForbiddenError),
         (408, exceptions.DeadlineExceededError),
         (429, exceptions.OverloadedError),
         (502, exceptions.ServerError),

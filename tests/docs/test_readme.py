@@ -181,7 +181,7 @@ def test_the_table_of_codes_is_the_enum():
     assert set(rows) == {code.value for code in ERROR_KINDS}
     for code, kind in ERROR_KINDS.items():
         assert rows[code.value][0] == str(kind.status)
-        assert rows[code.value][2] == f"`{status_error_class(kind.status).__name__}`"
+        assert rows[code.value][2] == f"`{status_error_class(kind.status, code.value).__name__}`"
 
 
 def test_the_table_of_flags_is_the_enum():

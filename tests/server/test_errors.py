@@ -43,7 +43,7 @@ def test_every_code_has_its_kind():
 def test_a_code_says_status_and_title_and_whether_to_retry(code):
     """A code is an HTTP failure with a sentence for a title; it is retryable exactly if the service is to blame."""
     kind = ERROR_KINDS[code]
-    assert kind.status in {401, 404, 405, 413, 415, 422, 500, 502, 503, 504}
+    assert kind.status in {401, 403, 404, 405, 409, 413, 415, 422, 500, 502, 503, 504}
     assert kind.retryable is (kind.status in {500, 502, 503, 504})
     assert kind.title.endswith(".")
     assert code.value == code.name.lower()

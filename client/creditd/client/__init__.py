@@ -15,6 +15,7 @@ from creditd.client.exceptions import (
     AuthenticationError,
     CreditdError,
     DeadlineExceededError,
+    ForbiddenError,
     InvalidRequestError,
     NotFoundError,
     NotReadyError,
@@ -24,6 +25,10 @@ from creditd.client.exceptions import (
     ServerError,
     StatusError,
     TransportError,
+    WeightsRefusedError,
+    WeightVersionError,
+    WeightVersionMismatchError,
+    WeightVersionUnknownError,
 )
 from creditd.client.results import GroupResult, ItemError, Ragged, ShapleyResult
 from creditd.client.scar_results import RaggedSpans, ScarLedger, ScarResult
@@ -36,6 +41,7 @@ __all__ = [
     "CreditdError",
     "DeadlineExceededError",
     "Evaluator",
+    "ForbiddenError",
     "GroupResult",
     "InvalidRequestError",
     "ItemError",
@@ -52,6 +58,10 @@ __all__ = [
     "ShapleyResult",
     "StatusError",
     "TransportError",
+    "WeightVersionError",
+    "WeightVersionMismatchError",
+    "WeightVersionUnknownError",
+    "WeightsRefusedError",
 ]
 
 

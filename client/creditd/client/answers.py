@@ -178,7 +178,7 @@ def failure(
 def refused(code: ErrorCode, detail: str, items: tuple[ItemError, ...], request_id: str) -> StatusError:
     """The exception of a request that local mode refuses, as the service's refusal would be raised."""
     kind = ERROR_KINDS[code]
-    return status_error_class(kind.status)(
+    return status_error_class(kind.status, code.value)(
         f"{kind.status} {code.value}: {detail} [request {request_id}]",
         status=kind.status,
         code=code.value,
@@ -339,7 +339,7 @@ def _status_error(
     """The exception of a problem document, or of whatever something before the service says."""
     problem = _problem(reply)
     code, detail = problem.get("code"), problem.get("detail", "no explanation")
-    return status_error_class(reply.status)(
+    return status_error_class(reply.status, code)(
         f"{reply.status}{f' {code}' if code else ''}: {detail}{tail}",
         status=reply.status,
         code=None if code is None else str(code),

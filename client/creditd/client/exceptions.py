@@ -4,7 +4,12 @@
     ├─ TransportError              no answer came: address, connection or protocol
     ├─ StatusError                 the service refused or failed: status, code, request_id, retryable, items
     │  ├─ InvalidRequestError      the request is wrong, or no set of it could be answered (400, 413, 415, 422 …)
-    │  ├─ AuthenticationError      the key is missing or wrong (401, 403)
+    │  │  └─ WeightsRefusedError   the weights do not fit the policy, or did not arrive whole (`weights_refused`)
+    │  ├─ WeightVersionError       the policy does not have the weights that the request names (409)
+    │  │  ├─ WeightVersionMismatchError  it has others (`weight_version_mismatch`)
+    │  │  └─ WeightVersionUnknownError   it never had them: push them (`weight_version_unknown`)
+    │  ├─ AuthenticationError      the key is missing or wrong (401)
+    │  │  └─ ForbiddenError        the key may not do this (403)
     │  ├─ NotFoundError            there is no such route, or no such model: is this the right address? (404, 405)
     │  ├─ OverloadedError          too much at once, or shutting down (429, 503)
     │  ├─ DeadlineExceededError    no answer in time: the service's deadline or the client's own (408, 504)
@@ -106,8 +111,28 @@ class InvalidRequestError(StatusError):
     """The request is wrong as it stands, or none of its sets could be answered."""
 
 
+class WeightsRefusedError(InvalidRequestError):
+    """Weights that were pushed do not fit the policy, or are not the bytes that were named. It keeps those it has."""
+
+
+class WeightVersionError(StatusError):
+    """The policy does not have the weights that the request names."""
+
+
+class WeightVersionMismatchError(WeightVersionError):
+    """The policy has other weights than the request names, and had no others before its deadline."""
+
+
+class WeightVersionUnknownError(WeightVersionError):
+    """The policy never had the weights that the request names, nor were they announced: it may have been restarted."""
+
+
 class AuthenticationError(StatusError):
     """The service wants a key, or another one."""
+
+
+class ForbiddenError(AuthenticationError):
+    """The key is valid and may not do this."""
 
 
 class NotFoundError(StatusError):
@@ -128,19 +153,28 @@ class ServerError(StatusError):
 
 _CLASSES: dict[int, type[StatusError]] = {
     401: AuthenticationError,
-    403: AuthenticationError,
+    403: ForbiddenError,
     404: NotFoundError,
     405: NotFoundError,
     408: DeadlineExceededError,
+    409: WeightVersionError,
     429: OverloadedError,
     503: OverloadedError,
     504: DeadlineExceededError,
 }
 
 
-def status_error_class(status: int) -> type[StatusError]:
-    """The exception of an HTTP status from 400 up."""
-    return _CLASSES.get(status, InvalidRequestError if status < 500 else ServerError)
+_CLASSES_OF_CODES: dict[str, type[StatusError]] = {
+    "weight_version_mismatch": WeightVersionMismatchError,
+    "weight_version_unknown": WeightVersionUnknownError,
+    "weights_refused": WeightsRefusedError,
+}
+
+
+def status_error_class(status: int, code: object = None) -> type[StatusError]:
+    """The exception of an HTTP status from 400 up, and of the code that came with it if that has one of its own."""
+    own = _CLASSES_OF_CODES.get(code) if isinstance(code, str) else None
+    return own or _CLASSES.get(status, InvalidRequestError if status < 500 else ServerError)
 
 
 class ResponseError(CreditdError):

@@ -38,6 +38,10 @@ class ErrorCode(str, Enum):
     CONTEXT_EXCEEDED = "context_exceeded"
     ENGINE_FAILED = "engine_failed"
     INTERNAL = "internal"
+    FORBIDDEN = "forbidden"
+    WEIGHT_VERSION_MISMATCH = "weight_version_mismatch"
+    WEIGHT_VERSION_UNKNOWN = "weight_version_unknown"
+    WEIGHTS_REFUSED = "weights_refused"
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,14 @@ ERROR_KINDS: dict[ErrorCode, ErrorKind] = {
     ErrorCode.CONTEXT_EXCEEDED: ErrorKind(422, retryable=False, title="A text is longer than the model reads."),
     ErrorCode.ENGINE_FAILED: ErrorKind(502, retryable=True, title="The model failed, or cannot be reached."),
     ErrorCode.INTERNAL: ErrorKind(500, retryable=True, title="The service failed."),
+    ErrorCode.FORBIDDEN: ErrorKind(403, retryable=False, title="The API key may not do this."),
+    ErrorCode.WEIGHT_VERSION_MISMATCH: ErrorKind(
+        409, retryable=False, title="The policy has other weights than the request names."
+    ),
+    ErrorCode.WEIGHT_VERSION_UNKNOWN: ErrorKind(
+        409, retryable=False, title="The policy has never had the weights that the request names."
+    ),
+    ErrorCode.WEIGHTS_REFUSED: ErrorKind(422, retryable=False, title="The weights do not fit the policy."),
 }
 
 
