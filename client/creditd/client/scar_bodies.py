@@ -8,17 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from creditd.client.arrays import Column, Integers, numbers, refusal, sequence, splits_of
+from creditd.client.arrays import Column, Integers, refusal, sequence, splits_of
 from creditd.client.bodies import Choice, names_of_sets, per_set
+from creditd.client.item_columns import Entries, masks, numbers_each, one_number_each, pairs, plain
 from creditd.client.mappings import Name
-from creditd.wire.errors import ErrorCode
-
-Entries: TypeAlias = list[Any]
 
 
 @dataclass(frozen=True)
@@ -73,76 +68,15 @@ def completions_of(prompts: Column, completions: Column, columns: dict[str, Colu
     return Completions(prompts=asked, texts=texts, items=items, row_splits=splits_of(lengths), ids=names)
 
 
-def _plain(column: object, n_rows: int, name: str) -> Entries:
-    """A column with one entry per completion."""
-    return list(per_set(column, n_rows, name))
-
-
-def _whole_numbers(column: object, n_rows: int, name: str) -> Entries:
-    """A column with one number per completion."""
-    return numbers(per_set(column, n_rows, name), lambda row: f"/{name}/{row}")
-
-
-def _pairs(column: object, n_rows: int, name: str) -> Entries:
-    """A column with a list of pairs of integers per completion, as arrays of shape (n, 2)."""
-    rows = per_set(column, n_rows, name)
-    return [None if row is None else _pairs_of(row, f"{name}/{place}") for place, row in enumerate(rows)]
-
-
-def _pairs_of(row: object, name: str) -> NDArray[np.int64]:
-    pairs = sequence(row, name)
-    if len(pairs) == 0:
-        return np.empty((0, 2), dtype=np.int64)
-    try:
-        found = np.array(pairs)
-    except (TypeError, ValueError):  # rows of different lengths
-        found = np.empty(0)
-    if found.ndim != 2 or found.shape[1] != 2:
-        raise refusal(
-            f"/{name}", "got something else than pairs; expected [start, stop] each", ErrorCode.SHAPE_MISMATCH
-        )
-    if found.dtype.kind not in "iu":
-        raise refusal(f"/{name}", f"got pairs of {found.dtype}; expected integers")
-    return found.astype(np.int64, copy=False)
-
-
-def _masks(column: object, n_rows: int, name: str) -> Entries:
-    """A column with a list of truth values, or of 0 and 1, per completion."""
-    rows = per_set(column, n_rows, name)
-    return [None if row is None else _mask_of(row, f"{name}/{place}") for place, row in enumerate(rows)]
-
-
-def _mask_of(row: object, name: str) -> list[bool]:
-    entries = sequence(row, name)
-    for place, entry in enumerate(entries):
-        if type(entry) not in {bool, int, float} or entry not in (0, 1):
-            raise refusal(f"/{name}/{place}", f"got {entry!r:.40}; expected True or False, or 1 or 0")
-    return [bool(entry) for entry in entries]
-
-
-def _rewards(column: object, n_rows: int, name: str) -> Entries:
-    """A column with a list of numbers per completion, one per token."""
-    rows = per_set(column, n_rows, name)
-    return [None if row is None else _numbers_of(row, f"{name}/{place}") for place, row in enumerate(rows)]
-
-
-def _numbers_of(row: object, name: str) -> NDArray[np.float64]:
-    values = numbers(sequence(row, name), lambda place: f"/{name}/{place}")
-    for place, value in enumerate(values):
-        if value is None:
-            raise refusal(f"/{name}/{place}", "got None; expected a number")
-    return np.array(values, dtype=np.float64)
-
-
 _FIELDS: dict[str, tuple[str, Callable[[Any, int, str], Entries]]] = {
-    "prompts": ("prompt", _plain),
-    "groups": ("group", _plain),
-    "token_offsets": ("token_offsets", _pairs),
-    "completion_masks": ("completion_mask", _masks),
-    "units": ("units", _pairs),
-    "trees": ("tree", _pairs),
-    "kl": ("kl", _rewards),
-    "other_rewards": ("other_reward", _whole_numbers),
+    "prompts": ("prompt", plain),
+    "groups": ("group", plain),
+    "token_offsets": ("token_offsets", pairs),
+    "completion_masks": ("completion_mask", masks),
+    "units": ("units", pairs),
+    "trees": ("tree", pairs),
+    "kl": ("kl", numbers_each),
+    "other_rewards": ("other_reward", one_number_each),
 }
 """Columns by the caller's name: the field of an item, and what makes its entries."""
 
