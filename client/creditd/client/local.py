@@ -24,6 +24,7 @@ from creditd.wire.group_rows import GroupRows, solve_group
 from creditd.wire.info import Info
 from creditd.wire.limits import RequestLimits, published
 from creditd.wire.model_texts import asks_models
+from creditd.wire.oar_choices import PARSER_NAMES, PROBE_NAMES, SENSITIVITY_NAMES
 from creditd.wire.scar_choices import SEGMENTATION_NAMES, SPAN_CREDIT_NAMES
 from creditd.wire.set_batches import SetBatch, causes_first
 from creditd.wire.solve import SolveRequest
@@ -172,6 +173,9 @@ def info() -> Info:
         group_advantages=list(get_args(GroupRule)),
         span_credits=list(SPAN_CREDIT_NAMES),
         segmentations=list(SEGMENTATION_NAMES),
+        sensitivities=list(SENSITIVITY_NAMES),
+        probes=list(PROBE_NAMES),
+        parsers=list(PARSER_NAMES),
         limits=published(
             LIMITS,
             body_bytes=_UNLIMITED,

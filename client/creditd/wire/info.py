@@ -40,6 +40,8 @@ class Limits(WireModel):
     """That a model reads for one request, prompts counted with each text."""
     span_characters: int
     """The same for coalitions of the units of completions."""
+    policy_tokens: int
+    """That a policy reads for one request."""
     evaluated_cells: int
     """Players times evaluations, over all games of a request."""
     targets: int
@@ -63,6 +65,12 @@ class Info(WireModel):
     """Of the units of a completion."""
     segmentations: list[str]
     """What units a completion may be cut into."""
+    sensitivities: list[str]
+    """How a policy's answer depends on the tokens before it."""
+    probes: list[str]
+    """What of its answer is watched."""
+    parsers: list[str]
+    """How reasoning and answer are found in a completion."""
     limits: Limits
     models: list[str]
 

@@ -36,6 +36,7 @@ class RequestLimits:
         evaluations: Utilities of one set that the caller, or a model, evaluates.
         model_characters: Characters that a model reads, prompts counted with each text.
         span_characters: The same for coalitions of units, which a model is asked about round by round.
+        policy_tokens: Tokens that a policy reads, prompts counted with each pass.
     """
 
     sets: int = MAX_SETS
@@ -48,6 +49,7 @@ class RequestLimits:
     evaluations: int = 1 << 16
     model_characters: int = 1 << 26
     span_characters: int = 1 << 29
+    policy_tokens: int = 1 << 24
 
 
 def published(
@@ -90,6 +92,7 @@ def published(
         evaluations=limits.evaluations,
         model_characters=limits.model_characters,
         span_characters=limits.span_characters,
+        policy_tokens=limits.policy_tokens,
         evaluated_cells=MAX_CELLS,
         targets=MAX_TARGETS,
         log_det_candidates=MAX_LOG_DET_PLAYERS,

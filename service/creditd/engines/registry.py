@@ -8,6 +8,7 @@ from typing import TypeAlias, TypeVar
 
 from creditd.engines.errors import EngineError, ModelUnsuitableError
 from creditd.engines.model_spec import ModelKind, ModelSpec
+from creditd.engines.policy_protocol import SensitivityMeasurer
 from creditd.engines.protocol import Engine, EngineStatus, TextEmbedder, TextScorer
 
 E = TypeVar("E")
@@ -22,21 +23,26 @@ class Registry:
     """Loaded models. Requests name an id; nothing they can say loads another one."""
 
     def __init__(
-        self, scorers: Mapping[str, TextScorer] | None = None, embedders: Mapping[str, TextEmbedder] | None = None
+        self,
+        scorers: Mapping[str, TextScorer] | None = None,
+        embedders: Mapping[str, TextEmbedder] | None = None,
+        policies: Mapping[str, SensitivityMeasurer] | None = None,
     ) -> None:
         """Take engines that run.
 
         Args:
             scorers: Reward models by id.
             embedders: Embedding models by id.
+            policies: Policies by id.
         """
         self._scorers = dict(scorers or {})
         self._embedders = dict(embedders or {})
+        self._policies = dict(policies or {})
 
     @property
     def engines(self) -> tuple[Engine, ...]:
         """All engines, by id."""
-        found: dict[str, Engine] = {**self._scorers, **self._embedders}
+        found: dict[str, Engine] = {**self._scorers, **self._embedders, **self._policies}
         return tuple(found[name] for name in sorted(found))
 
     @property
@@ -71,6 +77,22 @@ class Registry:
             raise _unknown("embedding", self._embedders)
         return found
 
+    def policy(self, name: str) -> SensitivityMeasurer:
+        """The policy of an id.
+
+        Raises:
+            UnknownModelError: If there is none.
+        """
+        found = self._policies.get(name)
+        if found is None:
+            raise _unknown("policy", self._policies)
+        return found
+
+    @property
+    def policies(self) -> Mapping[str, SensitivityMeasurer]:
+        """All policies, by id."""
+        return self._policies
+
     def statuses(self) -> Iterator[EngineStatus]:
         """What every engine says of itself."""
         return (engine.status() for engine in self.engines)
@@ -102,24 +124,23 @@ def load_registry(
     """
     scorers: dict[str, TextScorer] = {}
     embedders: dict[str, TextEmbedder] = {}
+    policies: dict[str, SensitivityMeasurer] = {}
     try:
         for spec in specs:
             report(f"loading the {spec.kind} model {spec.id}")
             if spec.kind == "embedding":
                 embedders[spec.id] = _embedder(spec, root)
+            elif spec.kind == "policy":
+                policies[spec.id] = _policy(spec, root)
             else:
                 scorers[spec.id] = _scorer(spec, root, report)
     except BaseException:
-        Registry(scorers, embedders).close(timeout_s=5.0)
+        Registry(scorers, embedders, policies).close(timeout_s=5.0)
         raise
-    return Registry(scorers, embedders)
+    return Registry(scorers, embedders, policies)
 
 
 def _scorer(spec: ModelSpec, root: Path | None, report: Callable[[str], None]) -> TextScorer:
-    if spec.kind == "policy":
-        raise ModelUnsuitableError(
-            f"model {spec.id}: nothing in this version asks a policy; expected kind reward or embedding"
-        )
     if spec.remote is not None:
         from creditd.engines.remote import RemoteEngine  # noqa: PLC0415 - an HTTP client, only where it is used
 
@@ -143,6 +164,16 @@ def _embedder(spec: ModelSpec, root: Path | None) -> TextEmbedder:
     except ModuleNotFoundError as error:
         raise _no_torch(spec, error) from error
     return _loaded(EmbeddingEngine.load, spec, _root_of(spec, root))
+
+
+def _policy(spec: ModelSpec, root: Path | None) -> SensitivityMeasurer:
+    if spec.remote is not None:
+        raise ModelUnsuitableError(f"model {spec.id}: policies are run here; expected a path")
+    try:
+        from creditd.engines.policy_engine import PolicyEngine  # noqa: PLC0415 - torch, only where it is used
+    except ModuleNotFoundError as error:
+        raise _no_torch(spec, error) from error
+    return _loaded(PolicyEngine.load, spec, _root_of(spec, root))
 
 
 def _loaded(load: Callable[[ModelSpec, Path], E], spec: ModelSpec, root: Path) -> E:

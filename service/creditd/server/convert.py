@@ -27,6 +27,7 @@ from creditd.wire.errors import ERROR_KINDS, ErrorCode, ErrorItem
 from creditd.wire.group_rows import GroupRows
 from creditd.wire.info import Info, ModelInfo, Models
 from creditd.wire.limits import RequestLimits, published
+from creditd.wire.oar_choices import PARSER_NAMES, PROBE_NAMES, SENSITIVITY_NAMES
 from creditd.wire.scar_choices import SEGMENTATION_NAMES, SPAN_CREDIT_NAMES
 from creditd.wire.set_batches import SetBatch, causes_first
 from creditd.wire.solve import SolveRequest
@@ -140,6 +141,9 @@ def info_body(settings: Settings, limits: RequestLimits, engines: Registry) -> b
         group_advantages=list(get_args(GroupRule)),
         span_credits=list(SPAN_CREDIT_NAMES),
         segmentations=list(SEGMENTATION_NAMES),
+        sensitivities=list(SENSITIVITY_NAMES),
+        probes=list(PROBE_NAMES),
+        parsers=list(PARSER_NAMES),
         limits=published(
             limits,
             body_bytes=settings.max_body_bytes,

@@ -103,6 +103,7 @@ class Resources:
             evaluations=self.settings.max_evaluations,
             model_characters=self.settings.max_model_characters,
             span_characters=self.settings.max_span_characters,
+            policy_tokens=self.settings.max_policy_tokens,
         )
 
     def enter(self) -> None:

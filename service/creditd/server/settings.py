@@ -38,6 +38,11 @@ class Settings(RedisSettings):
     """Keys that may call every route but the probes and the page, separated by commas in a variable. None: all may."""
     api_keys_file: Path | None = None
     """File with one key per line, read at boot; adds to `api_keys`."""
+    admin_keys: Annotated[tuple[SecretStr, ...], NoDecode] = ()
+    """Keys that may replace the weights of policies as well. None: whoever may call the service may, if it has no keys
+    at all, and nobody if it has some."""
+    admin_keys_file: Path | None = None
+    """File with one key per line, read at boot; adds to `admin_keys`."""
     max_body_bytes: Annotated[int, Field(ge=1024)] = 8 * 2**20
     """Largest JSON body, and the most that a binary body may have beside its buffers."""
     max_binary_body_bytes: Annotated[int, Field(ge=1024)] = 256 * 2**20
@@ -82,8 +87,22 @@ class Settings(RedisSettings):
     """Characters that a model reads for one request, prompts counted with each text."""
     max_span_characters: Annotated[int, Field(ge=1)] = 1 << 29
     """The same for coalitions of the units of completions, of which a round at a time is in memory."""
+    max_policy_tokens: Annotated[int, Field(ge=1)] = 1 << 24
+    """Tokens that a policy reads for one request, prompts counted with each pass."""
     engine_stall_s: Annotated[float, Field(gt=0)] = 600.0
     """A model with work that shows no sign of life for so long makes `/livez` fail."""
+
+    weights_root: Path | None = None
+    """Directory that weights which a request names are in; nothing outside it is opened. None: `models_root`."""
+    weights_spool: Path | None = None
+    """Directory of the shards that arrive, beside those of other processes. None: one of this process, which goes when
+    it ends."""
+    max_weight_bytes: Annotated[int, Field(ge=1024)] = 64 * 2**30
+    """All shards of one version of weights together."""
+    max_shard_bytes: Annotated[int, Field(ge=1024)] = 2**30
+    """One shard."""
+    weights_upload_ttl_s: Annotated[float, Field(gt=0)] = 600.0
+    """How long shards wait for the others of their version, after the last one came."""
 
     cache_bytes: Annotated[int, Field(ge=0)] = 256 * 2**20
     """Memory for utilities that this process remembers, the least recently used forgotten first. 0: none."""
@@ -101,13 +120,19 @@ class Settings(RedisSettings):
     """Utilities that wait to be written to Redis; beyond that the oldest are dropped."""
 
     _file_keys: tuple[SecretStr, ...] = PrivateAttr(default=())
+    _admin_file_keys: tuple[SecretStr, ...] = PrivateAttr(default=())
 
     @property
     def keys(self) -> tuple[SecretStr, ...]:
-        """All keys that are let in: those of `api_keys` and those of the file."""
-        return self.api_keys + self._file_keys
+        """All keys that are let in: those of both settings and of both files."""
+        return self.api_keys + self._file_keys + self.all_admin_keys
 
-    @field_validator("api_keys", mode="before")
+    @property
+    def all_admin_keys(self) -> tuple[SecretStr, ...]:
+        """All keys that may replace weights: those of `admin_keys` and those of the file."""
+        return self.admin_keys + self._admin_file_keys
+
+    @field_validator("api_keys", "admin_keys", mode="before")
     @classmethod
     def _separated(cls, keys: object) -> object:
         """A variable holds text: keys separated by commas or lines, or a JSON list. An empty one is an error."""
@@ -127,21 +152,33 @@ class Settings(RedisSettings):
             raise ValueError("models with a path need models_root, the directory that they are in")
         if self.models_root is not None and not self.models_root.is_dir():
             raise ValueError("models_root is no directory")
+        for name in ("weights_root", "weights_spool"):
+            if getattr(self, name) is not None and not getattr(self, name).is_dir():
+                raise ValueError(f"{name} is no directory")
         return self
 
     @model_validator(mode="after")
     def _keys_are_usable(self) -> Self:
-        if any(not key.get_secret_value().strip() for key in self.api_keys):
-            raise ValueError("api_keys holds an empty key")
-        if self.api_keys_file is not None:
-            try:
-                lines = self.api_keys_file.read_text(encoding="utf-8").splitlines()
-            except (OSError, UnicodeDecodeError) as error:
-                raise ValueError(f"api_keys_file cannot be read: {error}") from None
-            self._file_keys = tuple(SecretStr(line.strip()) for line in lines if line.strip())
-            if not self._file_keys:
-                raise ValueError(f"api_keys_file {self.api_keys_file} holds no key")
+        for name, keys in (("api_keys", self.api_keys), ("admin_keys", self.admin_keys)):
+            if any(not key.get_secret_value().strip() for key in keys):
+                raise ValueError(f"{name} holds an empty key")
+        self._file_keys = _keys_in("api_keys_file", self.api_keys_file)
+        self._admin_file_keys = _keys_in("admin_keys_file", self.admin_keys_file)
         return self
+
+
+def _keys_in(name: str, path: Path | None) -> tuple[SecretStr, ...]:
+    """The keys of a file that a setting names, one per line; none without a file."""
+    if path is None:
+        return ()
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{name} cannot be read: {error}") from None
+    keys = tuple(SecretStr(line.strip()) for line in lines if line.strip())
+    if not keys:
+        raise ValueError(f"{name} {path} holds no key")
+    return keys
 
 
 def load_settings(config: Path | None, **overrides: object) -> Settings:
