@@ -1,6 +1,9 @@
+import re
+
 import pytest
 
-from creditd.server.settings import SettingsError, load_settings
+from creditd.cli.serve import open_weights
+from creditd.server.settings import Settings, SettingsError, load_settings
 from server.running import get
 
 
@@ -58,6 +61,8 @@ def test_an_unknown_variable_is_refused(monkeypatch):
         ("max_inline_candidates", "-1"), ("max_held_bytes", "1"), ("body_timeout_s", "0"),
         ("max_candidates", "0"), ("max_candidates", "1001"), ("max_table_candidates", "21"),
         ("max_token_advantages", "0"), ("api_keys", ", ,"), ("api_keys", '[""]'),
+        ("admin_keys", ", ,"), ("admin_keys", '[""]'), ("max_shard_bytes", "0"), ("max_weight_bytes", "-1"),
+        ("weights_upload_ttl_s", "0"), ("weights_root", "/nowhere/at/all"), ("weights_spool", "/nowhere/at/all"),
     ],
 )  # fmt: skip
 def test_a_bad_value_is_refused_by_name(name, value, monkeypatch):
@@ -117,6 +122,47 @@ def test_a_key_file_that_cannot_be_used_is_refused(tmp_path):
     empty.write_text("\n \n", encoding="utf-8")
     with pytest.raises(SettingsError, match="holds no key"):
         load_settings(None, api_keys_file=empty)
+
+
+def test_admin_keys_are_keys_and_more(tmp_path, monkeypatch):
+    """Admin keys come as the other keys do, and are let in where those are; the others may not replace weights."""
+    keys = tmp_path / "keys"
+    keys.write_text("three\n", encoding="utf-8")
+    monkeypatch.setenv("CREDITD_ADMIN_KEYS", "one,two")
+    settings = load_settings(None, admin_keys_file=keys, api_keys=("zero",))
+    assert [key.get_secret_value() for key in settings.all_admin_keys] == ["one", "two", "three"]
+    assert keys_of(settings) == ["zero", "one", "two", "three"]
+    assert "SecretStr" in repr(settings)
+    assert not {"one", "two", "three"} & set(re.findall(r"\w+", repr(settings)))
+
+
+def test_an_admin_key_file_that_cannot_be_used_is_refused(tmp_path):
+    """A file that is absent or empty ends the start."""
+    with pytest.raises(SettingsError, match=r"admin_keys_file cannot be read.*absent"):
+        load_settings(None, admin_keys_file=tmp_path / "absent")
+    empty = tmp_path / "empty"
+    empty.write_text("\n", encoding="utf-8")
+    with pytest.raises(SettingsError, match=r"admin_keys_file .* holds no key"):
+        load_settings(None, admin_keys_file=empty)
+
+
+POLICY = {"id": "policy", "kind": "policy", "path": "policy"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"models": (POLICY,)}, "everybody who can reach this service may replace the weights of policy"),
+        ({"models": (POLICY,), "api_keys": ("k",)}, "nobody may replace the weights of policy"),
+        ({"models": (POLICY,), "admin_keys": ("k",)}, None),
+        ({"models": ({**POLICY, "kind": "reward"},)}, None),
+        ({}, None),
+    ],
+)
+def test_an_operator_is_told_who_may_replace_weights(settings, expected, tmp_path):
+    """A policy without admin keys is worth a word at boot, and nothing else is."""
+    found = open_weights(Settings(models_root=tmp_path, **settings))
+    assert (found is None) if expected is None else found.startswith(expected)
 
 
 def test_a_configuration_file_that_cannot_be_used_is_refused(tmp_path, write):

@@ -44,6 +44,9 @@ def run_service(config: Path | None, *, host: str | None, port: int | None) -> i
     except ModelUnsuitableError as error:
         _say(str(error))
         return 2
+    warning = open_weights(settings)
+    if warning is not None:
+        _say(warning)
     configure_logging()
     keep_freed_memory()
     app = create_app(settings, Resources(settings, engines=engines))
@@ -58,6 +61,16 @@ def run_service(config: Path | None, *, host: str | None, port: int | None) -> i
 
 def _say(sentence: str) -> None:
     print(f"creditd: {sentence}", file=sys.stderr, flush=True)
+
+
+def open_weights(settings: Settings) -> str | None:
+    """What an operator should know of who may replace weights; None without a policy, and where admins have keys."""
+    policies = ", ".join(model.id for model in settings.models if model.kind == "policy")
+    if not policies or settings.all_admin_keys:
+        return None
+    if settings.keys:
+        return f"nobody may replace the weights of {policies}: there are api_keys and no admin_keys"
+    return f"everybody who can reach this service may replace the weights of {policies}: there are no admin_keys"
 
 
 def greeting(settings: Settings, port: int) -> str:

@@ -125,12 +125,14 @@ class KeyCheck:
     """Refuses every path but the probes and the page to callers without a key, when keys are configured.
 
     The digest of a caller's key is its `tenant` in the state of the request: nothing is shared between two of them.
+    `admin` is there whether the key may replace weights; without any key configured everybody may.
     Keys are compared by digest, all of them each time, so that the time taken tells nothing.
     """
 
     def __init__(self, app: ASGIApp, resources: Resources) -> None:
         self.app = app
         self.digests = [_digest(key.get_secret_value().encode()) for key in resources.settings.keys]
+        self.admin_digests = [_digest(key.get_secret_value().encode()) for key in resources.settings.all_admin_keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one ASGI connection."""
@@ -141,8 +143,13 @@ class KeyCheck:
             )
             await refuse(error, scope, receive, send)
             return
-        scope.setdefault("state", {})["tenant"] = tenant
+        scope.setdefault("state", {}).update(tenant=tenant, admin=self._is_admin(tenant))
         await self.app(scope, receive, send)
+
+    def _is_admin(self, tenant: bytes | None) -> bool:
+        """Whether the caller of a key may do everything."""
+        matches = [hmac.compare_digest(tenant or b"", digest) for digest in self.admin_digests]
+        return any(matches) or not self.digests
 
     def _tenant(self, scope: Scope) -> bytes | None:
         """Digest of the caller's key; None without a valid one."""
