@@ -193,7 +193,7 @@ class SensitivityMeasurer(Engine, Protocol):
         prepared: PreparedSensitivities,
         expires_s: float = float("inf"),
         *,
-        pin: WeightPin = WeightPin(),  # noqa: B008 - it is frozen
+        pin: WeightPin = WeightPin(),
     ) -> Future[MeasuredTokens]:
         """Ask for the sensitivities of prepared items.
 
