@@ -30,6 +30,7 @@ from creditd.client.exceptions import (
     WeightVersionMismatchError,
     WeightVersionUnknownError,
 )
+from creditd.client.oar_results import OarResult
 from creditd.client.results import GroupResult, ItemError, Ragged, ShapleyResult
 from creditd.client.scar_results import RaggedSpans, ScarLedger, ScarResult
 from creditd.client.sync import Client
@@ -47,6 +48,7 @@ __all__ = [
     "ItemError",
     "NotFoundError",
     "NotReadyError",
+    "OarResult",
     "OverloadedError",
     "PartialResultError",
     "Ragged",

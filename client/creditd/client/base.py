@@ -21,17 +21,19 @@ from creditd.client.bodies import (
 from creditd.client.conversations import OnItemError, check_choice, refuse_unused, settled
 from creditd.client.evaluation import SOLVE_PATH, Games, games_of, named
 from creditd.client.evaluators import Evaluator
-from creditd.client.exchanges import GROUP_PATH, SCAR_PATH, SHAPLEY_PATH, body_of
+from creditd.client.exchanges import GROUP_PATH, OAR_PATH, SCAR_PATH, SHAPLEY_PATH, body_of
 from creditd.client.group_bodies import group_rewards, token_counts
 from creditd.client.mappings import Name
 from creditd.client.model_choices import model_choice, told_by_models
+from creditd.client.oar_operations import OarOperations
+from creditd.client.oar_results import OarResult
 from creditd.client.results import GroupResult, ShapleyResult
 from creditd.client.scar_operations import ScarOperations
 from creditd.client.scar_results import ScarResult
 from creditd.client.steps import Exchange, Steps
 
 
-class Operations(ScarOperations):
+class Operations(ScarOperations, OarOperations):
     """What a client can be asked, as steps; `Conversations` has its attributes."""
 
     def shapley(
@@ -269,7 +271,7 @@ class Operations(ScarOperations):
 
     def repeat(
         self, exchange: Exchange, *, deadline_s: float | None = None, request_id: str | None = None
-    ) -> Steps[ShapleyResult | GroupResult | ScarResult]:
+    ) -> Steps[ShapleyResult | GroupResult | ScarResult | OarResult]:
         """The answer to a recorded request, asked again with the same body.
 
         Args:
@@ -293,6 +295,8 @@ class Operations(ScarOperations):
             return (yield from self._shapley(body, deadline_s, request_id))
         if exchange.operation == SCAR_PATH:
             return (yield from self.scar_answered(body, deadline_s, request_id))
+        if exchange.operation == OAR_PATH:
+            return (yield from self.oar_answered(body, deadline_s, request_id))
         return (yield from self._group(body, deadline_s, request_id))
 
     def _shapley(self, body: Body, deadline_s: float | None, request_id: str | None) -> Steps[ShapleyResult]:

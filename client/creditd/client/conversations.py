@@ -14,12 +14,13 @@ from creditd.client.exceptions import CreditdError, PartialResultError
 from creditd.client.exchanges import exchange_of
 from creditd.client.inquiries import Inquiries
 from creditd.client.mappings import Name
+from creditd.client.oar_results import OarResult
 from creditd.client.results import GroupResult, ShapleyResult
 from creditd.client.scar_results import ScarResult
 from creditd.client.steps import Keep, Reply, Steps, Timing
 from creditd.wire import codec
 
-_R = TypeVar("_R", ShapleyResult, GroupResult, ScarResult)
+_R = TypeVar("_R", ShapleyResult, GroupResult, ScarResult, OarResult)
 
 WireFormat: TypeAlias = Literal["binary", "json"]
 MEDIA_TYPES: dict[WireFormat, str] = {"binary": codec.MEDIA_TYPE, "json": JSON}

@@ -33,6 +33,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
+    from creditd.client.oar_results import OarResult
     from creditd.client.results import GroupResult, ItemError, ShapleyResult
     from creditd.client.scar_results import ScarResult
 
@@ -207,7 +208,7 @@ class PartialResultError(CreditdError):
         result: All answers there are, with NaN in the slots of the others and `errors` saying why.
     """
 
-    def __init__(self, message: str, result: ShapleyResult | GroupResult | ScarResult) -> None:
+    def __init__(self, message: str, result: ShapleyResult | GroupResult | ScarResult | OarResult) -> None:
         super().__init__(message)
         self.result = result
 

@@ -18,23 +18,27 @@ import numpy as np
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import from_json, to_json
 
-from creditd.client import answers, scar_answers
+from creditd.client import answers, oar_answers, scar_answers
 from creditd.client.arrays import Integers, splits_of
 from creditd.client.bodies import Body
 from creditd.client.documents import text_of
 from creditd.client.exceptions import CreditdError, ResponseError
+from creditd.client.oar_bodies import n_tokens
+from creditd.client.oar_results import OarResult
 from creditd.client.results import GroupResult, ItemError, Ragged, ShapleyResult
 from creditd.client.scar_results import ScarResult
 from creditd.client.steps import Exchange, Failure, Reply
 from creditd.wire.errors import ERROR_KINDS, ErrorCode
 from creditd.wire.versions import package_version
 
-Result: TypeAlias = ShapleyResult | GroupResult | ScarResult
+Result: TypeAlias = ShapleyResult | GroupResult | ScarResult | OarResult
 
 FORMAT = 1
 SHAPLEY_PATH = "/v1/credit/shapley"
 GROUP_PATH = "/v1/credit/group"
 SCAR_PATH = "/v1/credit/scar"
+OAR_PATH = "/v1/credit/oar"
+_OF_ITEMS = (SCAR_PATH, OAR_PATH)
 
 
 def exchange_of(
@@ -76,6 +80,8 @@ def exchange_of(
         status, response = reply.status, text_of(reply)
     elif isinstance(outcome, ShapleyResult | GroupResult):
         response = answer_text(outcome)
+    elif isinstance(outcome, OarResult):
+        response = oar_answers.answer_text(outcome)
     return Exchange(
         time=time,
         url=address,
@@ -180,11 +186,13 @@ def body_of(exchange: Exchange) -> Body:
             splits = splits_of([len(row) for row in rows])
         elif exchange.operation == SCAR_PATH:
             splits = splits_of([len(item.get("token_offsets") or ()) for item in request["items"]])
+        elif exchange.operation == OAR_PATH:
+            splits = splits_of([n_tokens(item) for item in request["items"]])
         else:
-            expected = f"{SHAPLEY_PATH}, {GROUP_PATH} or {SCAR_PATH}"
+            expected = f"{SHAPLEY_PATH}, {GROUP_PATH}, {SCAR_PATH} or {OAR_PATH}"
             raise ValueError(f"got operation {exchange.operation[:40]!r}; expected {expected}")
     except (AttributeError, KeyError, StopIteration, TypeError, OverflowError):
-        parts = "items" if exchange.operation == SCAR_PATH else "columns"
+        parts = "items" if exchange.operation in _OF_ITEMS else "columns"
         raise ValueError(f"request: expected the {parts} that this client sends to {exchange.operation}") from None
     if splits.ndim != 1 or len(splits) < 1 or splits[0] != 0 or (splits[1:] < splits[:-1]).any():
         raise ValueError("request: row_splits: expected numbers that never fall, from 0")
@@ -222,6 +230,8 @@ def answer_of(exchange: Exchange) -> Result | None:
             return answers.shapley_result(reply, body)
         if exchange.operation == SCAR_PATH:
             return scar_answers.scar_result(reply, body)
+        if exchange.operation == OAR_PATH:
+            return oar_answers.oar_result(reply, body)
         return answers.group_result(reply, body)
     except ResponseError as error:
         raise ValueError(f"response: {error}") from None

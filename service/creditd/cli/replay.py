@@ -17,6 +17,7 @@ from creditd.client import (
     Client,
     CreditdError,
     GroupResult,
+    OarResult,
     Ragged,
     RaggedSpans,
     ScarLedger,
@@ -29,7 +30,7 @@ from creditd.client.steps import Exchange, Failure
 from creditd.wire.errors import ErrorCode
 from creditd.wire.v1 import Service
 
-Result: TypeAlias = ShapleyResult | GroupResult | ScarResult
+Result: TypeAlias = ShapleyResult | GroupResult | ScarResult | OarResult
 
 _START_S = 10.0
 """How long a service that does not answer is waited for."""
@@ -93,7 +94,7 @@ def _unusable(reason: object) -> int:
 
 def _verdict(name: str, recorded: Result | Failure | None, asked: Result | Failure) -> int:
     """Say whether two outcomes are the same."""
-    if isinstance(recorded, (ShapleyResult, GroupResult, ScarResult)) and not isinstance(asked, Failure):
+    if isinstance(recorded, (ShapleyResult, GroupResult, ScarResult, OarResult)) and not isinstance(asked, Failure):
         found = differences(recorded, asked)
         if not found:
             print(f"{name}: identical to the last bit")
@@ -212,6 +213,9 @@ def _ledger(exchange: Exchange, result: Result | None) -> list[str]:
     elif isinstance(result, ScarResult):
         titles = ["completion", "group", "tokens", "units", "v(∅)", "v(P)", "Σ rewards", "gap", "flags"]
         rows = _completion_rows(exchange, result)
+    elif isinstance(result, OarResult):
+        titles = ["completion", "tokens", "reweighted", "advantage", "Σ weights", "effective share", "flags"]
+        rows = _reasoning_rows(result)
     else:
         titles = ["prompt", "G", "lowest advantage", "highest advantage", "flags"]
         rows = _prompt_rows(result)
@@ -252,6 +256,20 @@ def _completion_rows(exchange: Exchange, result: ScarResult) -> list[list[str]]:
             *(f"{number:.6g}" for number in four),
         ]
         for row, four in enumerate(numbers)
+    ]
+
+
+def _reasoning_rows(result: OarResult) -> list[list[str]]:
+    ids = result.ids or [None] * len(result)
+    numbers = zip(result.advantages, result.weight_sum, result.effective_share, strict=True)
+    return [
+        [
+            str(row) if ids[row] is None else _printable(ids[row]),
+            str(len(result.token_advantages[row])),
+            str(result.n_reweighted[row]),
+            *(f"{number:.6g}" for number in three),
+        ]
+        for row, three in enumerate(numbers)
     ]
 
 
