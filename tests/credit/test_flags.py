@@ -15,6 +15,8 @@ def test_bits_never_change():
         256: ("interval_approximate",),
         512: ("fallback_return",),
         1024: ("units_merged",),
+        2048: ("answer_not_found",),
+        4096: ("flat_sensitivity",),
     }
 
 

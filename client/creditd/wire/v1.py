@@ -61,6 +61,8 @@ FlagName: TypeAlias = Literal[
     "interval_approximate",
     "fallback_return",
     "units_merged",
+    "answer_not_found",
+    "flat_sensitivity",
 ]
 MethodName: TypeAlias = Literal[
     "order_statistic",

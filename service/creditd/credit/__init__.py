@@ -49,10 +49,14 @@ Modules:
     token_rewards       values of units as rewards and advantages of tokens
     span_games          what the units of one completion get: every value as a plan of coalitions
     span_items, span_credit    many completions: their words, and the batch that is asked and told
+    reshaping           weights of reasoning tokens from how much the answer depends on them
+    answer_parsers      the reasoning and the answer that a policy wrote in one completion
+    sensitivity_items, sensitivity_credit    many completions: their words, and their token advantages
     group_sums, flags   sums that no batch shape can change; what can be unusual
 """
 
 from creditd.credit.absent_units import RenderedUnits
+from creditd.credit.answer_parsers import ANSWER_PARSERS, ParserOptions, find_reasoning
 from creditd.credit.candidate_features import CandidateFeatures
 from creditd.credit.candidate_parsers import PARSERS, ParsedCandidates, parse_candidates, parser_of
 from creditd.credit.candidate_sets import CandidateSets, MalformedPolicy, RewardPart, SetError
@@ -109,7 +113,21 @@ from creditd.credit.order_statistics import (
 from creditd.credit.owen import owen_values
 from creditd.credit.owen_trees import OwenPlan, balanced_tree, owen_plan, tree_evaluations
 from creditd.credit.partial_means import CVaR, Median, Quantile, TopMMean, TrimmedMean
+from creditd.credit.reshaping import LEAST_PERTURBATION_RANGE, Reshaped, ReshapeOptions, reshape_weights
 from creditd.credit.segments import token_spans
+from creditd.credit.sensitivity_credit import (
+    GroupRuleOptions,
+    SensitivityBatch,
+    SensitivityCreditOptions,
+    reshaped_advantages,
+)
+from creditd.credit.sensitivity_items import (
+    SensitivityCredit,
+    SensitivityCredits,
+    SensitivityError,
+    SensitivityItem,
+    reweighted,
+)
 from creditd.credit.set_advantages import Normalization
 from creditd.credit.set_credit import SetCreditOptions, SetCredits, set_credit
 from creditd.credit.set_expectations import Expectation
@@ -133,7 +151,9 @@ from creditd.credit.votes import Plurality
 from creditd.credit.whitening import Whitening
 
 __all__ = [
+    "ANSWER_PARSERS",
     "GRPO_EPSILONS",
+    "LEAST_PERTURBATION_RANGE",
     "PARSERS",
     "AllPass",
     "Blend",
@@ -152,6 +172,7 @@ __all__ = [
     "FacilityLocation",
     "Flag",
     "GroupAdvantages",
+    "GroupRuleOptions",
     "LeaveOneOut",
     "Ledger",
     "LogDet",
@@ -171,6 +192,7 @@ __all__ = [
     "OwenPlan",
     "OwnReward",
     "ParsedCandidates",
+    "ParserOptions",
     "PassAtK",
     "Plurality",
     "PrefixGain",
@@ -179,8 +201,16 @@ __all__ = [
     "Redundancy",
     "Refusal",
     "RenderedUnits",
+    "ReshapeOptions",
+    "Reshaped",
     "RewardPart",
     "RthBest",
+    "SensitivityBatch",
+    "SensitivityCredit",
+    "SensitivityCreditOptions",
+    "SensitivityCredits",
+    "SensitivityError",
+    "SensitivityItem",
     "SetCreditOptions",
     "SetCredits",
     "SetError",
@@ -207,6 +237,7 @@ __all__ = [
     "balanced_tree",
     "covered_topics",
     "filled_ends",
+    "find_reasoning",
     "gdpo_advantages",
     "group_advantages",
     "grouped_advantages",
@@ -217,6 +248,9 @@ __all__ = [
     "permutation_estimate",
     "permutation_plan",
     "required_evaluations",
+    "reshape_weights",
+    "reshaped_advantages",
+    "reweighted",
     "segment_ends",
     "semivalues",
     "set_credit",

@@ -30,6 +30,10 @@ class Flag(IntFlag):
     """The completion could not be decomposed: its return stands on its last trainable token."""
     UNITS_MERGED = 1024
     """Neighbouring units were merged, because there were more than asked for."""
+    ANSWER_NOT_FOUND = 2048
+    """The completion has no answer to be sensitive: its tokens have the plain advantage."""
+    FLAT_SENSITIVITY = 4096
+    """No token of the reasoning matters more than another, or there is one alone: all weights are 1."""
 
     @property
     def wire_names(self) -> tuple[str, ...]:
