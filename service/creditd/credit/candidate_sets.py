@@ -290,7 +290,7 @@ def check_candidate_sets(
     if batch.ranks is not None:
         _check_ranks(batch, batch.ranks, errors)
     if max_tokens is not None:
-        _check_tokens(batch, errors, max_tokens)
+        check_token_spans(batch, errors, max_tokens)
 
 
 def find_players(batch: CandidateSets, malformed: MalformedPolicy, errors: SetErrors) -> Players:
@@ -384,8 +384,20 @@ def _check_ranks(batch: CandidateSets, ranks: Integers, errors: SetErrors) -> No
     )
 
 
-def _check_tokens(batch: CandidateSets, errors: SetErrors, max_tokens: int) -> None:
-    """Token counts in range; spans inside the completion and disjoint."""
+def check_token_spans(batch: CandidateSets, errors: SetErrors, max_tokens: int) -> None:
+    """Fail the sets whose token counts are out of range, or whose spans leave the completion or overlap.
+
+    Args:
+        batch: The sets, with spans and token counts.
+        errors: Receives at most one error per set.
+        max_tokens: Largest number of completion tokens of a set.
+
+    Raises:
+        ValueError: If there are no spans or no token counts.
+
+    Cost:
+        O(C log C).
+    """
     if batch.spans is None or batch.n_tokens is None:
         raise ValueError("token advantages need spans and n_tokens")
     n_tokens, spans, owner = batch.n_tokens, batch.spans, batch.owner

@@ -85,11 +85,15 @@ class SetAdvantages:
         advantages: Shape (E,), float64.
         set_advantages: Shape (S,), float64, for tokens that belong to no candidate.
         flags: Shape (S,), int64, bits of `Flag`.
+        slopes: Shape (E,), float64, ≥ 0, per reward unit: how much A rises with the credit where the baseline and the
+            denominator stay as they are, K_g/denominator. `none`: 1. 0 in a group whose advantages are 0 for want of
+            contrast, but for `centered`, which divides by nothing.
     """
 
     advantages: Floats
     set_advantages: Floats
     flags: Integers
+    slopes: Floats
 
 
 def set_advantages(entries: SetCreditEntries, normalization: Normalization) -> SetAdvantages:
@@ -124,9 +128,11 @@ def set_advantages(entries: SetCreditEntries, normalization: Normalization) -> S
     single = groups.counts == 1
     flags = np.where(single[group], int(Flag.SINGLE_RESPONSE), 0).astype(np.int64)
     if normalization.type == "none":
-        return SetAdvantages(entries.credits, entries.set_rewards - entries.empty_utilities, flags)
+        ones = np.ones_like(entries.credits)
+        return SetAdvantages(entries.credits, entries.set_rewards - entries.empty_utilities, flags, ones)
     entry_groups = Groups(group[entries.owner], entries.n_groups)
-    scaled = owner.counts[entries.owner] * entries.credits
+    sizes = owner.counts[entries.owner]
+    scaled = sizes * entries.credits
     # Measured from the lowest D and R of the group, so that a large offset costs no digits of the contrast.
     above = scaled + group_maxima(-scaled, entry_groups)[entry_groups.index]
     rewards_above = entries.set_rewards + group_maxima(-entries.set_rewards, groups)[group]
@@ -146,18 +152,22 @@ def set_advantages(entries: SetCreditEntries, normalization: Normalization) -> S
     reward_baselines = _baselines(rewards_above, groups, normalization.baseline)
     whole = (rewards_above - reward_baselines) / denominators[group]
     if normalization.type == "per_slot":
-        parts, flat = _per_slot(above, magnitudes, owner, entry_groups, normalization)
+        parts, slopes, flat = _per_slot(above, magnitudes, owner, entry_groups, normalization)
         flags[flat[group]] |= Flag.DEGENERATE_GROUP
         whole = np.where(rewards_flat[group], 0.0, whole)
     else:
         means = group_sums(above, owner) / owner.counts
         baselines = _baselines(means, groups, normalization.baseline)
         parts = (above - baselines[entries.owner]) / denominators[entry_groups.index]
+        slopes = 1.0 / denominators[entry_groups.index]
     flags[degenerate[group]] |= Flag.DEGENERATE_GROUP
+    if normalization.type != "centered":
+        slopes = np.where(degenerate[entry_groups.index], 0.0, slopes)
     return SetAdvantages(
         advantages=np.where(degenerate[entry_groups.index], 0.0, parts),
         set_advantages=np.where(degenerate[group], 0.0, whole),
         flags=flags,
+        slopes=sizes * slopes,
     )
 
 
@@ -195,8 +205,8 @@ def _negligible(spread: Floats, magnitudes: Floats, groups: Groups) -> Booleans:
 
 def _per_slot(
     above: Floats, magnitudes: Floats, owner: Groups, entry_groups: Groups, normalization: Normalization
-) -> tuple[Floats, Booleans]:
-    """D standardised over the responses at each position, and the groups in which a position has no contrast."""
+) -> tuple[Floats, Floats, Booleans]:
+    """D standardised at each position, one over each denominator, and the groups in which a position is flat."""
     slot = _running_count(owner.index)
     names, index = np.unique(entry_groups.index * (int(slot.max(initial=0)) + 1) + slot, return_inverse=True)
     cells = Groups(index.reshape(-1), len(names))
@@ -206,7 +216,8 @@ def _per_slot(
     denominators = np.where(flat, 1.0, spread + normalization.epsilon)
     flat_groups = np.zeros(entry_groups.n_groups, dtype=np.bool_)
     flat_groups[entry_groups.index[flat[cells.index]]] = True
-    return np.where(flat[cells.index], 0.0, centred / denominators[cells.index]), flat_groups
+    slopes = np.where(flat, 0.0, 1.0 / denominators)[cells.index]
+    return np.where(flat[cells.index], 0.0, centred / denominators[cells.index]), slopes, flat_groups
 
 
 def _running_count(owner: Integers) -> Integers:

@@ -93,6 +93,9 @@ class SetCredits:
         token_splits: Shape (B + 1,), int64, or None.
         errors: At most one per set, by row.
         method: How the credits were found.
+        slopes: Shape (C,), float64, per reward unit: what a candidate's advantage gains by one more of its credit, as
+            `SetAdvantages`; NaN for a candidate that is not a player. None where each of several named rewards has its
+            own.
     """
 
     credits: Floats
@@ -109,6 +112,7 @@ class SetCredits:
     token_splits: Integers | None
     errors: tuple[SetError, ...]
     method: Method
+    slopes: Floats | None = None
 
     @property
     def ok(self) -> Booleans:
@@ -201,6 +205,7 @@ def set_credit(
         token_splits=token_splits,
         errors=errors.sorted(),
         method="owen" if needs_unions(options.rule) else method_of(options.utility),
+        slopes=None if batch.parts is not None else advantages.slopes,
     )
 
 
@@ -261,6 +266,7 @@ def _solve(
             advantages=_weighted(weights, [one.advantages for one in advantages]),
             set_advantages=_weighted(weights, [one.set_advantages for one in advantages]),
             flags=np.bitwise_or.reduce([one.flags for one in advantages]),
+            slopes=_weighted(weights, [one.slopes for one in advantages]),
         ),
     )
 
@@ -299,10 +305,10 @@ def _advantages(
     alive: Booleans,
 ) -> SetAdvantages:
     """Advantages of all candidates and sets, NaN where there is none, and the flags of their groups."""
-    advantages = np.full(len(batch.rewards), np.nan)
+    advantages, slopes = np.full(len(batch.rewards), np.nan), np.full(len(batch.rewards), np.nan)
     of_sets, flags = np.full(batch.n_sets, np.nan), np.zeros(batch.n_sets, dtype=np.int64)
     if not alive.any():
-        return SetAdvantages(advantages=advantages, set_advantages=of_sets, flags=flags)
+        return SetAdvantages(advantages=advantages, set_advantages=of_sets, flags=flags, slopes=slopes)
     counted = players.playing | players.copies
     sets: slice | Integers = slice(None)
     owner, groups, n_groups = batch.owner, batch.groups, batch.n_groups
@@ -333,9 +339,9 @@ def _advantages(
         ),
         options.normalization,
     )
-    advantages[index] = result.advantages[:n_entries]
+    advantages[index], slopes[index] = result.advantages[:n_entries], result.slopes[:n_entries]
     of_sets[sets], flags[sets] = result.set_advantages, result.flags
-    return SetAdvantages(advantages=advantages, set_advantages=of_sets, flags=flags)
+    return SetAdvantages(advantages=advantages, set_advantages=of_sets, flags=flags, slopes=slopes)
 
 
 def _set_reward_advantages(
