@@ -67,10 +67,11 @@ class OarItem(WireModel):
     completion_mask: MaskColumn | None = None
     """True for the tokens that the policy chose. The others get exactly 0. Null: all are True."""
     reasoning: TokenRange | None = None
-    """The tokens that are reweighted, as far as the policy chose them and they stand before the answer. Null: all that
-    do. Of the parser `given`."""
+    """The tokens that are reweighted, as far as the policy chose them; the answer stands behind them. Null: all before
+    the answer; with the sensitivity `given` and without an answer, all. Of the parser `given`."""
     answer: TokenRange | None = None
-    """The tokens whose probability is watched; needed where a policy is asked. Of the parser `given`."""
+    """The tokens whose probability is watched. Null: the completion has none, so that all of its tokens weigh 1 where
+    a policy is asked, and `answer_not_found` is flagged. Of the parser `given`."""
     advantage: RewardNumber | None = None
     """The advantage of the completion, which its tokens share out. All items have an advantage, or all a reward."""
     reward: RewardNumber | None = None

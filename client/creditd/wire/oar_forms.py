@@ -23,8 +23,20 @@ _VALUES: dict[str, tuple[Schema, str]] = {
     "advantages": ({"advantage": {"type": "number"}, "reward": NULL}, "advantage"),
     "rewards": ({"reward": {"type": "number"}, "advantage": NULL}, "reward"),
 }
-_TEXT: Schema = {"completion": {"type": "string"}, "token_offsets": _ARRAY}
+_IN_TOKENS = "ranges found in tokens"
 _NO_TEXT: Schema = {"completion": NULL, "token_offsets": NULL}
+_NO_RANGES: Schema = {"answer": NULL, "reasoning": NULL}
+_RANGES: tuple[tuple[str, tuple[str, ...], Schema, tuple[str, ...]], ...] = (
+    ("ranges given", ("given",), _NO_TEXT, ()),
+    (
+        "ranges found in a text",
+        _FOUND,
+        {**_NO_RANGES, "completion": {"type": "string"}, "token_offsets": _ARRAY},
+        ("completion", "token_offsets"),
+    ),
+    (_IN_TOKENS, _FOUND, {**_NO_RANGES, **_NO_TEXT}, ()),
+)
+"""A title, types of `parser`, what is true of an item, what it needs."""
 
 
 def _forms() -> Iterator[Form]:
@@ -32,37 +44,17 @@ def _forms() -> Iterator[Form]:
     for title, (types, present, of_item, needed) in _SENSITIVITIES.items():
         asks = "model" in present
         for value, (of_value, name) in _VALUES.items():
-            ranges: list[tuple[str, tuple[str, ...], Schema, tuple[str, ...]]] = [
-                (
-                    "ranges given",
-                    ("given",),
-                    {**_NO_TEXT, **({"answer": _ARRAY} if asks else {})},
-                    ("answer",) if asks else (),
-                ),
-                (
-                    "ranges found in a text",
-                    _FOUND,
-                    {**_TEXT, "answer": NULL, "reasoning": NULL},
-                    ("completion", "token_offsets"),
-                ),
-            ]
-            if asks:
-                ranges.append(("ranges found in tokens", _FOUND, {**_NO_TEXT, "answer": NULL, "reasoning": NULL}, ()))
-            for where, parsers, of_range, needs in ranges:
+            for where, parsers, of_range, needs in _RANGES:
+                if not asks and where == _IN_TOKENS:
+                    continue
+                properties = {**of_item, **of_value, **of_range}
+                of_items: Schema = {"items": {"properties": properties, "required": [*needed, name, *needs]}}
                 yield Form(
                     f"sensitivities {title}, {value}, {where}",
                     present=present,
                     absent=() if asks else _MODEL_FIELDS,
                     choices={"sensitivity": types, "parser": parsers},
-                    of={
-                        "items": {
-                            "items": {
-                                "properties": {**of_item, **of_value, **of_range},
-                                "required": [*needed, name, *needs],
-                            },
-                            **ALL_IN_GROUPS_OR_NONE,
-                        }
-                    },
+                    of={"items": {**of_items, **ALL_IN_GROUPS_OR_NONE}},
                 )
 
 
