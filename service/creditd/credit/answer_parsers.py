@@ -68,7 +68,7 @@ def find_reasoning(text: str, offsets: npt.ArrayLike, parser: ParserOptions) -> 
         last_line   the answer is the last line that is not blank; everything before that line is reasoning
 
     White space around an answer does not belong to it. A token belongs where most of its characters are, white space
-    not counted unless there is nothing else; at a tie to the answer, else to what stands first.
+    at its ends not counted unless there is nothing else; at a tie to the answer, else to what stands first.
 
     Args:
         text: N characters (code points): the completion, without special tokens that stand for no text.
@@ -215,6 +215,7 @@ def _within(text: str, offsets: npt.ArrayLike) -> Ranges:
         t = int(np.argmax(wrong))
         start, stop = places[t].tolist()
         raise ValueError(f"offsets of token {t}: got [{start}, {stop}), expected a range within [0, {len(text)})")
+    token_spans([], places)  # Refuses those that go backwards.
     return places.astype(np.int64)
 
 

@@ -143,8 +143,8 @@ def _described(weights: Floats, *, flat: bool) -> Reshaped:
     return Reshaped(
         weights=weights,
         weight_sum=total,
-        effective_share=total**2 / (count * _sum(weights**2)),
-        top_share=_sum(largest) / total,
+        effective_share=min(total**2 / (count * _sum(weights**2)), 1.0),
+        top_share=min(_sum(largest) / total, 1.0),
         flat=flat,
     )
 

@@ -139,7 +139,7 @@ class SensitivityCredits:
 
 
 def reweighted(item: SensitivityItem) -> Integers:
-    """Tokens of a completion that are reweighted: the trainable ones of its reasoning, as far as it precedes the answer.
+    """Tokens of a completion that are reweighted: the trainable ones of its reasoning that stand before its answer.
 
     Args:
         item: The completion, without an error (`item_error`).
