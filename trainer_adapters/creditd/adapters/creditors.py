@@ -20,6 +20,7 @@ from creditd.client import (
     CreditdError,
     InvalidRequestError,
     NotFoundError,
+    OarResult,
     PartialResultError,
     ResponseError,
     ScarResult,
@@ -29,7 +30,7 @@ from creditd.wire.versions import package_version
 
 Floats: TypeAlias = NDArray[np.float64]
 Booleans: TypeAlias = NDArray[np.bool_]
-_R = TypeVar("_R", ShapleyResult, ScarResult)
+_R = TypeVar("_R", ShapleyResult, ScarResult, OarResult)
 
 MOST_ADVANTAGE = float(np.finfo(np.float32).max)
 """Trainers hold advantages in float32."""
@@ -161,7 +162,7 @@ class ServiceCreditor:
         try:
             result = ask(self.client)
         except CreditdError as error:
-            if self.config.on_failure == "raise" or not _may_fall_back(error):
+            if self.config.on_failure == "raise" or not may_fall_back(error):
                 raise
             metrics["credit/errors"] = 1.0
             self._warn_once(error)
@@ -236,14 +237,14 @@ def of_values(error: InvalidRequestError) -> bool:
     return bool(error.items) and all(item.pointer.startswith(_OF_VALUES) for item in error.items)
 
 
-def _may_fall_back(error: CreditdError) -> bool:
+def may_fall_back(error: CreditdError) -> bool:
     """Whether the service is at fault, or single sets; a wrong key, address or choice is the configuration's fault."""
     if isinstance(error, InvalidRequestError):
         return of_values(error)
     return not isinstance(error, AuthenticationError | NotFoundError)
 
 
-def _check_answer(result: ShapleyResult | ScarResult, n_tokens: Sequence[int]) -> None:
+def _check_answer(result: ShapleyResult | ScarResult | OarResult, n_tokens: Sequence[int]) -> None:
     answered = np.flatnonzero(result.ok).tolist()
     wrong = next((fault for row in answered if (fault := _fault_of(result, row, n_tokens[row]))), None)
     if wrong:
@@ -255,7 +256,7 @@ def _check_answer(result: ShapleyResult | ScarResult, n_tokens: Sequence[int]) -
         )
 
 
-def _fault_of(result: ShapleyResult | ScarResult, row: int, n_tokens: int) -> str | None:
+def _fault_of(result: ShapleyResult | ScarResult | OarResult, row: int, n_tokens: int) -> str | None:
     """What is wrong with the token advantages of a rollout, or None."""
     if result.token_advantages is None:
         return "no token advantages"
@@ -268,7 +269,7 @@ def _fault_of(result: ShapleyResult | ScarResult, row: int, n_tokens: int) -> st
     )
 
 
-def model_metrics(result: ShapleyResult | ScarResult) -> dict[str, float]:
+def model_metrics(result: ShapleyResult | ScarResult | OarResult) -> dict[str, float]:
     """What the model did for an answer, and what was remembered."""
     return {
         "credit/evaluations": float(result.usage.evaluations),

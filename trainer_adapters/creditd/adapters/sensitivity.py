@@ -1,0 +1,257 @@
+"""From completions of a trainer to token advantages reshaped by sensitivity, and back: alignment and failure policies.
+
+Legend: `B` rollouts, in groups of consecutive rows that answer one prompt; `T` completion tokens of one rollout.
+Nothing here measures a sensitivity or reshapes anything: the service does, or `sensitivity_in_process`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias, TypeVar
+
+import numpy as np
+
+from creditd.adapters.creditors import Booleans, Floats, checked, may_fall_back, model_metrics
+from creditd.adapters.sensitivity_config import SensitivityConfig
+from creditd.client import Client, CreditdError, OarResult, PartialResultError, WeightVersionUnknownError
+
+Base: TypeAlias = float | Floats
+"""The advantage of a completion, or one of shape (T,) for each of its tokens."""
+_T = TypeVar("_T")
+
+log = logging.getLogger("creditd.adapters")
+
+
+@dataclass(frozen=True)
+class ReasonedRollout:
+    """One completion, as creditd sees it.
+
+    Attributes:
+        prompt_ids: Tokens before it.
+        completion_ids: Its T tokens.
+        text: What they write, without those that end or fill up a completion.
+        offsets: The characters that each of the T tokens writes.
+        written: T truth values, whether the loss trains the token; None if it trains them all.
+        advantage: What the trainer itself would use.
+    """
+
+    prompt_ids: tuple[int, ...]
+    completion_ids: tuple[int, ...]
+    text: str
+    offsets: tuple[tuple[int, int], ...]
+    written: tuple[bool, ...] | None
+    advantage: Base
+
+
+@dataclass(frozen=True)
+class Reshaped:
+    """What a batch of rollouts comes back with.
+
+    Attributes:
+        token_advantages: One array of shape (T,), float64, per rollout.
+        weights: The same of weights; None where the failure policy had its way.
+        metrics: Numbers for the trainer's log, by name.
+        request_id: Identity of the request, None unless a service gave the answer.
+        weight_version: The weights that were asked, None likewise.
+    """
+
+    token_advantages: list[Floats]
+    weights: list[Floats | None]
+    metrics: dict[str, float]
+    request_id: str | None
+    weight_version: str | None
+
+
+@dataclass(frozen=True)
+class Weighed:
+    """Weights of rollouts that have some, and how they are spread; the same of a service and of this process.
+
+    Attributes:
+        weights: Shape (T,) each; None without an answer.
+        token_advantages: The same for advantages of whole completions.
+        n_reweighted: Tokens that were weighed against each other, shape (B,).
+        effective_share: Shape (B,), NaN where there is none, as are `top_share` and `spread`.
+        top_share: Likewise.
+        spread: Likewise.
+        answer_not_found: Shape (B,), bool.
+        flat: Shape (B,), bool.
+    """
+
+    weights: list[Floats | None]
+    token_advantages: list[Floats | None]
+    n_reweighted: Floats
+    effective_share: Floats
+    top_share: Floats
+    spread: Floats
+    answer_not_found: Booleans
+    flat: Booleans
+
+
+def asked_of_service(
+    client: Client,
+    config: SensitivityConfig,
+    rollouts: Sequence[ReasonedRollout],
+    group_size: int,
+    weight_version: str | None,
+) -> OarResult:
+    """What the policy of a service says of a batch of whole groups.
+
+    Args:
+        client: Whom to ask.
+        config: How.
+        rollouts: B rollouts; rows i·G … i·G + G − 1 answer one prompt.
+        group_size: G. The service is told, so that a split group is an error.
+        weight_version: The weights that have to answer.
+
+    Returns:
+        One usable number per token of each rollout.
+
+    Raises:
+        PartialResultError: If some rollouts have no answer.
+        ResponseError: If a number is missing, not finite, or too large for a float32.
+        CreditdError: Whatever else the client raises.
+    """
+    masks = [one.written for one in rollouts]
+    choices = config.request()
+
+    def ask() -> OarResult:
+        return client.oar(
+            [one.prompt_ids for one in rollouts],
+            [one.completion_ids for one in rollouts],
+            advantages=[one.advantage if isinstance(one.advantage, float) else 1.0 for one in rollouts],
+            model=config.model,
+            weight_version=weight_version,
+            completion_masks=masks if any(mask is not None for mask in masks) else None,
+            completions=[one.text for one in rollouts],
+            token_offsets=[one.offsets for one in rollouts],
+            groups=[row // group_size for row in range(len(rollouts))],
+            sensitivity=choices.sensitivity,
+            probe=choices.probe,
+            reshape=choices.reshape,
+            parser=choices.parser,
+            expect={"group_size": group_size},
+            deterministic=config.deterministic,
+        )
+
+    return checked(ask, [len(one.completion_ids) for one in rollouts])
+
+
+def with_current_weights(ask: Callable[[], _T], push: Callable[[], object]) -> tuple[_T, int]:
+    """The answer of a service that is given the weights if it does not know them: after a restart, say.
+
+    Args:
+        ask: Asks; raises what the client does.
+        push: Hands over the weights that `ask` names.
+
+    Returns:
+        The answer, and how often the weights were handed over: 0 or 1.
+
+    Raises:
+        CreditdError: What `push` raises, or the second try.
+    """
+    try:
+        return ask(), 0
+    except WeightVersionUnknownError as error:
+        log.warning("the service does not know these weights, which are pushed once more: %s", error)
+    push()
+    return ask(), 1
+
+
+def weighed_by(result: OarResult) -> Weighed:
+    """What an answer of a service says, rows without an answer left out."""
+    rows = range(len(result))
+    return Weighed(
+        weights=[result.weights[row] if result.ok[row] else None for row in rows],
+        token_advantages=[result.token_advantages[row] if result.ok[row] else None for row in rows],
+        n_reweighted=result.n_reweighted.astype(np.float64),
+        effective_share=result.effective_share,
+        top_share=result.top_share,
+        spread=result.spread,
+        answer_not_found=result.has_flag("answer_not_found"),
+        flat=result.has_flag("flat_sensitivity"),
+    )
+
+
+def settled(
+    result: OarResult | CreditdError,
+    config: SensitivityConfig,
+    rollouts: Sequence[ReasonedRollout],
+) -> Reshaped:
+    """Token advantages of a batch with the failure policy applied where there are no weights.
+
+    Args:
+        result: The answer, or what came instead.
+        config: How it was asked for.
+        rollouts: The batch.
+
+    Returns:
+        One array of the rollout's own length per rollout.
+
+    Raises:
+        CreditdError: What came, under `raise`; otherwise what another try cannot heal: a wrong key, a wrong address,
+            choices or weights that are refused.
+    """
+    answer, errors = result, 0.0
+    if isinstance(result, CreditdError):
+        if config.on_failure == "raise" or not may_fall_back(result):
+            raise result
+        log.warning("no weights, on_failure=%s is applied: %s", config.on_failure, result)
+        errors = 1.0
+        partial = result.result if isinstance(result, PartialResultError) else None
+        answer = partial if isinstance(partial, OarResult) else result
+    counts = {"credit/errors": errors, "credit/fallbacks": 1.0}
+    if not isinstance(answer, OarResult):
+        plain = [plain_advantages(rollout) for rollout in rollouts]
+        return Reshaped(plain, [None] * len(rollouts), counts, None, None)
+    found = reshaped(rollouts, weighed_by(answer))
+    metrics = counts | found.metrics | model_metrics(answer)
+    return Reshaped(found.token_advantages, found.weights, metrics, answer.request_id, answer.weight_version)
+
+
+def reshaped(rollouts: Sequence[ReasonedRollout], weighed: Weighed) -> Reshaped:
+    """Token advantages of rollouts and their weights; where there are none, the plain advantages.
+
+    Args:
+        rollouts: B rollouts.
+        weighed: What is known of them, row by row.
+
+    Returns:
+        For an advantage of the whole completion the token advantages as they came; for advantages of tokens each times
+        the weight of its token. `metrics` has the share of rows without weights, and means over the others.
+    """
+    tokens = []
+    for rollout, weights, advantages in zip(rollouts, weighed.weights, weighed.token_advantages, strict=True):
+        if weights is None or advantages is None:
+            tokens.append(plain_advantages(rollout))
+        elif isinstance(rollout.advantage, float):
+            tokens.append(advantages)
+        else:
+            tokens.append(rollout.advantage * weights)
+    without = np.array([weights is None for weights in weighed.weights], dtype=np.bool_)
+    metrics = {"credit/fallbacks": float(without.mean())} | _metrics(weighed, ~without)
+    return Reshaped(tokens, weighed.weights, metrics, None, None)
+
+
+def plain_advantages(rollout: ReasonedRollout) -> Floats:
+    """The trainer's own advantage on every token that the loss trains, shape (T,)."""
+    written = True if rollout.written is None else np.array(rollout.written, dtype=np.bool_)
+    own = np.broadcast_to(np.asarray(rollout.advantage, dtype=np.float64), (len(rollout.completion_ids),))
+    return np.where(written, own, 0.0)
+
+
+def _metrics(weighed: Weighed, used: Booleans) -> dict[str, float]:
+    """What a run's log should show of the weights that it trains with."""
+    if not used.any():
+        return {}
+    metrics = {
+        "credit/reweighted": float(weighed.n_reweighted[used].mean()),
+        "credit/answer_not_found": float(weighed.answer_not_found[used].mean()),
+        "credit/flat": float(weighed.flat[used].mean()),
+    }
+    for name in ("effective_share", "top_share", "spread"):
+        values: Floats = getattr(weighed, name)[used]
+        known = values[~np.isnan(values)]
+        metrics |= {f"credit/{name}": float(known.mean())} if len(known) else {}
+    return metrics
