@@ -89,6 +89,9 @@ class AsyncClient:
     group = _awaiting(Operations.group)
     scar = _awaiting(Operations.scar)
     oar = _awaiting(Operations.oar)
+    load_weights = _awaiting(Operations.load_weights)
+    announce_weights = _awaiting(Operations.announce_weights)
+    push_weights = _awaiting(Operations.push_weights)
     repeat = _awaiting(Operations.repeat)
     info = _awaiting(Operations.info)
     models = _awaiting(Operations.models)
@@ -146,7 +149,7 @@ class AsyncClient:
         if self._http is None:
             raise RuntimeError("local mode sends nothing")
         sending = self._http.request(
-            step.method, step.url, headers=step.headers, content=step.content, timeout=step.timeout
+            step.method, step.url, headers=step.headers, content=step.async_pieces, timeout=step.timeout
         )
         try:
             response = await asyncio.wait_for(sending, step.timeout_s)

@@ -16,6 +16,7 @@ from creditd.client.bodies import JSON, Body
 from creditd.client.exceptions import CreditdError
 from creditd.client.retry import is_retried, retry_delay
 from creditd.client.steps import Pause, Reply, Send, Steps, Timing
+from creditd.wire import codec
 from creditd.wire.versions import package_version
 
 LOCAL_URL = "local:"
@@ -155,7 +156,9 @@ class Attempts:
     ) -> Steps[Reply | httpx.RequestError]:
         """One attempt."""
         headers = {
-            "Accept": JSON if body is None or body.media_type == JSON else f"{body.media_type}, {JSON};q=0.5",
+            "Accept": JSON
+            if body is None or body.media_type != codec.MEDIA_TYPE
+            else f"{codec.MEDIA_TYPE}, {JSON};q=0.5",
             "User-Agent": f"creditd-python/{package_version()}",
             "X-Request-Id": request_id,
             "X-Request-Timeout-Ms": str(max(1, min(int(timeout_s * 1e3), _LONGEST_TIMEOUT_MS))),
@@ -165,6 +168,7 @@ class Attempts:
             headers["Authorization"] = f"Bearer {self._api_key}"
         if body is not None:
             headers["Content-Type"] = body.media_type
+            headers["Content-Length"] = str(len(body.content))
         outcome = yield Send(
             method="GET" if body is None else "POST",
             url=f"{self.base_url}{path}",

@@ -31,9 +31,10 @@ from creditd.client.results import GroupResult, ShapleyResult
 from creditd.client.scar_operations import ScarOperations
 from creditd.client.scar_results import ScarResult
 from creditd.client.steps import Exchange, Steps
+from creditd.client.weights_operations import WeightsOperations
 
 
-class Operations(ScarOperations, OarOperations):
+class Operations(ScarOperations, OarOperations, WeightsOperations):
     """What a client can be asked, as steps; `Conversations` has its attributes."""
 
     def shapley(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import random
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import update_wrapper
@@ -19,6 +19,8 @@ import httpx
 
 from creditd.client.evaluators import Evaluate
 
+PIECE_BYTES = 1 << 20
+"""Longer bodies are sent piece by piece: what a socket does not take at once would be copied again and again."""
 CONNECT_TIMEOUT_S = 10.0
 """Less than a deadline, so that an address that swallows packets is tried more than once."""
 
@@ -45,9 +47,32 @@ class Send:
     timeout_s: float
 
     @property
+    def pieces(self) -> bytes | Iterator[bytes] | None:
+        """The body, piece by piece where it is long; for one attempt."""
+        content = self.content
+        return content if content is None or len(content) <= PIECE_BYTES else _cut(content)
+
+    @property
+    def async_pieces(self) -> bytes | AsyncIterator[bytes] | None:
+        """The same for clients that await."""
+        content = self.content
+        return content if content is None or len(content) <= PIECE_BYTES else _cut_async(content)
+
+    @property
     def timeout(self) -> httpx.Timeout:
         """The time that is left for each part of the exchange; less for connecting."""
         return httpx.Timeout(self.timeout_s, connect=min(self.timeout_s, CONNECT_TIMEOUT_S))
+
+
+def _cut(content: bytes) -> Iterator[bytes]:
+    view = memoryview(content)
+    for start in range(0, len(content), PIECE_BYTES):
+        yield bytes(view[start : start + PIECE_BYTES])
+
+
+async def _cut_async(content: bytes) -> AsyncIterator[bytes]:
+    for piece in _cut(content):
+        yield piece
 
 
 @dataclass(frozen=True)

@@ -90,6 +90,9 @@ class Client:
     group = _blocking(Operations.group)
     scar = _blocking(Operations.scar)
     oar = _blocking(Operations.oar)
+    load_weights = _blocking(Operations.load_weights)
+    announce_weights = _blocking(Operations.announce_weights)
+    push_weights = _blocking(Operations.push_weights)
     repeat = _blocking(Operations.repeat)
     info = _blocking(Operations.info)
     models = _blocking(Operations.models)
@@ -151,7 +154,7 @@ class Client:
         expires = clock() + step.timeout_s
         try:
             with self._http.stream(
-                step.method, step.url, headers=step.headers, content=step.content, timeout=step.timeout
+                step.method, step.url, headers=step.headers, content=step.pieces, timeout=step.timeout
             ) as response:
                 for chunk in response.iter_bytes():
                     if chunks and clock() > expires:
