@@ -2,6 +2,7 @@
 
 A request is one work and one future, however many sequences it has. Work that was cancelled or whose deadline has
 passed is dropped before it is run. Admission is by tokens: a number of requests says nothing of how long they take.
+Weights change in the same thread, between works.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, Protocol, TypeAlias, TypeVar
 
@@ -27,6 +27,9 @@ from creditd.engines.errors import (
     EngineOverloadedError,
     EngineStoppedError,
 )
+from creditd.engines.policy_protocol import WeightPin
+from creditd.engines.weight_versions import WeightVersions
+from creditd.engines.work_queue import Answered, Job, Swap, WorkFuture, WorkQueue, fail_all
 
 Floats: TypeAlias = NDArray[np.float64]
 T = TypeVar("T")
@@ -39,7 +42,6 @@ LONGEST_RETRY_S = 30.0
 """What is said at most to a caller who is refused."""
 _FIRST_GUESS = 1e4
 """Tokens per second before any batch has been timed."""
-_TOO_LATE = "the deadline passed before the model was asked"
 _MEMORY = 0.8
 """Share of the old estimate of tokens per second in the new one."""
 
@@ -54,72 +56,8 @@ class Scorer(Protocol[_W_contra]):
         """One array of scores per work; `beat` is called between forward passes."""
 
 
-@dataclass(frozen=True)
-class Answered:
-    """What came of a work.
-
-    Attributes:
-        scores: The scorer's array for it.
-        queue_s: Seconds that it waited.
-        engine_s: Seconds of the device: of its batches, shared by tokens.
-    """
-
-    scores: Floats
-    queue_s: float
-    engine_s: float
-
-
 class _NobodyWaitsError(Exception):
     """Everybody who asked for a batch has gone while it was run."""
-
-
-class WorkFuture(Future[Answered]):
-    """The scores of a work to come.
-
-    Attributes:
-        unwanted: Whether nobody waits for them any more. Work that has begun cannot be cancelled, but ends at its next
-            forward pass when all of its batch is unwanted.
-    """
-
-    unwanted = False
-
-
-@dataclass
-class _Job(Generic[W]):
-    """A work in slices, of which one is run at a time.
-
-    Attributes:
-        slices: Those that have not been run, with their tokens.
-        expires_s: When nobody waits any more.
-        waits_since_s: When it was queued last.
-        future: The scores of all slices.
-        scores: Those of the slices that were run.
-        queue_s: What it waited so far.
-        engine_s: What it took of the device so far.
-    """
-
-    slices: deque[tuple[W, int]]
-    expires_s: float
-    waits_since_s: float
-    future: WorkFuture = field(default_factory=WorkFuture)
-    scores: list[Floats] = field(default_factory=list)
-    queue_s: float = 0.0
-    engine_s: float = 0.0
-
-    @property
-    def n_tokens(self) -> int:
-        """Tokens that have not been run."""
-        return sum(n_tokens for _, n_tokens in self.slices)
-
-    @property
-    def n_next(self) -> int:
-        """Tokens of the next slice."""
-        return self.slices[0][1]
-
-    def fail(self, error: EngineError) -> None:
-        """Say that there will be no scores, if anybody still waits."""
-        if self.future.running() or self.future.set_running_or_notify_cancel():
-            self.future.set_exception(error)
 
 
 class Batcher(Generic[W]):
@@ -127,7 +65,6 @@ class Batcher(Generic[W]):
 
     Attributes:
         n_batches: Batches that were run.
-        queued_tokens: Tokens that wait or are being run.
         last_beat_s: When the thread last said that it is alive, on the clock.
     """
 
@@ -139,6 +76,7 @@ class Batcher(Generic[W]):
         max_queued_tokens: int,
         name: str,
         clock: Callable[[], float] = time.monotonic,
+        versions: WeightVersions | None = None,
     ) -> None:
         """Start the thread.
 
@@ -148,45 +86,54 @@ class Batcher(Generic[W]):
             max_queued_tokens: Tokens that wait at most.
             name: Of the thread.
             clock: Monotonic seconds.
+            versions: Those of the model's weights. None: they never change.
         """
         self._scorer = scorer
         self._batch_tokens = batch_tokens
         self._max_queued_tokens = max_queued_tokens
         self._clock = clock
-        self._queue: deque[_Job[W]] = deque()
+        self._versions = versions or WeightVersions("")
+        self._queue: WorkQueue[W] = WorkQueue(self._versions, clock)
         self._changed = threading.Condition()
         self._closed = False
+        self._why_stopped = "the engine is stopped"
         self._tokens_per_s = _FIRST_GUESS
         self.n_batches = 0
-        self.queued_tokens = 0
         self.last_beat_s = clock()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
-    def submit(self, work: W, expires_s: float = float("inf")) -> WorkFuture:
+    def submit(self, work: W, expires_s: float = float("inf"), pin: WeightPin = WeightPin()) -> WorkFuture:
         """Queue a work.
 
         Args:
             work: What the scorer takes.
             expires_s: When nobody waits any more, on the clock.
+            pin: Which weights it has to be run under.
 
         Returns:
             Its scores to come, or an `EngineError`. Cancelling it drops the work if it has not begun; one that has ends
             between two forward passes once it is `unwanted` or expired, if nothing else of its batch is wanted.
+            A pin that does not hold when the work is to be run fails it with `WeightVersionMismatchError`: at once, or
+            if it is to wait, once it expires.
 
         Raises:
             EngineOverloadedError: If more tokens wait than the limit; a work that finds an idle engine is taken
-                whatever its size.
+                whatever its size. Works that wait for other weights are counted by themselves.
             EngineStoppedError: If the engine is closed or its thread has ended.
+            WeightVersionUnknownError: If the pinned version was neither announced nor ever current.
         """
-        return self.submit_slices([work], expires_s)
+        return self.submit_slices([work], expires_s, pin)
 
-    def submit_slices(self, works: Sequence[W], expires_s: float = float("inf")) -> WorkFuture:
-        """Queue a work in slices: others have their turn between two of them.
+    def submit_slices(
+        self, works: Sequence[W], expires_s: float = float("inf"), pin: WeightPin = WeightPin()
+    ) -> WorkFuture:
+        """Queue a work in slices: others have their turn between two of them, but no change of weights.
 
         Args:
             works: At least one.
             expires_s: When nobody waits any more, on the clock.
+            pin: Which weights all of them have to be run under.
 
         Returns:
             The scores of all slices to come, one after another; else as `submit`.
@@ -194,37 +141,72 @@ class Batcher(Generic[W]):
         Raises:
             EngineOverloadedError: As `submit`.
             EngineStoppedError: As `submit`.
+            WeightVersionUnknownError: As `submit`.
         """
-        job = _Job(deque((work, self._scorer.n_tokens(work)) for work in works), expires_s, self._clock())
+        job = Job(deque((work, self._scorer.n_tokens(work)) for work in works), expires_s, self._clock(), pin)
         n_tokens = job.n_tokens
         with self._changed:
-            if self._closed or not self._thread.is_alive():
-                raise EngineStoppedError("the engine is stopped")
-            if self._is_too_much(n_tokens):
-                self._drop_unwanted()
-            if self._is_too_much(n_tokens):
+            self._demand_running()
+            self._versions.demand_known(pin)
+            if self._is_too_much(n_tokens, pin):
+                self._queue.drop_unwanted()
+            if self._is_too_much(n_tokens, pin):
                 wait_s = min(LONGEST_RETRY_S, max(1.0, self.queued_tokens / self._tokens_per_s))
                 raise EngineOverloadedError(
-                    f"{self.queued_tokens} tokens wait for this model; expected at most {self._max_queued_tokens} "
+                    f"{self._before(pin)} tokens wait for this model; expected at most {self._max_queued_tokens} "
                     "with those of the request",
                     retry_after_s=wait_s,
                 )
             if not self.queued_tokens:
                 self.beat()  # silence is counted from the first work on
-            self._queue.append(job)
-            self.queued_tokens += n_tokens
+            self._queue.add(job)
             self._changed.notify()
         return job.future
 
-    def _is_too_much(self, n_tokens: int) -> bool:
-        """Whether a work finds more before it than the limit leaves room for."""
-        return bool(self.queued_tokens) and self.queued_tokens + n_tokens > self._max_queued_tokens
+    def swap(self, change: Callable[[Callable[[], None]], T], version: str) -> Future[T]:
+        """Queue a change of weights.
 
-    def _drop_unwanted(self) -> None:
-        """Take from the queue what nobody waits for any more."""
-        waiting = list(self._queue)
-        self._queue.clear()
-        self._queue.extend(job for job in waiting if self._is_wanted(job))
+        Args:
+            change: Makes it, in the thread of the engine, while no work is partly run; takes what it calls now and then
+                as a sign of life. An `EngineError` says that nothing was changed. After any other exception nobody
+                knows what the weights are: the engine is stopped.
+            version: What is current afterwards.
+
+        Returns:
+            What `change` returns, once the version is current. Cancelling it drops the change if it has not begun.
+
+        Raises:
+            EngineStoppedError: If the engine is closed or its thread has ended.
+        """
+        swap = Swap(change, version)
+        with self._changed:
+            self._demand_running()
+            self._queue.add_swap(swap)
+            self._changed.notify()
+        return swap.future
+
+    @property
+    def queued_tokens(self) -> int:
+        """Tokens that wait for the device or are being run."""
+        return self._queue.queued_tokens
+
+    @property
+    def parked_tokens(self) -> int:
+        """Tokens of works that wait for other weights."""
+        return self._queue.parked_tokens
+
+    def _demand_running(self) -> None:
+        if self._closed or not self._thread.is_alive():
+            raise EngineStoppedError(self._why_stopped)
+
+    def _before(self, pin: WeightPin) -> int:
+        """Tokens that wait for what a work with this pin would wait for."""
+        return self.parked_tokens if self._queue.is_for_later(pin) else self.queued_tokens
+
+    def _is_too_much(self, n_tokens: int, pin: WeightPin) -> bool:
+        """Whether a work finds more before it than the limit leaves room for."""
+        before = self._before(pin)
+        return bool(before) and before + n_tokens > self._max_queued_tokens
 
     def close(self, timeout_s: float | None = None) -> None:
         """Finish the batch that is being run, fail what waits, and end the thread.
@@ -248,44 +230,59 @@ class Batcher(Generic[W]):
         self.last_beat_s = self._clock()
 
     def _run(self) -> None:
+        ended = "the thread of the engine has ended"
         try:
-            while jobs := self._next_batch():
-                self._answer(jobs)
+            while turn := self._next_turn():
+                if isinstance(turn, Swap):
+                    self._change(turn)
+                else:
+                    self._answer(turn)
+            ended = self._why_stopped
         finally:
             # Whatever ends the thread, nobody is left waiting for it.
             self._closed = True
-            self._fail_all(EngineStoppedError("the thread of the engine has ended"))
+            self._fail_all(EngineStoppedError(ended))
 
-    def _next_batch(self) -> list[_Job[W]]:
-        """Work up to the budget, in the order in which it came; nothing once the engine is closed."""
+    def _next_turn(self) -> list[Job[W]] | Swap | None:
+        """What is run next; nothing once the engine is closed."""
         with self._changed:
             while not self._closed:
                 self.beat()
-                jobs: list[_Job[W]] = []
-                tokens = 0
-                while self._queue and (not jobs or tokens + self._queue[0].n_next <= self._batch_tokens):
-                    job = self._queue.popleft()
-                    if not self._is_wanted(job):
-                        continue
-                    if job.future.running() or job.future.set_running_or_notify_cancel():
-                        jobs.append(job)
-                        tokens += job.n_next
-                    else:
-                        self.queued_tokens -= job.n_tokens
-                if jobs:
-                    return jobs
-                self._changed.wait()
-        return []
+                turn = self._queue.next_turn(self._batch_tokens)
+                if turn:
+                    return turn
+                self._changed.wait(self._queue.until_next_s())
+        return None
 
-    def _is_wanted(self, job: _Job[W]) -> bool:
-        """Whether somebody still waits; what nobody waits for is told so, and counts no more."""
-        if not (job.future.cancelled() or job.future.unwanted or job.expires_s <= self._clock()):
-            return True
-        self.queued_tokens -= job.n_tokens
-        job.fail(EngineExpiredError(_TOO_LATE))
-        return False
+    def _change(self, swap: Swap) -> None:
+        """Change the weights; a change that fails half-way ends the engine before it answers anything more."""
+        if not swap.future.set_running_or_notify_cancel():
+            return
+        begun = self._clock()
+        try:
+            made = swap.change(self.beat)
+        except EngineError as error:
+            swap.future.set_exception(error)
+            return
+        except BaseException as error:
+            log.exception("%s: a change of weights failed half-way", self._thread.name)
+            self._why_stopped = (
+                f"the engine is stopped: a change of weights failed half-way ({type(error).__name__}), so that nobody "
+                "knows what its weights are"
+            )
+            self._closed = True
+            failure = EngineStoppedError(self._why_stopped)
+            failure.__cause__ = error
+            swap.future.set_exception(failure)
+            if not isinstance(error, Exception):
+                raise
+            return
+        with self._changed:
+            self.beat()  # works that waited for these weights are counted from now on
+            self._queue.make_current(swap.version, self._clock() - begun)
+        swap.future.set_result(made)
 
-    def _answer(self, jobs: list[_Job[W]]) -> None:
+    def _answer(self, jobs: list[Job[W]]) -> None:
         """Run a slice of each work, and deliver those that are done once their tokens are no longer counted."""
         begun, tokens = self._clock(), sum(job.n_next for job in jobs)
         outcomes: list[Floats | EngineError] = []
@@ -304,25 +301,25 @@ class Batcher(Generic[W]):
         if ended > begun:
             self._tokens_per_s = _MEMORY * self._tokens_per_s + (1 - _MEMORY) * tokens / (ended - begun)
 
-    def _deliver(self, job: _Job[W], outcome: Floats | EngineError) -> None:
+    def _deliver(self, job: Job[W], outcome: Floats | EngineError) -> None:
         """Take what came of the next slice of a work: its answer if it was the last one, else its next turn."""
         with self._changed:
             if isinstance(outcome, EngineError):
-                self.queued_tokens -= job.n_tokens
+                self._queue.queued_tokens -= job.n_tokens
             else:
-                self.queued_tokens -= job.n_next
+                self._queue.queued_tokens -= job.n_next
                 job.slices.popleft()
                 job.scores.append(outcome)
                 if job.slices:
-                    job.waits_since_s = self._clock()
-                    self._queue.append(job)
+                    self._queue.add_rest(job)
                     return
         if isinstance(outcome, EngineError):
             job.fail(outcome)
         else:
-            job.future.set_result(Answered(np.concatenate(job.scores), job.queue_s, job.engine_s))
+            version = job.version or ""
+            job.future.set_result(Answered(np.concatenate(job.scores), job.queue_s, job.engine_s, version))
 
-    def _outcomes(self, slices: Sequence[tuple[W, int]], jobs: list[_Job[W]]) -> list[Floats | EngineError]:
+    def _outcomes(self, slices: Sequence[tuple[W, int]], jobs: list[Job[W]]) -> list[Floats | EngineError]:
         """The scores of a batch; if it fails, of each slice by itself, so that one does not fail the others."""
         try:
             scores = self._scorer.score([work for work, _ in slices], lambda: self._beat_for(jobs))
@@ -338,7 +335,7 @@ class Batcher(Generic[W]):
             failure.__cause__ = error
             return [failure]
 
-    def _beat_for(self, jobs: list[_Job[W]]) -> None:
+    def _beat_for(self, jobs: list[Job[W]]) -> None:
         """Say that the thread is alive, and end a batch that nobody waits for."""
         self.beat()
         now = self._clock()
@@ -347,11 +344,8 @@ class Batcher(Generic[W]):
 
     def _fail_all(self, error: EngineStoppedError) -> None:
         with self._changed:
-            jobs = list(self._queue)
-            self._queue.clear()
-            self.queued_tokens -= sum(job.n_tokens for job in jobs)
-        for job in jobs:
-            job.fail(error)
+            jobs, swaps = self._queue.drop_all()
+        fail_all(jobs, swaps, error)
 
 
 def _place_of(error: BaseException) -> str:

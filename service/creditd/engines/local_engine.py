@@ -8,6 +8,7 @@ from typing import Generic, Protocol, TypeVar
 from creditd.engines.batching import Batcher, Scorer
 from creditd.engines.model_spec import ModelSpec
 from creditd.engines.protocol import EngineStatus
+from creditd.engines.weight_versions import WeightVersions
 
 
 class Loaded(Protocol):
@@ -57,13 +58,16 @@ W = TypeVar("W")
 class LocalEngine(Generic[L, W]):
     """A loaded model and the thread that runs it."""
 
-    def __init__(self, loaded: L, scorer: Scorer[W], clock: Callable[[], float]) -> None:
+    def __init__(
+        self, loaded: L, scorer: Scorer[W], clock: Callable[[], float], versions: WeightVersions | None = None
+    ) -> None:
         """Start the thread.
 
         Args:
             loaded: The model.
             scorer: How it is asked.
             clock: Monotonic seconds.
+            versions: Those of its weights, where they can be replaced. None: they stay what was loaded.
         """
         self._loaded = loaded
         self._clock = clock
@@ -73,6 +77,7 @@ class LocalEngine(Generic[L, W]):
             max_queued_tokens=loaded.spec.max_queued_tokens,
             name=f"creditd-engine-{loaded.spec.id}",
             clock=clock,
+            versions=versions,
         )
 
     @property
