@@ -158,20 +158,33 @@ class CreditReward(ABC):
     @property
     def decode(self) -> Decode:
         """How tokens are read: those that end or fill up a completion are left out, all other special ones are text."""
-        tokenizer = self._tokenizer
-        if tokenizer is None:
+        if self._tokenizer is None:
             raise RuntimeError(f"a {type(self).__name__} works in a CreditGRPOTrainer, or after attach(trainer)")
+        return decoder(self._tokenizer, self.silent, self._decoded)
 
-        def decode(ids: Sequence[int]) -> str:
-            key = tuple(token for token in ids if token not in self.silent)
-            text = self._decoded.get(key)
-            if text is None:
-                text = str(tokenizer.decode(key, skip_special_tokens=False, clean_up_tokenization_spaces=False))
-                if len(key) <= _REMEMBERED_TOKENS and len(self._decoded) < _REMEMBERED_TEXTS:
-                    self._decoded[key] = text
-            return text
 
-        return decode
+def decoder(tokenizer: PreTrainedTokenizerBase, silent: set[int], remembered: dict[tuple[int, ...], str]) -> Decode:
+    """How tokens are read: those that end or fill up a completion are left out, all other special ones are text.
+
+    Args:
+        tokenizer: Of the policy.
+        silent: Tokens that are no text.
+        remembered: Texts of runs of a few tokens, which grows up to some 50 MB.
+
+    Returns:
+        The text of any run of tokens, nothing cleaned up.
+    """
+
+    def decode(ids: Sequence[int]) -> str:
+        key = tuple(token for token in ids if token not in silent)
+        text = remembered.get(key)
+        if text is None:
+            text = str(tokenizer.decode(key, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+            if len(key) <= _REMEMBERED_TOKENS and len(remembered) < _REMEMBERED_TEXTS:
+                remembered[key] = text
+        return text
+
+    return decode
 
 
 def is_async(function: Callable[..., Any]) -> bool:

@@ -22,8 +22,7 @@ from __future__ import annotations
 import logging
 import time
 import warnings
-from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,14 +40,14 @@ from creditd.adapters.trl_rows import (
     filled,
     filled_up,
     other_rewards,
+    overrider,
+    replace_last,
     same_tokens,
+    tokenizer_of,
     unknown_rows,
     without_unknown,
 )
 from creditd.adapters.trl_settings import check_loss, check_settings
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 __all__ = [
     "Anneal",
@@ -91,7 +90,7 @@ class CreditMixin:
         self._credit_place = places[0]
         self._credit_reward: CreditReward = self.reward_funcs[self._credit_place]
         check_settings(self, config, self._credit_place)
-        tokenizer = _tokenizer_of(self.processing_class)
+        tokenizer = tokenizer_of(self.processing_class)
         ends = {*self.eos_token_ids, tokenizer.pad_token_id}
         self._credit_reward.bind(config, tokenizer, ends, self.max_completion_length)
         self._creditor: ServiceCreditor = self._credit_reward.creditor
@@ -113,8 +112,8 @@ class CreditMixin:
         generated, self._generated = self._generated, None
         if generated is None or not same_tokens(generated[1], completion_ids_list):
             raise ValueError(
-                f"{_overrider(self)} has completions scored that are not those of its _generate; expected the same "
-                "tokens in the same order, because only _generate knows which of them the policy wrote"
+                f"{overrider(self, CreditMixin)} has completions scored that are not those of its _generate; expected "
+                "the same tokens in the same order, because only _generate knows which of them the policy wrote"
             )
         prompt_ids, ids, mask = generated
         self._credit_reward.expect(Generation(prompt_ids, None if mask is None else filled_up(mask, ids)))
@@ -158,7 +157,7 @@ class CreditMixin:
                 return out
 
         def plain() -> list[float]:
-            check_rows(out, ids, _overrider(self))
+            check_rows(out, ids, overrider(self, CreditMixin))
             own: list[float] = out["advantages"].masked_fill(unknown[self._own(ids)], 0.0).tolist()
             return own
 
@@ -174,7 +173,7 @@ class CreditMixin:
         for name, given in zip(self.reward_func_names, rewards.T, strict=True):
             self._metrics[mode][f"rewards/{name}/mean"][-1:] = [torch.nanmean(given).item()]
             self._metrics[mode][f"rewards/{name}/std"][-1:] = [nanstd(given).item()]
-            _replace_last(self._logs["rewards"][name], given.tolist())
+            replace_last(self._logs["rewards"][name], given.tolist())
 
     def _log_credit(self: Any, credited: Credited, mode: str) -> None:
         """Put the metrics where TRL's own are, and warn once when the credit takes too much of the step."""
@@ -202,7 +201,7 @@ class CreditMixin:
             self.credit_request_ids.append(credited.request_id)
             log.info("step %d: credit of request %s", self.state.global_step, credited.request_id)
         means = [float(np.mean(row)) if len(row) else 0.0 for row in credited.token_advantages]
-        _replace_last(self._logs["advantages"], means)
+        replace_last(self._logs["advantages"], means)
 
 
 class CreditGRPOTrainer(CreditMixin, GRPOTrainer):
@@ -235,23 +234,3 @@ def attach(trainer: GRPOTrainer, credit: CreditConfig | None = None) -> GRPOTrai
         trainer.__class__ = kind  # whatever stopped the set-up is raised again, and the trainer is as it was
         raise
     return trainer
-
-
-def _replace_last(table: deque[float], values: list[float]) -> None:
-    """Put values in the place of as many that were logged last."""
-    for _ in range(min(len(values), len(table))):
-        table.pop()
-    table.extend(values)
-
-
-def _tokenizer_of(processing_class: Any) -> PreTrainedTokenizerBase:
-    """The tokenizer, also of a processor for several modalities."""
-    tokenizer: PreTrainedTokenizerBase = getattr(processing_class, "tokenizer", processing_class)
-    return tokenizer
-
-
-def _overrider(trainer: Any) -> str:
-    """Name of the class, the adapter's own left out, whose way of generating and scoring the trainer has."""
-    methods = {"_generate_and_score_completions", "_calculate_rewards", "_generate"}
-    kinds = (kind for kind in type(trainer).__mro__ if kind is not CreditMixin and methods & vars(kind).keys())
-    return next(kinds, GRPOTrainer).__name__

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from trl import GRPOTrainer
 
 from creditd.adapters.credit_reward import OtherRewards
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 def other_rewards(rewards: torch.Tensor, weights: torch.Tensor, place: int) -> OtherRewards:
@@ -77,10 +82,21 @@ def filled_up(mask: Sequence[Sequence[int]], ids: Sequence[Sequence[int]]) -> li
     return [[*given, *[1] * (len(row) - len(given))] for given, row in zip(mask, ids, strict=True)]
 
 
-def check_rows(out: dict[str, Any], ids: list[list[int]], who: str) -> None:
-    """Refuse rows of the output that are not the completions that were scored: their advantages would be others'."""
+def check_rows(out: dict[str, Any], ids: Sequence[Sequence[int]], who: str, *, of_tokens: bool = False) -> None:
+    """Refuse rows of the output that are not the completions that were scored: their advantages would be others'.
+
+    Args:
+        out: What the trainer made of a generation.
+        ids: The completions that it generated, in order.
+        who: Whose output it is, for errors.
+        of_tokens: Whether one advantage for each token will do as well as one for each completion.
+
+    Raises:
+        ValueError: If a row holds other tokens, or advantages have another shape.
+    """
     written, mask, base = out["completion_ids"], out["completion_mask"], out["advantages"]
-    if len(written) != len(ids) or base.shape != (len(ids),):
+    shapes = [(len(ids),), *([tuple(written.shape)] if of_tokens else [])]
+    if len(written) != len(ids) or tuple(base.shape) not in shapes:
         raise ValueError(
             f"{who} returned {len(written)} completions with advantages of shape {tuple(base.shape)}; "
             f"expected the {len(ids)} that were scored, with one advantage each"
@@ -103,3 +119,23 @@ def filled(out: dict[str, Any], rows: Sequence[np.ndarray[Any, np.dtype[np.float
         row = int(torch.isfinite(advantages).all(dim=1).logical_not().nonzero()[0])
         raise ValueError(f"an advantage of row {row} is not finite; expected a number for each token")
     return advantages
+
+
+def replace_last(table: deque[float], values: list[float]) -> None:
+    """Put values in the place of as many that were logged last."""
+    for _ in range(min(len(values), len(table))):
+        table.pop()
+    table.extend(values)
+
+
+def tokenizer_of(processing_class: Any) -> PreTrainedTokenizerBase:  # noqa: ANN401 - TRL says no type
+    """The tokenizer, also of a processor for several modalities."""
+    tokenizer: PreTrainedTokenizerBase = getattr(processing_class, "tokenizer", processing_class)
+    return tokenizer
+
+
+def overrider(trainer: GRPOTrainer, *own: type) -> str:
+    """Name of the class, the adapter's own left out, whose way of generating and scoring the trainer has."""
+    methods = {"_generate_and_score_completions", "_calculate_rewards", "_generate"}
+    kinds = (kind for kind in type(trainer).__mro__ if kind not in own and methods & vars(kind).keys())
+    return next(kinds, GRPOTrainer).__name__
