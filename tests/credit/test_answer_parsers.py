@@ -67,7 +67,7 @@ def tokenized(draw):
     ],
 )
 def test_tags(text, expected):
-    """The last complete pair of answer tags, and the last complete pair of reasoning tags before it, or all before it."""
+    """The last complete pair of answer tags, and the last one of reasoning tags before it, or all before it."""
     assert parts(text, TAGS) == expected
 
 
@@ -113,7 +113,7 @@ def test_hashes(text, expected):
     ],
 )
 def test_boxed(text, expected):
-    """The last box whose braces are balanced; escaped braces are letters, and an escaped backslash begins no command."""
+    """The last box whose braces are balanced; escaped braces are letters; an escaped backslash is no command."""
     assert parts(text, BOXED) == expected
 
 
@@ -135,7 +135,7 @@ def test_last_line(text, expected):
 
 @given(text=texts, parser=parsers)
 def test_ranges_are_in_order(text, parser):
-    """The reasoning stops where the answer starts, or before; the answer is not empty and begins with no white space."""
+    """The reasoning stops where the answer starts, or before; the answer is not empty, nor blank at an end."""
     found = reasoning_characters(text, parser)
     if found is None:
         return

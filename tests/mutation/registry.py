@@ -5,6 +5,7 @@ from mutation.embedding_mutants import EMBEDDING_MUTANTS
 from mutation.estimator_mutants import ESTIMATOR_MUTANTS
 from mutation.group_mutants import GROUP_MUTANTS
 from mutation.mutants import SET_MUTANTS
+from mutation.sensitivity_mutants import SENSITIVITY_MUTANTS
 from mutation.smooth_mutants import SMOOTH_MUTANTS
 from mutation.span_mutants import SPAN_MUTANTS
 from mutation.table_mutants import TABLE_MUTANTS
@@ -20,6 +21,7 @@ FAMILIES = (
     WIRING_MUTANTS,
     EMBEDDING_MUTANTS,
     SPAN_MUTANTS,
+    SENSITIVITY_MUTANTS,
 )
 MUTANTS = {name: mutant for family in FAMILIES for name, mutant in family.items()}
 if len(MUTANTS) != sum(map(len, FAMILIES)):
