@@ -21,6 +21,7 @@ SHAPLEY = "/v1/credit/shapley"
 GROUP = "/v1/credit/group"
 SCAR = "/v1/credit/scar"
 SCAR_SOLVE = "/v1/credit/scar/solve"
+OAR = "/v1/credit/oar"
 PATIENCE_S = 30.0
 """How long a test waits for something that takes milliseconds."""
 

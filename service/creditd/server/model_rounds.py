@@ -21,7 +21,14 @@ from creditd.cache.events import Outcome
 from creditd.cache.games import KnownGame, joined
 from creditd.cache.keys import GameKey, KeyMaker, UtilitySource
 from creditd.cache.tiers import Flight, UtilityCache
-from creditd.engines.errors import EngineError, EngineExpiredError, EngineOverloadedError, ModelUnsuitableError
+from creditd.engines.errors import (
+    EngineError,
+    EngineExpiredError,
+    EngineOverloadedError,
+    ModelUnsuitableError,
+    WeightVersionMismatchError,
+    WeightVersionUnknownError,
+)
 from creditd.engines.protocol import EngineUsage, PreparedTexts, ScoredTexts
 from creditd.engines.registry import AnyEngine
 from creditd.scoring.deadline import Deadline, DeadlineExceededError
@@ -135,7 +142,7 @@ class ModelRounds:
             DeadlineExceededError: If the deadline passes first.
             ClientDisconnect: If the caller leaves first.
         """
-        with self._errors_of_the_service():
+        with errors_of_the_service(self._engine.spec.id):
             return (await self._caller.read(reading)).usage
 
     async def answers(self, asked: Round) -> Any:  # noqa: ANN401 - scores or vectors
@@ -289,22 +296,30 @@ class ModelRounds:
             ClientDisconnect: If the caller leaves first.
         """
         caller = self._caller
-        with self._errors_of_the_service():
+        with errors_of_the_service(self._engine.spec.id):
             prepared = await caller.read(reading)
             return await caller.wait_for(asyncio.wrap_future(submit(prepared, caller.deadline.at_s)))
 
-    @contextmanager
-    def _errors_of_the_service(self) -> Iterator[None]:
-        """What the model refuses, raised as the error of the service that says the same."""
-        name = self._engine.spec.id
-        try:
-            yield
-        except EngineExpiredError:
-            raise DeadlineExceededError from None
-        except EngineOverloadedError as error:
-            wait = {"Retry-After": str(max(1, round(error.retry_after_s)))}
-            raise ServiceError(ErrorCode.OVERLOADED, f"model {name}: {error}", headers=wait) from None
-        except ModelUnsuitableError as error:
-            raise ServiceError(ErrorCode.INVALID_REQUEST, f"model {name}: {error}") from None
-        except EngineError as error:
-            raise ServiceError(ErrorCode.ENGINE_FAILED, f"model {name}: {error}") from error
+
+@contextmanager
+def errors_of_the_service(name: str) -> Iterator[None]:
+    """What a model refuses, raised as the error of the service that says the same.
+
+    Args:
+        name: Of the model.
+    """
+    try:
+        yield
+    except EngineExpiredError:
+        raise DeadlineExceededError from None
+    except EngineOverloadedError as error:
+        wait = {"Retry-After": str(max(1, round(error.retry_after_s)))}
+        raise ServiceError(ErrorCode.OVERLOADED, f"model {name}: {error}", headers=wait) from None
+    except ModelUnsuitableError as error:
+        raise ServiceError(ErrorCode.INVALID_REQUEST, f"model {name}: {error}") from None
+    except WeightVersionUnknownError as error:
+        raise ServiceError(ErrorCode.WEIGHT_VERSION_UNKNOWN, f"model {name}: {error}") from None
+    except WeightVersionMismatchError as error:
+        raise ServiceError(ErrorCode.WEIGHT_VERSION_MISMATCH, f"model {name}: {error}") from None
+    except EngineError as error:
+        raise ServiceError(ErrorCode.ENGINE_FAILED, f"model {name}: {error}") from error

@@ -17,6 +17,7 @@ from pydantic.json_schema import models_json_schema
 from creditd.wire import codec
 from creditd.wire.errors import ERROR_KINDS, ErrorCode, Problem
 from creditd.wire.groups import GroupRequest
+from creditd.wire.oar import OarRequest
 from creditd.wire.scar import ScarRequest, ScarSolveRequest
 from creditd.wire.solve import SolveRequest
 from creditd.wire.v1 import ShapleyRequest
@@ -44,6 +45,7 @@ _REQUESTS: tuple[type[BaseModel], ...] = (
     GroupRequest,
     ScarRequest,
     ScarSolveRequest,
+    OarRequest,
 )
 
 

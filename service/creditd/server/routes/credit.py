@@ -1,4 +1,4 @@
-"""`POST /v1/credit/shapley` and `/scar`, `/solve` of both, and `/v1/credit/group`."""
+"""`POST /v1/credit/shapley` and `/scar`, `/solve` of both, `/v1/credit/oar` and `/v1/credit/group`."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from creditd.server.convert import json_body
 from creditd.server.inline import is_small
 from creditd.server.json_bodies import check_keys, may_repeat_keys
 from creditd.server.model_answers import answer_with_model
+from creditd.server.oar_answers import answer_oar
 from creditd.server.openapi import described
 from creditd.server.remembered_solve import answer_remembered
 from creditd.server.resources import Resources, resources_of
@@ -27,6 +28,7 @@ from creditd.wire import codec
 from creditd.wire.errors import ErrorCode
 from creditd.wire.groups import GroupRequest, GroupResponse
 from creditd.wire.model_texts import asks_models
+from creditd.wire.oar import OarRequest, OarResponse
 from creditd.wire.scar import ScarRequest, ScarResponse, ScarSolveRequest, ScarSolveResponse
 from creditd.wire.solve import SolveRequest, SolveResponse
 from creditd.wire.v1 import ShapleyRequest, ShapleyResponse
@@ -101,6 +103,23 @@ async def credit_scar(request: Request) -> Response:
 async def credit_scar_solve(request: Request) -> Response:
     """The same under a utility that the caller evaluates: what to evaluate next, or the token rewards."""
     return await _answered(request, ScarSolveRequest, answer_scar_solve)
+
+
+@router.post(
+    "/oar",
+    operation_id="credit_oar",
+    **described(
+        OarRequest,
+        OarResponse,
+        ErrorCode.UNKNOWN_MODEL,
+        ErrorCode.ENGINE_FAILED,
+        ErrorCode.WEIGHT_VERSION_MISMATCH,
+        ErrorCode.WEIGHT_VERSION_UNKNOWN,
+    ),
+)
+async def credit_oar(request: Request) -> Response:
+    """Advantages of tokens, from how much the policy's answer depends on each token of its reasoning (OAR)."""
+    return await _answered(request, OarRequest, answer_oar)
 
 
 async def _answered(request: Request, model: type[_M], answer: Callable[..., Any]) -> Response:
