@@ -185,6 +185,8 @@ def test_a_leading_space_belongs_to_its_token():
     offsets = [(0, 2), (2, 5), (5, 8), (8, 9), (9, 13), (13, 15), (15, 16)]
     assert find_reasoning(text, offsets, HASHES) == ((0, 4), (5, 6))
     assert find_reasoning(text, [(0, 9), (9, 14), (14, 16)], HASHES) == ((0, 1), (2, 3))
+    wide = "so ####   7   \n"
+    assert find_reasoning(wide, [(0, 3), (3, 7), (7, 15)], HASHES) == ((0, 1), (2, 3))
 
 
 def test_an_answer_without_a_token_is_none():

@@ -1,4 +1,4 @@
-"""Weights of reasoning tokens, shifted: the weights, what is said of them, the tokens that have them, the advantages."""
+"""Weights of reasoning tokens, shifted: they, what is said of them, the tokens that have them, the advantages."""
 
 from __future__ import annotations
 
