@@ -52,6 +52,9 @@ Modules:
     reshaping           weights of reasoning tokens from how much the answer depends on them
     answer_parsers      the reasoning and the answer that a policy wrote in one completion
     sensitivity_items, sensitivity_credit    many completions: their words, and their token advantages
+    composition         inside a candidate: what a span is worth to the set, and what its tokens receive
+    composed_items, composed_checks,      sets of candidates down to tokens: their words, the checks of what is known of
+    composed_ledgers, composed_credit     candidates' insides, the accounts, and the batch
     group_sums, flags   sums that no batch shape can change; what can be unusual
 """
 
@@ -61,6 +64,24 @@ from creditd.credit.candidate_features import CandidateFeatures
 from creditd.credit.candidate_parsers import PARSERS, ParsedCandidates, parse_candidates, parser_of
 from creditd.credit.candidate_sets import CandidateSets, MalformedPolicy, RewardPart, SetError
 from creditd.credit.coalition_plans import permutation_plan, stratified_plan
+from creditd.credit.composed_credit import composed_credit
+from creditd.credit.composed_items import (
+    Additive,
+    Bounded,
+    BySensitivity,
+    CandidateParts,
+    ComposedCredit,
+    ComposedCredits,
+    ComposedSets,
+    ComposeOptions,
+)
+from creditd.credit.composition import (
+    MaxShare,
+    additive_advantages,
+    bounded_advantages,
+    span_credits,
+    unit_contrasts,
+)
 from creditd.credit.coverage import Coverage, FacilityLocation
 from creditd.credit.credit_rules import (
     Blend,
@@ -155,12 +176,20 @@ __all__ = [
     "GRPO_EPSILONS",
     "LEAST_PERTURBATION_RANGE",
     "PARSERS",
+    "Additive",
     "AllPass",
     "Blend",
+    "Bounded",
+    "BySensitivity",
     "CVaR",
     "CandidateFeatures",
+    "CandidateParts",
     "CandidateSets",
     "CompletionCredit",
+    "ComposeOptions",
+    "ComposedCredit",
+    "ComposedCredits",
+    "ComposedSets",
     "Coverage",
     "CreditRule",
     "Estimate",
@@ -181,6 +210,7 @@ __all__ = [
     "Max",
     "MaxAtK",
     "MaxMinusSimilarity",
+    "MaxShare",
     "Mean",
     "MeanPairwiseDiversity",
     "Median",
@@ -234,7 +264,10 @@ __all__ = [
     "TrimmedMean",
     "Utility",
     "Whitening",
+    "additive_advantages",
     "balanced_tree",
+    "bounded_advantages",
+    "composed_credit",
     "covered_topics",
     "filled_ends",
     "find_reasoning",
@@ -257,6 +290,7 @@ __all__ = [
     "set_similarities",
     "sets_without_vectors",
     "similarity_floor",
+    "span_credits",
     "stratified_estimate",
     "stratified_plan",
     "table_semivalues",
@@ -265,6 +299,7 @@ __all__ = [
     "token_rewards",
     "token_spans",
     "tree_evaluations",
+    "unit_contrasts",
     "units_of_ranges",
     "units_of_segments",
     "weighted_rewards",

@@ -51,6 +51,15 @@ ErrorField: TypeAlias = Literal[
     "n_tokens",
     "candidates",
     "group",
+    "completion_mask",
+    "set_advantage",
+    "advantage_slope",
+    "inside",
+    "advantage",
+    "units",
+    "unit_values",
+    "tree",
+    "sensitivities",
 ]
 
 USABLE = f"a finite number of magnitude at most {MAX_MAGNITUDE:g}"
@@ -211,6 +220,12 @@ class SetErrors:
         self.failed = np.zeros(n_sets, dtype=np.bool_)
         self._first = {error.row: error for error in known}
         self.failed[list(self._first)] = True
+
+    def add(self, error: SetError) -> None:
+        """Fail one set, unless it has failed already."""
+        if not self.failed[error.row]:
+            self._first[error.row] = error
+            self.failed[error.row] = True
 
     def add_sets(self, rows: Integers, code: ErrorCode, field: ErrorField, detail: Callable[[int], str]) -> None:
         """Fail whole sets; `detail` is asked for the sentence of a row that has no error yet."""
