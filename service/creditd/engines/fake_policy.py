@@ -36,6 +36,7 @@ from creditd.engines.policy_protocol import (
     WeightState,
 )
 from creditd.engines.protocol import EngineStatus, EngineUsage, TextFailure
+from creditd.engines.weight_files import StagedWeights, SwapReport
 
 Measure: TypeAlias = Callable[[str, ReasonedTokens, SensitivityOptions], Sequence[float]]
 """Sensitivities of the measured tokens of a completion, by the version of the weights."""
@@ -162,6 +163,20 @@ class FakePolicy:
             self._waiting = [job for job in self._waiting if job.pin.version != version]
             for job in ready:
                 self._thread.submit(self._run, job)
+
+    def announce_weights(self, version: str) -> None:
+        """Say that weights of this version will come."""
+        self.announce(version)
+
+    def replace_weights(self, staged: StagedWeights) -> Future[SwapReport]:
+        """Have the version of weights, whatever is in them."""
+        skipped = staged.version == self._state.current
+        if not skipped:
+            self.replace(staged.version)
+        report = SwapReport(staged.version, staged.n_bytes, len(staged.tensors), None, 0.0, 0.0, skipped)
+        staged.release()
+        staged.outcome.set_result(report)
+        return staged.outcome
 
     def completion_text(self, ids: Sequence[int]) -> tuple[str, list[tuple[int, int]]]:
         """The characters of code points, one for each token."""

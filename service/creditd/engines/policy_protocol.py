@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from creditd.engines.protocol import Engine, EngineUsage, TextFailure
+from creditd.engines.weight_files import StagedWeights, SwapReport
 
 Floats: TypeAlias = NDArray[np.float64]
 Integers: TypeAlias = NDArray[np.int64]
@@ -149,6 +150,20 @@ class SensitivityMeasurer(Engine, Protocol):
 
     def weight_state(self) -> WeightState:
         """What can be said of its weights now."""
+
+    def announce_weights(self, version: str) -> None:
+        """Say that weights of a version will come, so that work that is pinned to it waits."""
+
+    def replace_weights(self, staged: StagedWeights) -> Future[SwapReport]:
+        """Have weights verified, and taken between two works if they fit.
+
+        Args:
+            staged: The weights; what is spooled of them is removed in the end.
+
+        Returns:
+            Their outcome, which cancelling does not change: a report, or an `EngineError`, above all
+            `WeightsRefusedError` and `WeightVersionMismatchError`.
+        """
 
     def completion_text(self, ids: Sequence[int]) -> tuple[str, list[tuple[int, int]]]:
         """The text of a completion, and the characters of each of its tokens.
