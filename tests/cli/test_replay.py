@@ -248,7 +248,10 @@ def test_a_broken_recording_is_said_in_one_sentence(recorded, capsys):
         ({"response": None}, "expected the text of an answer"),
         ({"response": '{"columns": {}}'}, "not in the schema"),
         ({"request": '{"sets": []}'}, "expected the columns"),
-        ({"operation": "/v1/other"}, "expected /v1/credit/shapley, /v1/credit/group or /v1/credit/scar"),
+        (
+            {"operation": "/v1/other"},
+            "expected /v1/credit/shapley, /v1/credit/group, /v1/credit/scar or /v1/credit/oar",
+        ),
     ):
         recorded.write_text(original)
         changed(recorded, lambda document, fields=fields: document.update(fields))
@@ -256,6 +259,21 @@ def test_a_broken_recording_is_said_in_one_sentence(recorded, capsys):
         assert (status, lines) == (2, [])
         assert sentence in errors
         assert errors.count("\n") == 1
+
+
+def test_reshaped_advantages_are_replayed(tmp_path, capsys):
+    """With the mass of each completion; local mode says the same again, and a changed weight is seen."""
+    options = {"sensitivities": [[0.0, 1.0, 4.0], [2.0, None]], "advantages": [1.0, -0.5], "ids": ["a", "b"]}
+    path = made(tmp_path, lambda client: client.oar(reasoning=[None, [0, 1]], **options))
+    status, lines, errors = replayed(capsys, path)
+    assert (status, errors) == (0, "")
+    assert lines[1].split()[:4] == ["completion", "tokens", "reweighted", "advantage"]
+    assert lines[2].split()[:5] == ["a", "3", "3", "1", "3"]
+    assert lines[3].split() == ["b", "2", "1", "-0.5", "1", "1", "flat_sensitivity"]
+    changed(path, with_answer(lambda answer: answer["items"][1].update(weights=[2.0, 1.0])))
+    status, lines, _ = replayed(capsys, path)
+    assert status == 1
+    assert any("weights: 1 of 5 numbers differ, largest difference 1, first at 3" in line for line in lines)
 
 
 def test_several_files_are_replayed_whatever_one_of_them_is(recorded, tmp_path, capsys):

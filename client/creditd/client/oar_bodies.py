@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import BaseModel
+
 from creditd.client.arrays import Column, Integers, refusal, sequence, splits_of
 from creditd.client.bodies import Choice, choice, names_of_sets, per_set
 from creditd.client.item_columns import (
@@ -22,6 +24,7 @@ from creditd.client.item_columns import (
     token_ids,
 )
 from creditd.client.mappings import Name
+from creditd.client.results import Ragged
 
 _FIELDS: dict[str, tuple[str, Callable[[Any, int, str], Entries]]] = {
     "prompt_ids": ("prompt_ids", token_ids),
@@ -56,7 +59,7 @@ class ReasonedCompletions:
     ids: tuple[Name | None, ...] | None
 
 
-def completions_of(columns: dict[str, Column | None], ids: Column | None) -> ReasonedCompletions:
+def completions_of(columns: Mapping[str, Column | Ragged | None], ids: Column | None) -> ReasonedCompletions:
     """Completions from columns of any kind.
 
     Args:
@@ -69,12 +72,13 @@ def completions_of(columns: dict[str, Column | None], ids: Column | None) -> Rea
     Raises:
         InvalidRequestError: If a column has another length, or something that it cannot hold.
     """
-    first = next((columns[name] for name in _TOKENS if columns[name] is not None), None)
-    if first is None:
+    columns = {name: list(column) if isinstance(column, Ragged) else column for name, column in columns.items()}
+    of_tokens = next((name for name in _TOKENS if columns[name] is not None), None)
+    if of_tokens is None:
         raise refusal(
             "/items", "got neither completion_ids nor sensitivities; expected one of them to say which tokens there are"
         )
-    n_rows = len(sequence(first, next(name for name in _TOKENS if columns[name] is not None)))
+    n_rows = len(sequence(columns[of_tokens], of_tokens))
     items: list[dict[str, Any]] = [{} for _ in range(n_rows)]
     for name, (field, convert) in _FIELDS.items():
         column = columns[name]
@@ -92,7 +96,7 @@ def n_tokens(item: Mapping[str, Any]) -> int:
     return next((len(item[name]) for name in _TOKENS if item.get(name) is not None), 0)
 
 
-def sensitivity_of(sensitivity: Choice | None, sensitivities: Column | None) -> Choice:
+def sensitivity_of(sensitivity: Choice | None, sensitivities: Column | Ragged | None) -> Mapping[str, Any] | BaseModel:
     """How sensitivities are found: what was chosen, else the ones that are given, else the gradient.
 
     Args:

@@ -11,6 +11,7 @@ from creditd.client.conversations import Conversations, OnItemError, check_choic
 from creditd.client.exchanges import OAR_PATH
 from creditd.client.oar_bodies import completions_of, sensitivity_of
 from creditd.client.oar_results import OarResult
+from creditd.client.results import Ragged
 from creditd.client.steps import Steps
 
 
@@ -32,7 +33,7 @@ class OarOperations(Conversations):
         answers: Column | None = None,
         completions: Column | None = None,
         token_offsets: Column | None = None,
-        sensitivities: Column | None = None,
+        sensitivities: Column | Ragged | None = None,
         groups: Column | None = None,
         ids: Column | None = None,
         sensitivity: Choice | None = None,
