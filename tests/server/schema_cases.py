@@ -14,6 +14,7 @@ from creditd.server.resources import Resources
 from creditd.server.settings import Settings
 from creditd.wire import codec
 from server.model_services import FakeEmbedder, fake
+from server.oar_calls import policy
 from server.test_binary import plain
 
 EXAMPLES = 200
@@ -56,7 +57,8 @@ class AnyModel(Registry):
             fake(score=lambda _, text: float(len(text)), attention=lambda _, units: list(map(len, units))),
             FakeEmbedder(longest=10**9, known=False),
         )
-        super().__init__({"rm": self._scorer}, {"emb": self._embedder})
+        self._policy = policy(measured=lambda _, item, __: [float(place) for place in item.positions])
+        super().__init__({"rm": self._scorer}, {"emb": self._embedder}, {"policy": self._policy})
 
     def scorer(self, _):
         """The one reward model."""
@@ -65,6 +67,10 @@ class AnyModel(Registry):
     def embedder(self, _):
         """The one embedding model."""
         return self._embedder
+
+    def policy(self, _):
+        """The one policy."""
+        return self._policy
 
 
 def open_schema():

@@ -12,12 +12,13 @@ from creditd.wire import codec
 from creditd.wire.catalogue import CATALOGUE
 from creditd.wire.errors import ERROR_KINDS, Problem
 from creditd.wire.groups import GroupRequest
+from creditd.wire.oar import OarRequest
 from creditd.wire.scar import ScarRequest, ScarSolveRequest
 from creditd.wire.solve import SolveRequest
 from creditd.wire.v1 import ShapleyRequest
 from server.hostile import SOLVE, one_service
-from server.model_services import with_models
-from server.running import GROUP, SCAR, SCAR_SOLVE, SHAPLEY
+from server.oar_calls import with_policies
+from server.running import GROUP, OAR, SCAR, SCAR_SOLVE, SHAPLEY
 from server.test_binary import packed
 from wire.forms import FORMS, in_form, sets_with_everything
 
@@ -32,6 +33,7 @@ SOUND = [
     *((SOLVE, document) for document in SolveRequest.model_config["json_schema_extra"]["examples"]),
     *((GROUP, document) for document in GroupRequest.model_config["json_schema_extra"]["examples"]),
     *((SCAR_SOLVE, document) for document in ScarSolveRequest.model_config["json_schema_extra"]["examples"]),
+    *((OAR, document) for document in OarRequest.model_config["json_schema_extra"]["examples"]),
     *((SCAR, document) for document in ScarRequest.model_config["json_schema_extra"]["examples"]),
     *((SOLVE if "items" in entry.example else SHAPLEY, entry.example) for entry in CATALOGUE.utilities),
     *((SHAPLEY, in_form(form, sets_with_everything(), tokens={})) for form in FORMS),
@@ -55,7 +57,7 @@ CLAIMS = (
 @pytest.fixture(scope="module")
 def post():
     """Send a body to one service, which is there for all examples, and have the response."""
-    with one_service(with_models()) as ask:
+    with one_service(with_policies()) as ask:
         tracemalloc.start()
         yield ask
         tracemalloc.stop()
@@ -71,7 +73,7 @@ def assert_understood(post, body, path, media_type):
         return
     problem = Problem.model_validate_json(response.content)
     # A name of a model that a bit has changed is that of none.
-    assert response.status_code in ({404, 413, 422} if path == SCAR else {413, 422}), problem
+    assert response.status_code in ({404, 413, 422} if path in {SCAR, OAR} else {413, 422}), problem
     assert response.status_code == ERROR_KINDS[problem.code].status
     assert len(response.content) < MAX_PROBLEM_BYTES
     assert problem.detail
@@ -122,7 +124,7 @@ texts = st.lists(st.sampled_from([*TOKENS, b" ", b"0", b"sets", b'"sets"', b'"co
 
 
 @settings(max_examples=200)
-@given(texts.map(b"".join) | st.binary(max_size=80), st.sampled_from([SHAPLEY, SOLVE, GROUP, SCAR, SCAR_SOLVE]))
+@given(texts.map(b"".join) | st.binary(max_size=80), st.sampled_from([SHAPLEY, SOLVE, GROUP, SCAR, SCAR_SOLVE, OAR]))
 @example(b"", SHAPLEY)
 def test_any_bytes_as_json_are_refused(post, body, path):
     """Bytes, and words of JSON in any order."""
@@ -133,7 +135,7 @@ claims = st.lists(st.sampled_from([*CLAIMS, b"\x81", b"\xa4sets", b"\xa7columns"
 
 
 @settings(max_examples=200)
-@given(claims.map(b"".join) | st.binary(max_size=80), st.sampled_from([SHAPLEY, SOLVE, GROUP, SCAR, SCAR_SOLVE]))
+@given(claims.map(b"".join) | st.binary(max_size=80), st.sampled_from([SHAPLEY, SOLVE, GROUP, SCAR, SCAR_SOLVE, OAR]))
 @example(b"", SHAPLEY)
 def test_any_bytes_as_messagepack_are_refused(post, body, path):
     """Bytes, and heads of MessagePack in any order."""

@@ -10,10 +10,11 @@ from creditd.server.settings import Settings
 from creditd.wire.catalogue import CATALOGUE
 from creditd.wire.errors import ErrorCode
 from creditd.wire.groups import GroupRequest
+from creditd.wire.oar import OarRequest
 from creditd.wire.scar import ScarRequest, ScarSolveRequest
 from creditd.wire.solve import SolveRequest
 from creditd.wire.v1 import ShapleyRequest
-from server.running import GROUP, SCAR, SCAR_SOLVE, SHAPLEY, get, post
+from server.running import GROUP, OAR, SCAR, SCAR_SOLVE, SHAPLEY, get, post
 from wire.forms import FORMS, in_form, sets_with_everything
 
 SOLVE = "/v1/credit/shapley/solve"
@@ -23,6 +24,7 @@ POSTS = {
     SOLVE: SolveRequest,
     SCAR: ScarRequest,
     SCAR_SOLVE: ScarSolveRequest,
+    OAR: OarRequest,
 }
 COMMITTED = Path(__file__).parents[2] / "deploy" / "openapi.json"
 PATHS = {*POSTS, "/v1/info", "/v1/models", "/v1/utilities", "/livez", "/readyz", "/metrics"}

@@ -15,6 +15,7 @@ POSTS = (
     "/v1/credit/group",
     "/v1/credit/scar",
     "/v1/credit/scar/solve",
+    "/v1/credit/oar",
 )
 
 
