@@ -7,9 +7,10 @@ Nothing here measures a sensitivity or reshapes anything: the service does, or `
 from __future__ import annotations
 
 import logging
+import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias, TypeVar
+from typing import Protocol, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -22,6 +23,18 @@ Base: TypeAlias = float | Floats
 _T = TypeVar("_T")
 
 log = logging.getLogger("creditd.adapters")
+
+
+class Pushed(Protocol):
+    """What handing over weights cost."""
+
+    @property
+    def seconds(self) -> float:
+        """Of this process."""
+
+    @property
+    def n_bytes(self) -> int:
+        """That travelled."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +68,7 @@ class Reshaped:
         metrics: Numbers for the trainer's log, by name.
         request_id: Identity of the request, None unless a service gave the answer.
         weight_version: The weights that were asked, None likewise.
+        failure: Why the failure policy had its way, or None.
     """
 
     token_advantages: list[Floats]
@@ -62,6 +76,7 @@ class Reshaped:
     metrics: dict[str, float]
     request_id: str | None
     weight_version: str | None
+    failure: CreditdError | None = None
 
 
 @dataclass(frozen=True)
@@ -138,25 +153,104 @@ def asked_of_service(
     return checked(ask, [len(one.completion_ids) for one in rollouts])
 
 
-def with_current_weights(ask: Callable[[], _T], push: Callable[[], object]) -> tuple[_T, int]:
-    """The answer of a service that is given the weights if it does not know them: after a restart, say.
+class CurrentWeights:
+    """Which of a run's weights the service was given last; hands them over when they changed, or when it lost them.
+
+    Versions are called `RUN:STEP`. RUN is new whenever training begins, because the step begins again then, and a
+    service that knows a version would answer of other weights than those.
 
     Args:
-        ask: Asks; raises what the client does.
-        push: Hands over the weights that `ask` names.
+        push: Hands over the weights as they are now under a version; raises what the client does.
+        name: Begins the names of runs, or None.
 
-    Returns:
-        The answer, and how often the weights were handed over: 0 or 1.
-
-    Raises:
-        CreditdError: What `push` raises, or the second try.
+    Attributes:
+        seconds: What pushes took since the last `taken`.
+        n_bytes: What they handed over.
+        pushes: How many there were.
     """
-    try:
-        return ask(), 0
-    except WeightVersionUnknownError as error:
-        log.warning("the service does not know these weights, which are pushed once more: %s", error)
-    push()
-    return ask(), 1
+
+    def __init__(self, push: Callable[[str], Pushed], name: str | None = None) -> None:
+        self._push, self._name = push, name
+        self._run = ""
+        self._known: int | None = None
+        self.seconds, self.n_bytes, self.pushes = 0.0, 0, 0
+        self.begin()
+
+    def begin(self, run: str | None = None) -> None:
+        """Begin a run: the weights may be any.
+
+        Args:
+            run: Its name, which no other run has had. None: a new one.
+        """
+        self._run = run or self.new_name()
+        self._known = None
+
+    def new_name(self) -> str:
+        """A name that no other run has."""
+        unique = uuid.uuid4().hex[:12]
+        return unique if self._name is None else f"{self._name}-{unique}"
+
+    def version_at(self, step: int) -> str:
+        """What the weights are called at a step."""
+        return f"{self._run}:{step}"
+
+    def lag_of(self, version: str | None, step: int) -> int | None:
+        """Steps since the weights of a version; None if it is not of this run."""
+        run, _, number = (version or "").rpartition(":")
+        return step - int(number) if run == self._run and number.isdecimal() else None
+
+    def bring(self, step: int) -> None:
+        """Hand over the weights unless the service was given those of this step."""
+        if step == self._known:
+            return
+        self._known = None
+        try:
+            self._hand_over(step)
+        except WeightVersionUnknownError as error:  # it was restarted between two shards
+            log.warning("the service lost a part of the weights, which are pushed once more: %s", error)
+            self._hand_over(step)
+        self._known = step
+
+    def answer(self, ask: Callable[[str], _T], step: int) -> _T:
+        """The answer for the weights of a step, which are handed over first if they changed.
+
+        A service that does not know them although it was given them was restarted: it is given them once more, and
+        asked once more.
+
+        Args:
+            ask: Asks for a version; raises what the client does.
+            step: The trainer's global step.
+
+        Returns:
+            The answer.
+
+        Raises:
+            CreditdError: What the push raises, or the last try.
+        """
+        self.bring(step)
+        try:
+            return ask(self.version_at(step))
+        except WeightVersionUnknownError as error:
+            log.warning("the service does not know the weights any more, which are pushed once more: %s", error)
+        self._known = None
+        self.bring(step)
+        return ask(self.version_at(step))
+
+    def taken(self) -> dict[str, float]:
+        """What pushes cost since the last call, for the trainer's log."""
+        found = {
+            "credit/push_seconds": self.seconds,
+            "credit/push_bytes": float(self.n_bytes),
+            "credit/pushes": float(self.pushes),
+        }
+        self.seconds, self.n_bytes, self.pushes = 0.0, 0, 0
+        return found
+
+    def _hand_over(self, step: int) -> None:
+        pushed = self._push(self.version_at(step))
+        self.seconds += pushed.seconds
+        self.n_bytes += pushed.n_bytes
+        self.pushes += 1
 
 
 def weighed_by(result: OarResult) -> Weighed:
@@ -193,21 +287,25 @@ def settled(
         CreditdError: What came, under `raise`; otherwise what another try cannot heal: a wrong key, a wrong address,
             choices or weights that are refused.
     """
-    answer, errors = result, 0.0
-    if isinstance(result, CreditdError):
-        if config.on_failure == "raise" or not may_fall_back(result):
-            raise result
-        log.warning("no weights, on_failure=%s is applied: %s", config.on_failure, result)
-        errors = 1.0
-        partial = result.result if isinstance(result, PartialResultError) else None
-        answer = partial if isinstance(partial, OarResult) else result
-    counts = {"credit/errors": errors, "credit/fallbacks": 1.0}
+    failure = result if isinstance(result, CreditdError) else None
+    answer: object = result
+    if failure is not None:
+        if config.on_failure == "raise" or not may_fall_back(failure):
+            raise failure
+        answer = failure.result if isinstance(failure, PartialResultError) else None
+    counts = {"credit/errors": float(failure is not None), "credit/fallbacks": 1.0}
     if not isinstance(answer, OarResult):
         plain = [plain_advantages(rollout) for rollout in rollouts]
-        return Reshaped(plain, [None] * len(rollouts), counts, None, None)
+        return Reshaped(plain, [None] * len(rollouts), counts, None, None, failure)
     found = reshaped(rollouts, weighed_by(answer))
-    metrics = counts | found.metrics | model_metrics(answer)
-    return Reshaped(found.token_advantages, found.weights, metrics, answer.request_id, answer.weight_version)
+    return Reshaped(
+        found.token_advantages,
+        found.weights,
+        counts | found.metrics | model_metrics(answer),
+        answer.request_id,
+        answer.weight_version,
+        failure,
+    )
 
 
 def reshaped(rollouts: Sequence[ReasonedRollout], weighed: Weighed) -> Reshaped:

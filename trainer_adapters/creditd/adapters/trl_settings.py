@@ -63,12 +63,26 @@ def check_settings(trainer: Any, config: CreditConfig, place: int) -> None:  # n
         _check_spans(trainer, place)
     else:
         _check_candidates(trainer, config, place)
+    check_deadlines(trainer, deadline_s=config.deadline_s)
+
+
+def check_deadlines(trainer: Any, **deadlines_s: float) -> None:  # noqa: ANN401 - as above
+    """Refuse deadlines that are longer than other processes wait.
+
+    Args:
+        trainer: A `GRPOTrainer`.
+        deadlines_s: Seconds by their names.
+
+    Raises:
+        ValueError: If one of several processes could be asked for longer than the others wait for it.
+    """
     limit = float(trainer.args.ddp_timeout)
-    if trainer.accelerator.num_processes > 1 and config.deadline_s >= limit:
-        raise ValueError(
-            f"got deadline_s={config.deadline_s:g} with ddp_timeout={limit:g}: the processes that wait for the answer "
-            "would give up before it; expected a shorter deadline"
-        )
+    for name, deadline_s in deadlines_s.items():
+        if trainer.accelerator.num_processes > 1 and deadline_s >= limit:
+            raise ValueError(
+                f"got {name}={deadline_s:g} with ddp_timeout={limit:g}: the processes that wait for the answer "
+                "would give up before it; expected a shorter deadline"
+            )
 
 
 def _check_candidates(trainer: Any, config: CreditConfig, candidate_place: int) -> None:  # noqa: ANN401 - as above
