@@ -1,9 +1,12 @@
-"""Token rewards for training loops written by hand, such as PPO: what goes in as lists, arrays or tensors comes out so.
+"""Credit for training loops written by hand: what goes in as lists, arrays or tensors comes out so.
 
-    from creditd.adapters.loop import span_token_rewards
+    from creditd.adapters.loop import sensitivity_advantages, span_token_rewards
 
     found = span_token_rewards(client, prompts, responses, decode, lengths=lengths, model="rm", credit="prefix", kl=kl)
-    advantages, returns = gae(found.token_rewards, values)  # the trainer's own
+    rewards = found.token_rewards  # for the trainer's own returns, such as PPO's
+
+    found = sensitivity_advantages(client, prompts, responses, advantages, decode=decode, model="policy", parser="tags")
+    advantages = found.token_advantages  # in the place of the advantage of the whole completion
 
 torch is imported for its own tensors alone; arrays of other frameworks get arrays of NumPy.
 """
@@ -18,7 +21,8 @@ import numpy as np
 
 from creditd.adapters.completions import Decode, token_offsets
 from creditd.adapters.credit_config import Choice
-from creditd.client import Client, Ragged, ScarResult
+from creditd.adapters.sensitivity import CurrentWeights
+from creditd.client import Client, OarResult, Ragged, ScarResult
 from creditd.client.bodies import type_of
 
 Offsets: TypeAlias = Sequence[tuple[int, int]]
@@ -124,6 +128,91 @@ def span_token_rewards(
     )
 
 
+@dataclass(frozen=True)
+class SensitivityAdvantages:
+    """What a training loop multiplies log-probabilities with.
+
+    Attributes:
+        token_advantages: One advantage per token, in the form of the `completion_ids`: lists of floats; of a tensor of
+            torch a tensor of its shape, float32, on its device; else an array of their shape, float64. Exactly 0 on
+            padding and on tokens that are masked.
+        weights: The same of the weights of tokens.
+        result: The whole answer: sensitivities, how the weights are spread, flags, the version of the policy.
+    """
+
+    token_advantages: Any
+    weights: Any
+    result: OarResult
+
+
+def sensitivity_advantages(
+    client: Client,
+    prompt_ids: Any,  # noqa: ANN401 - lists, an array, a tensor of any framework
+    completion_ids: Any,  # noqa: ANN401 - as above
+    advantages: Any,  # noqa: ANN401 - as above
+    *,
+    decode: Decode | None = None,
+    lengths: Any = None,  # noqa: ANN401 - as above
+    prompt_lengths: Any = None,  # noqa: ANN401 - as above
+    completion_masks: Any = None,  # noqa: ANN401 - as above
+    weights: CurrentWeights | None = None,
+    step: int = 0,
+    **options: Any,  # noqa: ANN401 - of Client.oar, which says what each is
+) -> SensitivityAdvantages:
+    """An advantage for each token of completions: that of the completion, by how much the answer depends on the token.
+
+    Args:
+        client: Whom to ask.
+        prompt_ids: Tokens of what each of B completions answers: B lists, or an array or tensor of shape (B, P), padded
+            on the left.
+        completion_ids: Tokens of the completions: B lists, or an array or tensor of shape (B, T), padded on the right.
+        advantages: One number per completion, as the loop would use it for all of its tokens.
+        decode: Text of any run of tokens, without those that end or fill up a completion, and nothing cleaned up: what
+            a `parser` reads. None: the policy's tokenizer of the service writes the text.
+        lengths: Tokens of each completion, as many as are no padding. None: they are all its own.
+        prompt_lengths: The same of prompts, counted from the right.
+        completion_masks: Per completion whether the policy wrote each token, in the form of the tokens; padding is not
+            looked at. None: it wrote them all.
+        weights: Hands the loop's weights to the service when `step` is another one than the last time, and once more
+            where the service lost them. None: nothing is handed over, and `weight_version` may be among the options.
+        step: Of the optimizer.
+        options: `model`, `parser`, and everything else that `Client.oar` takes.
+
+    Returns:
+        Advantages in the form of the tokens. A completion without an answer has NaN, which only
+        `on_item_error="return"` lets happen.
+
+    Raises:
+        ValueError: If lengths or masks do not fit the tokens.
+        CreditdError: As `Client.oar`, and what handing over the weights raises.
+
+    Cost:
+        One decode per token where that adds up to the text (`token_offsets`), and one request.
+    """
+    n_tokens = _lengths(completion_ids, lengths)
+    rows = [[int(token) for token in row] for row in _rows(completion_ids, n_tokens, "completion_ids")]
+    texts: dict[str, Any] = {}
+    if decode is not None:
+        read = [token_offsets(row, decode) for row in rows]
+        texts = {"completions": [text for text, _ in read], "token_offsets": [offsets for _, offsets in read]}
+    asked: dict[str, Any] = {
+        "advantages": [float(advantage) for advantage in advantages],
+        "completion_masks": None if completion_masks is None else _rows(completion_masks, n_tokens, "completion_masks"),
+        **texts,
+        **options,
+    }
+    prompts = _prompts(prompt_ids, prompt_lengths)
+    if weights is None:
+        result = client.oar(prompts, rows, **asked)
+    else:
+        result = weights.answer(lambda version: client.oar(prompts, rows, weight_version=version, **asked), step)
+    return SensitivityAdvantages(
+        token_advantages=in_form_of(completion_ids, result.token_advantages),
+        weights=in_form_of(completion_ids, result.weights),
+        result=result,
+    )
+
+
 def causal_units(
     text: str, offsets: Offsets, written: Sequence[Any] | None = None, *, marks: str = MARKS
 ) -> list[tuple[int, int]]:
@@ -188,23 +277,38 @@ def _with_budget(estimator: Choice | None, budget: int) -> dict[str, Any]:
     return {"budget": budget} | named
 
 
-def _lengths(tokens: Any, lengths: Any) -> list[int]:  # noqa: ANN401 - as above
-    """Tokens of each completion."""
+def _lengths(
+    tokens: Any,  # noqa: ANN401 - as above
+    lengths: Any,  # noqa: ANN401 - as above
+    name: str = "lengths",
+    of: str = "completion",
+) -> list[int]:
+    """Tokens of each completion, or of each prompt."""
     shape = getattr(tokens, "shape", None)
     if shape is not None and len(shape) != 2:
-        raise ValueError(f"completion_ids: got shape {tuple(shape)}; expected (B, T), or a list of rows")
+        raise ValueError(f"{of}_ids: got shape {tuple(shape)}; expected (B, T), or a list of rows")
     widths = [len(row) for row in tokens] if shape is None else [int(shape[1])] * int(shape[0])
     if lengths is None:
         return widths
     found = [int(length) for length in lengths]
     if len(found) != len(widths):
-        raise ValueError(f"lengths: got {len(found)}; expected {len(widths)}, one per completion")
+        raise ValueError(f"{name}: got {len(found)}; expected {len(widths)}, one per {of}")
     wrong = next(
         (row for row, (length, most) in enumerate(zip(found, widths, strict=True)) if not 0 <= length <= most), None
     )
     if wrong is not None:
-        raise ValueError(f"lengths: got {found[wrong]} for completion {wrong}, which has {widths[wrong]} tokens")
+        raise ValueError(f"{name}: got {found[wrong]} for {of} {wrong}, which has {widths[wrong]} tokens")
     return found
+
+
+def _prompts(prompt_ids: Any, lengths: Any) -> list[list[int]]:  # noqa: ANN401 - as above
+    """The last tokens of each row, as many as the prompt has."""
+    widths = _lengths(prompt_ids, None)
+    kept = _lengths(prompt_ids, lengths, "prompt_lengths", "prompt")
+    rows = _rows(prompt_ids, widths, "prompt_ids")
+    return [
+        [int(token) for token in row[width - length :]] for row, width, length in zip(rows, widths, kept, strict=True)
+    ]
 
 
 def _rows(column: Any, lengths: Sequence[int], name: str) -> list[list[Any]]:  # noqa: ANN401 - as above
