@@ -45,9 +45,16 @@ def measure(version: str, item: Any, _: Any) -> list[float]:
     return np.where(ids == CURSE, np.nan, ids % 7 * VERSIONS.get(version, 1.0)).tolist()
 
 
-def policy(name: str = "policy", measured: Any = measure, *, max_tokens: int | None = None, **options: Any):
+def policy(
+    name: str = "policy",
+    measured: Any = measure,
+    *,
+    max_tokens: int | None = None,
+    max_queued_tokens: int = 1 << 20,
+    **options: Any,
+) -> FakePolicy:
     """A fake policy of those sensitivities."""
-    spec = ModelSpec(name, "nowhere", kind="policy", max_tokens=max_tokens)
+    spec = ModelSpec(name, "nowhere", kind="policy", max_tokens=max_tokens, max_queued_tokens=max_queued_tokens)
     return FakePolicy(measured, spec, **options)
 
 
