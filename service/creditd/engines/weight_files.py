@@ -122,10 +122,29 @@ class StagedWeights:
             for descriptor in descriptors:
                 os.close(descriptor)
 
+    def is_unchanged(self, descriptors: Sequence[int]) -> bool:
+        """Whether nobody wrote to the files since they were staged, as far as their size and time of change tell."""
+        return all(state_of(one) == file.state for one, file in zip(descriptors, self.files, strict=True))
+
+    def demand_unchanged(self, descriptors: Sequence[int]) -> None:
+        """Refuse files that somebody wrote to.
+
+        Raises:
+            WeightsRefusedError: If there is one.
+        """
+        if not self.is_unchanged(descriptors):
+            raise WeightsRefusedError("a file changed while it was verified; expected files that nobody writes to")
+
     def release(self) -> None:
         """Remove what was spooled, if anything; weights below a root stay."""
         if self.spool is not None:
             shutil.rmtree(self.spool, ignore_errors=True)
+
+
+def state_of(descriptor: int) -> State:
+    """Device, node, size and time of the last change of an open file."""
+    found = os.fstat(descriptor)
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def checked_version(version: str) -> str:
@@ -304,8 +323,7 @@ def _opened(path: Path, called: str) -> tuple[int, State]:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         raise WeightsRefusedError(f"{called} cannot be opened ({type(error).__name__})") from error
-    found = os.fstat(descriptor)
-    if not stat.S_ISREG(found.st_mode):
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise WeightsRefusedError(f"{called} is no regular file")
-    return descriptor, (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+    return descriptor, state_of(descriptor)
