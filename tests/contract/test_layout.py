@@ -88,7 +88,7 @@ def test_all_routes_were_found():
     """The walk above sees every route there is."""
     assert {route.name for route in routes()} == {
         "credit_shapley", "credit_shapley_solve", "credit_group", "credit_scar", "credit_scar_solve", "info", "models",
-        "utilities", "livez", "readyz", "metrics", "first_page", "openapi",
+        "utilities", "livez", "readyz", "metrics", "first_page", "openapi", "replace_weights",
     }  # fmt: skip
 
 

@@ -18,6 +18,8 @@ OF_MODELS = {
     "creditd_engine_seconds",
     "creditd_engine_queued_tokens",
     "creditd_engine_silent_seconds",
+    "creditd_weight_swaps",
+    "creditd_weight_swap_seconds",
 }
 """Names that are there with a sample for each model alone."""
 OF_THE_CACHE = {

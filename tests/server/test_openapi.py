@@ -14,10 +14,12 @@ from creditd.wire.oar import OarRequest
 from creditd.wire.scar import ScarRequest, ScarSolveRequest
 from creditd.wire.solve import SolveRequest
 from creditd.wire.v1 import ShapleyRequest
+from creditd.wire.weights import WeightsRequest, WeightsShard
 from server.running import GROUP, OAR, SCAR, SCAR_SOLVE, SHAPLEY, get, post
 from wire.forms import FORMS, in_form, sets_with_everything
 
 SOLVE = "/v1/credit/shapley/solve"
+WEIGHTS = "/v1/models/{id}/weights"
 POSTS = {
     SHAPLEY: ShapleyRequest,
     GROUP: GroupRequest,
@@ -25,6 +27,7 @@ POSTS = {
     SCAR: ScarRequest,
     SCAR_SOLVE: ScarSolveRequest,
     OAR: OarRequest,
+    WEIGHTS: WeightsRequest,
 }
 COMMITTED = Path(__file__).parents[2] / "deploy" / "openapi.json"
 PATHS = {*POSTS, "/v1/info", "/v1/models", "/v1/utilities", "/livez", "/readyz", "/metrics"}
@@ -91,6 +94,16 @@ def test_every_failure_of_a_post_is_documented(document, path):
         content = responses[status]["content"]
         assert list(content) == ["application/problem+json"]
         assert content["application/problem+json"]["schema"]["$ref"].endswith("/Problem")
+
+
+def test_a_shard_of_weights_is_documented(document):
+    """The route for weights takes a file as well, told by its query, and answers in JSON alone."""
+    operation = document["paths"][WEIGHTS]["post"]
+    assert operation["requestBody"]["content"]["application/vnd.creditd.safetensors"]["schema"]["format"] == "binary"
+    assert list(operation["responses"]["200"]["content"]) == ["application/json"]
+    places = {entry["name"]: entry["in"] for entry in operation["parameters"]}
+    assert places == {"id": "path", **dict.fromkeys(WeightsShard.model_fields, "query")}
+    assert {"403", "404", "409", "502"} <= set(operation["responses"])
 
 
 def test_the_problem_schema_lists_every_code(document):

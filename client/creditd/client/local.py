@@ -183,6 +183,8 @@ def info() -> Info:
             held_bytes=_UNLIMITED,
             body_timeout_s=_UNLIMITED,
             requests_in_flight=_UNLIMITED,
+            weight_bytes=_UNLIMITED,
+            shard_bytes=_UNLIMITED,
         ),
         models=[],
     )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import Field
+
 from creditd.wire.fields import WireModel
 from creditd.wire.v1 import Service
 
@@ -34,6 +36,10 @@ class Limits(WireModel):
     objects: int
     """Of a body of either format, buffers included."""
     requests_in_flight: int
+    weight_bytes: int
+    """All shards of one version of a policy's weights."""
+    shard_bytes: int
+    """One shard of them."""
     evaluations: int
     """Utilities of one game that the caller, or a model, evaluates."""
     model_characters: int
@@ -51,6 +57,20 @@ class Limits(WireModel):
     """Of a sum of utilities."""
     additions_per_set: int
     """Arithmetic of one set, to an order of magnitude."""
+
+
+class PolicyWeights(WireModel):
+    """Which weights a policy has."""
+
+    id: str
+    weight_version: str
+    """That answers are of now; before any were pushed the digest of the files that the policy was loaded from."""
+    announced_versions: list[str]
+    """That somebody said will come, oldest first: requests wait for them."""
+    swaps: int
+    """How often weights were replaced since the start."""
+    last_swap_s: float | None
+    """For how long the policy answered nothing the last time; null before the first."""
 
 
 class Info(WireModel):
@@ -73,6 +93,8 @@ class Info(WireModel):
     """How reasoning and answer are found in a completion."""
     limits: Limits
     models: list[str]
+    weights: list[PolicyWeights] = Field(default_factory=list)
+    """Of each policy."""
 
 
 class ModelInfo(WireModel):
@@ -85,7 +107,9 @@ class ModelInfo(WireModel):
     revision: str
     """What its operator calls this state of it."""
     weight_version: str | None
-    """Of a policy whose weights are replaced; null for a model whose weights stay."""
+    """Of a policy, whose weights are replaced; null for a model whose weights stay."""
+    weights: PolicyWeights | None = None
+    """All that is known of a policy's weights."""
     dtype: str | None
     """Type of its weights; null for a remote model, of which it is not known."""
     device: str | None

@@ -60,6 +60,8 @@ def published(
     held_bytes: int,
     body_timeout_s: float,
     requests_in_flight: int,
+    weight_bytes: int,
+    shard_bytes: int,
 ) -> Limits:
     """All limits, as `/v1/info` names them.
 
@@ -70,6 +72,8 @@ def published(
         held_bytes: Bodies and unread answers of all requests.
         body_timeout_s: How long a body may take to arrive.
         requests_in_flight: Most requests at a time.
+        weight_bytes: All shards of one version of a policy's weights.
+        shard_bytes: One shard of them.
 
     Returns:
         Those of settings, and those that are the same everywhere.
@@ -89,6 +93,8 @@ def published(
         arrays=body_bytes // BYTES_PER_ARRAY,
         objects=body_bytes // BYTES_PER_OBJECT,
         requests_in_flight=requests_in_flight,
+        weight_bytes=weight_bytes,
+        shard_bytes=shard_bytes,
         evaluations=limits.evaluations,
         model_characters=limits.model_characters,
         span_characters=limits.span_characters,

@@ -11,13 +11,14 @@ from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect
+from starlette.routing import Route
 
 from creditd.scoring.deadline import DeadlineExceededError
 from creditd.server.errors import ServiceError, problem_response
 from creditd.server.middleware import Admission, KeyCheck, RequestRecord
 from creditd.server.openapi import openapi_document
 from creditd.server.resources import Resources
-from creditd.server.routes import credit, document, health, info, page
+from creditd.server.routes import credit, document, health, info, page, weights
 from creditd.server.settings import Settings
 from creditd.server.warmup import warm_up
 from creditd.wire.errors import ErrorCode
@@ -55,8 +56,9 @@ def create_app(settings: Settings, resources: Resources | None = None) -> FastAP
         finally:
             await held.close()
 
-    routers = (credit.router, info.router, document.router, health.router, page.router)
-    paths = frozenset(str(getattr(route, "path", "")) for router in routers for route in router.routes)
+    routers = (credit.router, info.router, weights.router, document.router, health.router, page.router)
+    routes = [route for router in routers for route in router.routes if isinstance(route, Route)]
+    paths = {route.path_format: route.path_regex for route in routes}
     app = FastAPI(
         title="creditd",
         version=package_version(),

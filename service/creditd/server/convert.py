@@ -5,7 +5,7 @@ One document for both formats: JSON writes its arrays as lists, with null for Na
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from typing import Any, TypeAlias, get_args
 
@@ -18,14 +18,15 @@ from creditd.credit.flags import Flag
 from creditd.credit.group_advantages import GroupRule
 from creditd.credit.set_advantages import NormalizationType
 from creditd.credit.set_credit import SetCredits
-from creditd.engines.protocol import EngineStatus, EngineUsage
+from creditd.engines.policy_protocol import SensitivityMeasurer
+from creditd.engines.protocol import EngineUsage
 from creditd.engines.registry import Registry
 from creditd.scoring.model_questions import Estimates
 from creditd.server.settings import Settings
 from creditd.wire.choices import CREDIT_NAMES, UTILITY_NAMES
 from creditd.wire.errors import ERROR_KINDS, ErrorCode, ErrorItem
 from creditd.wire.group_rows import GroupRows
-from creditd.wire.info import Info, ModelInfo, Models
+from creditd.wire.info import Info, ModelInfo, Models, PolicyWeights
 from creditd.wire.limits import RequestLimits, published
 from creditd.wire.oar_choices import PARSER_NAMES, PROBE_NAMES, SENSITIVITY_NAMES
 from creditd.wire.scar_choices import SEGMENTATION_NAMES, SPAN_CREDIT_NAMES
@@ -151,14 +152,30 @@ def info_body(settings: Settings, limits: RequestLimits, engines: Registry) -> b
             held_bytes=settings.max_held_bytes,
             body_timeout_s=settings.body_timeout_s,
             requests_in_flight=settings.max_requests_in_flight,
+            weight_bytes=settings.max_weight_bytes,
+            shard_bytes=settings.max_shard_bytes,
         ),
         models=list(engines.ids),
+        weights=[_weights_of(name, policy) for name, policy in sorted(engines.policies.items())],
     )
     return document.model_dump_json().encode()
 
 
-def models_document(statuses: Iterable[EngineStatus]) -> Models:
+def _weights_of(name: str, policy: SensitivityMeasurer) -> PolicyWeights:
+    """Which weights a policy has."""
+    state = policy.weight_state()
+    return PolicyWeights(
+        id=name,
+        weight_version=state.current,
+        announced_versions=list(state.announced),
+        swaps=state.n_swaps,
+        last_swap_s=None if state.last_swap_s is None else round(state.last_swap_s, 6),
+    )
+
+
+def models_document(engines: Registry) -> Models:
     """The answer to `/v1/models`."""
+    weights = {name: _weights_of(name, policy) for name, policy in engines.policies.items()}
     return Models(
         models=[
             ModelInfo(
@@ -166,7 +183,8 @@ def models_document(statuses: Iterable[EngineStatus]) -> Models:
                 kind=one.spec.kind,
                 backend=one.backend,
                 revision=one.spec.revision,
-                weight_version=None,
+                weight_version=weights[one.spec.id].weight_version if one.spec.id in weights else None,
+                weights=weights.get(one.spec.id),
                 dtype=None if one.backend == "remote" else one.spec.dtype,
                 device=None if one.backend == "remote" else one.spec.device,
                 attention=one.attention,
@@ -182,7 +200,7 @@ def models_document(statuses: Iterable[EngineStatus]) -> Models:
                 fingerprint=one.fingerprint,
                 cached=one.is_remembered,
             )
-            for one in statuses
+            for one in engines.statuses()
         ]
     )
 

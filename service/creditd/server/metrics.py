@@ -68,6 +68,17 @@ class Metrics:
             registry=self.registry,
         )
 
+        self.weight_swaps = Counter(
+            "creditd_weight_swaps", "Times that weights of a policy were replaced.", ("model",), registry=self.registry
+        )
+        self.weight_swap_seconds = Histogram(
+            "creditd_weight_swap_seconds",
+            "Seconds for which a policy answered nothing because its weights were replaced.",
+            ("model",),
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+
         self.cache = CacheMetrics(self.registry)
 
     def count_engine(self, model: str, usage: EngineUsage) -> None:

@@ -11,6 +11,7 @@ import logging
 import re
 import time
 import uuid
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from creditd.server.errors import ServiceError, problem_response
@@ -51,10 +52,18 @@ class RequestRecord:
     It also turns an exception that nothing else has answered into a problem document without a word of the exception.
     """
 
-    def __init__(self, app: ASGIApp, resources: Resources, paths: frozenset[str]) -> None:
+    def __init__(self, app: ASGIApp, resources: Resources, paths: Mapping[str, re.Pattern[str]]) -> None:
+        """Know the routes.
+
+        Args:
+            app: What handles requests.
+            resources: Holds the counters.
+            paths: Routes as they are documented, with what their paths match.
+        """
         self.app = app
         self.resources = resources
-        self.paths = paths
+        self.paths = frozenset(paths)
+        self.patterns = {path: pattern for path, pattern in paths.items() if "{" in path}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one ASGI connection."""
@@ -64,7 +73,7 @@ class RequestRecord:
         given = header(scope, b"x-request-id")
         request_id = given if given and _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         record: dict[str, object] = {"request_id": request_id, "method": scope["method"]}
-        record["route"] = scope["path"] if scope["path"] in self.paths else "unmatched"
+        record["route"] = self._route_of(scope["path"])
         scope.setdefault("state", {}).update(request_id=request_id, record=record)
         started = time.perf_counter()
         traffic = _Traffic(receive, send, request_id)
@@ -78,6 +87,12 @@ class RequestRecord:
                 await refuse(ServiceError(ErrorCode.INTERNAL, detail), scope, receive, traffic.send)
         finally:
             self._close(record, traffic, time.perf_counter() - started)
+
+    def _route_of(self, path: str) -> str:
+        """The route of a path, whatever stands in it: a label that nobody can make up."""
+        if path in self.paths:
+            return path
+        return next((route for route, pattern in self.patterns.items() if pattern.match(path)), "unmatched")
 
     def _close(self, record: dict[str, object], traffic: _Traffic, seconds: float) -> None:
         """Write the line and move the counters; 499 stands for a caller that left before there was a status."""

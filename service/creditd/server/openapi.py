@@ -15,12 +15,14 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from creditd.wire import codec
+from creditd.wire.compose import ComposeRequest
 from creditd.wire.errors import ERROR_KINDS, ErrorCode, Problem
 from creditd.wire.groups import GroupRequest
 from creditd.wire.oar import OarRequest
 from creditd.wire.scar import ScarRequest, ScarSolveRequest
 from creditd.wire.solve import SolveRequest
 from creditd.wire.v1 import ShapleyRequest
+from creditd.wire.weights import WeightsRequest
 
 _REFERENCE = "#/components/schemas/{model}"
 _FORMATS = (
@@ -45,7 +47,9 @@ _REQUESTS: tuple[type[BaseModel], ...] = (
     GroupRequest,
     ScarRequest,
     ScarSolveRequest,
+    ComposeRequest,
     OarRequest,
+    WeightsRequest,
 )
 
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+import anyio
+import anyio.to_thread
 from fastapi import Request
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive
@@ -22,6 +26,7 @@ from creditd.credit.candidate_sets import CandidateSets, SetError
 from creditd.credit.set_credit import SetCreditOptions, SetCredits
 from creditd.credit.set_games import SolvedSets
 from creditd.engines.registry import Registry
+from creditd.engines.weight_uploads import WeightUploads
 from creditd.scoring.candidate_credit import score_candidate_sets
 from creditd.scoring.deadline import Deadline, DeadlineExceededError
 from creditd.server.errors import ServiceError
@@ -34,6 +39,10 @@ T = TypeVar("T")
 
 READERS = 2
 """Threads that make tokens of texts."""
+WEIGHT_THREADS = 2
+"""Threads that write shards of weights, and as many that look through weights of a directory."""
+LONGEST_SWEEP_S = 60.0
+"""How long shards that nobody completes may lie longer than they should."""
 CLOSING_S = 10.0
 """How long a model may take to finish its last batch when the process ends."""
 
@@ -62,6 +71,8 @@ class Resources:
         engines: The models that requests may name, loaded.
         metrics: Counters of this process.
         cache: Utilities that are remembered; None before the resources are open, and where nothing is.
+        uploads: Shards of weights that arrive; None before the resources are open, and where there is no policy.
+        weight_threads: How many threads write them.
         clock: Monotonic seconds, by which Redis is left out for a while after failures.
         draining: Whether new work is refused because the process is about to end.
         warm: Whether the first computation has been done, so that the first request does not pay for imports and
@@ -78,6 +89,8 @@ class Resources:
     engines: Registry = field(default_factory=Registry)
     metrics: Metrics = field(default_factory=Metrics)
     cache: UtilityCache | None = None
+    uploads: WeightUploads | None = None
+    weight_threads: anyio.CapacityLimiter | None = None
     clock: Callable[[], float] = time.monotonic
     draining: bool = False
     warm: bool = False
@@ -88,6 +101,8 @@ class Resources:
     abandoned: bool = False
     _threads: ThreadPoolExecutor | None = None
     _readers: ThreadPoolExecutor | None = None
+    _stagers: ThreadPoolExecutor | None = None
+    _sweeper: asyncio.Task[None] | None = None
 
     @property
     def limits(self) -> RequestLimits:
@@ -171,6 +186,28 @@ class Resources:
         self.cache = cache_of(self.settings, self.metrics, self.clock)
         if self.cache is not None:
             await self.cache.open(self.engines.ids)
+        if self.engines.policies:
+            self._stagers = ThreadPoolExecutor(WEIGHT_THREADS, thread_name_prefix="creditd-weights")
+            self.weight_threads = anyio.CapacityLimiter(WEIGHT_THREADS)
+            self.uploads = await anyio.to_thread.run_sync(self._spool)
+            self._sweeper = asyncio.get_running_loop().create_task(self._sweep(self.uploads))
+
+    def _spool(self) -> WeightUploads:
+        """Where shards arrive."""
+        settings = self.settings
+        return WeightUploads(
+            settings.weights_spool or Path(tempfile.gettempdir()),
+            max_bytes=settings.max_weight_bytes,
+            max_shard_bytes=settings.max_shard_bytes,
+            ttl_s=settings.weights_upload_ttl_s,
+            clock=self.clock,
+        )
+
+    async def _sweep(self, uploads: WeightUploads) -> None:
+        """Drop, now and then, shards whose others never came."""
+        while True:
+            await asyncio.sleep(min(LONGEST_SWEEP_S, self.settings.weights_upload_ttl_s))
+            await anyio.to_thread.run_sync(uploads.sweep, limiter=self.weight_threads)
 
     async def close(self) -> None:
         """Finish what the threads and the models have begun, unless it is abandoned, drop what they have not, and stop.
@@ -179,11 +216,15 @@ class Resources:
         """
         if self.cache is not None:
             await self.cache.close()
+        if self._sweeper is not None:
+            self._sweeper.cancel()
         self.engines.close(timeout_s=0.0 if self.abandoned else CLOSING_S)
-        for pool in (self._readers, self._threads):
+        if self.uploads is not None:
+            await anyio.to_thread.run_sync(self.uploads.close)
+        for pool in (self._readers, self._threads, self._stagers):
             if pool is not None:
                 pool.shutdown(wait=not self.abandoned, cancel_futures=True)
-        self._readers = self._threads = None
+        self._readers = self._threads = self._stagers = self.uploads = self._sweeper = None
 
     def tenant_secret(self, tenant: bytes) -> bytes:
         """What a caller's keys of remembered utilities are hashed with."""
@@ -227,6 +268,13 @@ class Resources:
         Arguments, result and errors as those of `compute`.
         """
         return await self._on(self._readers, work, deadline, receive)
+
+    async def stage(self, work: Callable[[], T], deadline: Deadline, receive: Receive) -> T:
+        """Run what looks through the files of weights, on threads of its own: they may be many gigabytes.
+
+        Arguments, result and errors as those of `compute`.
+        """
+        return await self._on(self._stagers, work, deadline, receive)
 
     async def _on(
         self, pool: ThreadPoolExecutor | None, work: Callable[[], T], deadline: Deadline, receive: Receive
@@ -312,6 +360,11 @@ class HeldBytes:
             raise ServiceError(ErrorCode.OVERLOADED, detail, headers={"Connection": "close"})
         self.count += count
         self.resources.count_held(count)
+
+    def release(self, count: int) -> None:
+        """Count some less, which are not kept any more."""
+        self.count -= count
+        self.resources.count_held(-count)
 
 
 def resources_of(request: Request) -> Resources:

@@ -23,7 +23,7 @@ async def info(request: Request) -> Response:
 @router.get("/models", operation_id="models", response_model=Models, responses={**answered(), **failures()})
 async def models(request: Request) -> Response:
     """The models that requests may name: what is loaded, its memory, its queue."""
-    document = models_document(resources_of(request).engines.statuses())
+    document = models_document(resources_of(request).engines)
     return Response(document.model_dump_json(), media_type="application/json")
 
 
