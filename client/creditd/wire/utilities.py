@@ -365,6 +365,8 @@ class ModelUtility(WireModel):
 UtilityChoice: TypeAlias = Annotated[
     _WithFormula | SumUtility | TableUtility | ModelUtility, Field(discriminator="type")
 ]
+KnownUtilityChoice: TypeAlias = Annotated[_WithFormula | SumUtility | TableUtility, Field(discriminator="type")]
+"""Without those that somebody has to evaluate."""
 
 OF_REWARDS = (
     "max", "min", "mean", "median", "quantile", "trimmed_mean", "cvar", "top_m", "top_m_mean", "rth_best", "max_at_k",

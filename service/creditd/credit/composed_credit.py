@@ -45,6 +45,7 @@ Floats: TypeAlias = NDArray[np.float64]
 Integers: TypeAlias = NDArray[np.int64]
 Booleans: TypeAlias = NDArray[np.bool_]
 
+_OF_REWARDS = Flag.CANDIDATE_UNSCORED | Flag.NO_CANDIDATES
 _OF_THE_COMPARISON = Flag.DEGENERATE_GROUP | Flag.SINGLE_RESPONSE | Flag.UNSTABLE_NORMALIZATION
 """Flags that say nothing where the caller has compared the responses."""
 _TABLES_PER_CALL = 64
@@ -225,8 +226,9 @@ def _composed(batch: ComposedSets, options: ComposeOptions, solved: _Solved, row
     tokens = solved.base[solved.splits[row] : solved.splits[row + 1]].copy()
     flags, ledgers, values = int(answer.flags[row]), [], []
     if batch.advantages is not None:
-        flags &= ~_OF_THE_COMPARISON
-        flags |= Flag.CANDIDATE_UNSCORED if np.isnan(solved.advantages[own.start : own.stop]).any() else 0
+        missing = np.isnan(solved.advantages[own.start : own.stop])
+        flags &= ~(_OF_THE_COMPARISON | _OF_REWARDS)
+        flags |= (Flag.CANDIDATE_UNSCORED if missing.any() else 0) | (Flag.NO_CANDIDATES if missing.all() else 0)
     inside_tokens = np.zeros(len(tokens), dtype=np.bool_)
     for flat in own:
         start, stop = solved.spans[flat].tolist()

@@ -1,4 +1,4 @@
-"""`POST /v1/credit/shapley` and `/scar`, `/solve` of both, `/v1/credit/oar` and `/v1/credit/group`."""
+"""Every `POST /v1/credit/…`: of candidate sets, of groups, of completions and their tokens, and of all of them."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from creditd.server.answers import Answer, answer_groups, answer_sets, answer_solve
 from creditd.server.body import JSON, answer_type, deadline_of, parse_body, read_body
+from creditd.server.compose_answers import answer_compose
 from creditd.server.convert import json_body
 from creditd.server.inline import is_small
 from creditd.server.json_bodies import check_keys, may_repeat_keys
@@ -25,6 +26,7 @@ from creditd.server.remembered_solve import answer_remembered
 from creditd.server.resources import Resources, resources_of
 from creditd.server.scar_answers import answer_scar, answer_scar_solve
 from creditd.wire import codec
+from creditd.wire.compose import ComposeRequest, ComposeResponse
 from creditd.wire.errors import ErrorCode
 from creditd.wire.groups import GroupRequest, GroupResponse
 from creditd.wire.model_texts import asks_models
@@ -120,6 +122,12 @@ async def credit_scar_solve(request: Request) -> Response:
 async def credit_oar(request: Request) -> Response:
     """Advantages of tokens, from how much the policy's answer depends on each token of its reasoning (OAR)."""
     return await _answered(request, OarRequest, answer_oar)
+
+
+@router.post("/compose", operation_id="credit_compose", **described(ComposeRequest, ComposeResponse))
+async def credit_compose(request: Request) -> Response:
+    """Advantages of tokens, from the credit of candidates and what is known of their insides, with an account."""
+    return await _answered(request, ComposeRequest, answer_compose)
 
 
 async def _answered(request: Request, model: type[_M], answer: Callable[..., Any]) -> Response:
