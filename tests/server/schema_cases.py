@@ -8,19 +8,21 @@ from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis import GenerationMode
 from schemathesis.checks import CHECKS, load_all_checks
 
+from creditd.engines.fake_policy import FakePolicy
+from creditd.engines.model_spec import ModelSpec
 from creditd.engines.registry import Registry
 from creditd.server.app import create_app
 from creditd.server.resources import Resources
 from creditd.server.settings import Settings
 from creditd.wire import codec
 from server.model_services import FakeEmbedder, fake
-from server.oar_calls import policy
 from server.test_binary import plain
 
 EXAMPLES = 200
 """Requests drawn for each route and each kind, valid or not."""
 MOST_DERIVED = 1000
 """Requests taken of those that are derived from the schema keyword by keyword, of which a route has up to 19,000."""
+POLICY = ModelSpec("policy", "nowhere", kind="policy")
 EXACT = 2**53
 """Up to here a float says which integer it is."""
 
@@ -49,6 +51,15 @@ def whole(value):
     return [whole(entry) for entry in value] if isinstance(value, list) else value
 
 
+class AnyWeights(FakePolicy):
+    """A policy whose weights have every version."""
+
+    def sensitivities(self, prepared, expires_s=float("inf"), *, pin=None):
+        """As for its weights, whatever the pin."""
+        del pin
+        return super().sensitivities(prepared, expires_s)
+
+
 class AnyModel(Registry):
     """Models that answer to every name: which names there are is nothing that the schema could say."""
 
@@ -57,7 +68,7 @@ class AnyModel(Registry):
             fake(score=lambda _, text: float(len(text)), attention=lambda _, units: list(map(len, units))),
             FakeEmbedder(longest=10**9, known=False),
         )
-        self._policy = policy(measured=lambda _, item, __: [float(place) for place in item.positions])
+        self._policy = AnyWeights(lambda _, item, __: [float(place) for place in item.positions], POLICY)
         super().__init__({"rm": self._scorer}, {"emb": self._embedder}, {"policy": self._policy})
 
     def scorer(self, _):
