@@ -22,6 +22,7 @@ GROUP = "/v1/credit/group"
 SCAR = "/v1/credit/scar"
 SCAR_SOLVE = "/v1/credit/scar/solve"
 OAR = "/v1/credit/oar"
+COMPOSE = "/v1/credit/compose"
 PATIENCE_S = 30.0
 """How long a test waits for something that takes milliseconds."""
 

@@ -12,7 +12,7 @@ from creditd.scoring.candidate_credit import score_candidate_sets
 from creditd.scoring.deadline import DeadlineExceededError
 from creditd.server.resources import Resources
 from creditd.server.settings import Settings
-from server.running import GROUP, OAR, PATIENCE_S, SCAR, SCAR_SOLVE, SHAPLEY, gated, nested, on_service
+from server.running import COMPOSE, GROUP, OAR, PATIENCE_S, SCAR, SCAR_SOLVE, SHAPLEY, gated, nested, on_service
 from server.test_errors import problem_of
 
 
@@ -48,7 +48,7 @@ def test_one_request_too_many_is_refused():
     assert document["detail"].startswith("3 requests")
 
 
-@pytest.mark.parametrize("path", [GROUP, SCAR, SCAR_SOLVE, OAR, "/v1/info"])
+@pytest.mark.parametrize("path", [GROUP, SCAR, SCAR_SOLVE, OAR, COMPOSE, "/v1/info"])
 def test_the_limit_holds_for_every_versioned_route(path):
     """Whatever is under /v1 is refused at the limit."""
     problem_of(held_back(1, lambda service: service.client.get(path)), "overloaded")

@@ -14,12 +14,25 @@ from creditd.server.openapi import _FORMATS
 from creditd.server.routes import credit
 from creditd.wire import codec
 from creditd.wire.catalogue import CATALOGUE
+from creditd.wire.compose import ComposeRequest
 from creditd.wire.groups import GroupRequest
 from creditd.wire.oar import OarRequest
 from creditd.wire.scar import ScarSolveRequest
 from creditd.wire.solve import SolveRequest
 from creditd.wire.v1 import ShapleyRequest
-from server.running import GROUP, OAR, SCAR, SCAR_SOLVE, SHAPLEY, WORKED_REWARDS, columnar, on_service, post, ragged
+from server.running import (
+    COMPOSE,
+    GROUP,
+    OAR,
+    SCAR,
+    SCAR_SOLVE,
+    SHAPLEY,
+    WORKED_REWARDS,
+    columnar,
+    on_service,
+    post,
+    ragged,
+)
 
 SOLVE = "/v1/credit/shapley/solve"
 BINARY = {"Content-Type": codec.MEDIA_TYPE, "Accept": codec.MEDIA_TYPE}
@@ -34,6 +47,7 @@ EXAMPLES = [
     *((SOLVE, example) for example in SolveRequest.model_config["json_schema_extra"]["examples"]),
     *((GROUP, example) for example in GroupRequest.model_config["json_schema_extra"]["examples"]),
     *((SCAR_SOLVE, example) for example in ScarSolveRequest.model_config["json_schema_extra"]["examples"]),
+    *((COMPOSE, one) for one in ComposeRequest.model_config["json_schema_extra"]["examples"]),
     *((OAR, one) for one in OarRequest.model_config["json_schema_extra"]["examples"] if "model" not in one),
 ]
 
@@ -332,7 +346,7 @@ def test_accept_chooses_the_format(accept, expected):
     assert post(columnar(), headers=headers).headers["content-type"] == expected
 
 
-@pytest.mark.parametrize("path", [SHAPLEY, SOLVE, GROUP, SCAR, SCAR_SOLVE, OAR])
+@pytest.mark.parametrize("path", [SHAPLEY, SOLVE, GROUP, SCAR, SCAR_SOLVE, OAR, COMPOSE])
 @pytest.mark.parametrize(
     ("body", "sentence"),
     [
@@ -406,7 +420,7 @@ def test_the_document_lists_both_formats():
         return (await service.client.get("/openapi.json")).json()
 
     paths = on_service(ask)["paths"]
-    for path in (SHAPLEY, SOLVE, GROUP, SCAR, SCAR_SOLVE, OAR):
+    for path in (SHAPLEY, SOLVE, GROUP, SCAR, SCAR_SOLVE, OAR, COMPOSE):
         operation = paths[path]["post"]
         for content in (operation["requestBody"]["content"], operation["responses"]["200"]["content"]):
             assert set(content) == {"application/json", codec.MEDIA_TYPE}

@@ -8,7 +8,21 @@ from creditd.server.resources import Resources
 from creditd.server.settings import Settings
 from creditd.wire.errors import ERROR_KINDS, MAX_ERRORS, ErrorCode, Problem, problem
 from creditd.wire.validation import WireError
-from server.running import GROUP, JSON, OAR, SCAR, SCAR_SOLVE, SHAPLEY, columnar, gated, get, nested, on_service, post
+from server.running import (
+    COMPOSE,
+    GROUP,
+    JSON,
+    OAR,
+    SCAR,
+    SCAR_SOLVE,
+    SHAPLEY,
+    columnar,
+    gated,
+    get,
+    nested,
+    on_service,
+    post,
+)
 
 SENT = "said-once-SENT"
 PROBLEM_FIELDS = {"type", "title", "status", "detail", "code", "request_id", "retryable", "errors"}
@@ -183,7 +197,7 @@ def test_a_compressed_body_is_refused(encoding):
     problem_of(post(nested(), headers={"Content-Encoding": encoding}), "unsupported_media_type")
 
 
-@pytest.mark.parametrize("path", [SHAPLEY, GROUP, SCAR, SCAR_SOLVE, OAR])
+@pytest.mark.parametrize("path", [SHAPLEY, GROUP, SCAR, SCAR_SOLVE, OAR, COMPOSE])
 def test_a_declared_length_beyond_the_limit_is_refused_unread(path):
     """Content-Length alone is enough for 413: not one byte of the body is read."""
 
@@ -253,7 +267,7 @@ def test_a_refused_method_names_the_allowed_ones(method, path, allowed):
 # Deadlines
 
 
-@pytest.mark.parametrize("path", [SHAPLEY, GROUP, SCAR, SCAR_SOLVE, OAR])
+@pytest.mark.parametrize("path", [SHAPLEY, GROUP, SCAR, SCAR_SOLVE, OAR, COMPOSE])
 @pytest.mark.parametrize("text", ["", "0", "-1", "1.5", "1e3", "soon", "٣", "1000000001", "9" * 30, "1 2", SENT])
 def test_a_deadline_that_is_no_number_is_refused(text, path):
     """The header is a whole number of milliseconds from 1 to 10^9, or the request is invalid."""

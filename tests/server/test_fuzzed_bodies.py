@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from creditd.wire import codec
 from creditd.wire.catalogue import CATALOGUE
+from creditd.wire.compose import ComposeRequest
 from creditd.wire.errors import ERROR_KINDS, Problem
 from creditd.wire.groups import GroupRequest
 from creditd.wire.oar import OarRequest
@@ -18,7 +19,7 @@ from creditd.wire.solve import SolveRequest
 from creditd.wire.v1 import ShapleyRequest
 from server.hostile import SOLVE, one_service
 from server.oar_calls import with_policies
-from server.running import GROUP, OAR, SCAR, SCAR_SOLVE, SHAPLEY
+from server.running import COMPOSE, GROUP, OAR, SCAR, SCAR_SOLVE, SHAPLEY
 from server.test_binary import packed
 from wire.forms import FORMS, in_form, sets_with_everything
 
@@ -33,6 +34,7 @@ SOUND = [
     *((SOLVE, document) for document in SolveRequest.model_config["json_schema_extra"]["examples"]),
     *((GROUP, document) for document in GroupRequest.model_config["json_schema_extra"]["examples"]),
     *((SCAR_SOLVE, document) for document in ScarSolveRequest.model_config["json_schema_extra"]["examples"]),
+    *((COMPOSE, document) for document in ComposeRequest.model_config["json_schema_extra"]["examples"]),
     *((OAR, document) for document in OarRequest.model_config["json_schema_extra"]["examples"]),
     *((SCAR, document) for document in ScarRequest.model_config["json_schema_extra"]["examples"]),
     *((SOLVE if "items" in entry.example else SHAPLEY, entry.example) for entry in CATALOGUE.utilities),
@@ -124,7 +126,10 @@ texts = st.lists(st.sampled_from([*TOKENS, b" ", b"0", b"sets", b'"sets"', b'"co
 
 
 @settings(max_examples=200)
-@given(texts.map(b"".join) | st.binary(max_size=80), st.sampled_from([SHAPLEY, SOLVE, GROUP, SCAR, SCAR_SOLVE, OAR]))
+@given(
+    texts.map(b"".join) | st.binary(max_size=80),
+    st.sampled_from([SHAPLEY, SOLVE, GROUP, SCAR, SCAR_SOLVE, OAR, COMPOSE]),
+)
 @example(b"", SHAPLEY)
 def test_any_bytes_as_json_are_refused(post, body, path):
     """Bytes, and words of JSON in any order."""
@@ -135,7 +140,10 @@ claims = st.lists(st.sampled_from([*CLAIMS, b"\x81", b"\xa4sets", b"\xa7columns"
 
 
 @settings(max_examples=200)
-@given(claims.map(b"".join) | st.binary(max_size=80), st.sampled_from([SHAPLEY, SOLVE, GROUP, SCAR, SCAR_SOLVE, OAR]))
+@given(
+    claims.map(b"".join) | st.binary(max_size=80),
+    st.sampled_from([SHAPLEY, SOLVE, GROUP, SCAR, SCAR_SOLVE, OAR, COMPOSE]),
+)
 @example(b"", SHAPLEY)
 def test_any_bytes_as_messagepack_are_refused(post, body, path):
     """Bytes, and heads of MessagePack in any order."""

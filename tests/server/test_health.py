@@ -7,7 +7,7 @@ from creditd.server.app import create_app
 from creditd.server.resources import Resources
 from creditd.server.settings import Settings
 from creditd.wire.info import Info
-from server.running import GROUP, OAR, SCAR, SCAR_SOLVE, SHAPLEY, get, nested, on_service
+from server.running import COMPOSE, GROUP, OAR, SCAR, SCAR_SOLVE, SHAPLEY, get, nested, on_service
 from server.test_errors import problem_of
 
 
@@ -70,7 +70,7 @@ def test_a_draining_service_is_alive_and_not_ready():
     assert (ready.status_code, ready.text) == (503, "draining\n")
 
 
-@pytest.mark.parametrize("path", [SHAPLEY, GROUP, SCAR, SCAR_SOLVE, OAR, "/v1/info", "/v1/nope"])
+@pytest.mark.parametrize("path", [SHAPLEY, GROUP, SCAR, SCAR_SOLVE, OAR, COMPOSE, "/v1/info", "/v1/nope"])
 def test_a_draining_service_refuses_new_work(path):
     """Everything under /v1 is 503 `draining` with Retry-After."""
 

@@ -9,6 +9,7 @@ from creditd.server.resources import Resources
 from creditd.server.settings import Settings
 from creditd.wire import codec
 from creditd.wire.buffers import NumbersAndNulls
+from creditd.wire.compose import ComposeRequest
 from creditd.wire.groups import GroupRequest
 from creditd.wire.scar import ScarRequest, ScarSolveRequest
 from creditd.wire.solve import SolveRequest
@@ -105,7 +106,7 @@ def test_what_costs_more_than_a_sort_is_not_small(body):
 
 def test_other_routes_are_not_small():
     """Groups, conversations and completions go to a thread."""
-    for model in (GroupRequest, SolveRequest, ScarRequest, ScarSolveRequest):
+    for model in (GroupRequest, SolveRequest, ScarRequest, ScarSolveRequest, ComposeRequest):
         for example in model.model_config["json_schema_extra"]["examples"]:
             assert not is_small(model.model_validate(example), 1 << 20)
 

@@ -8,6 +8,7 @@ from creditd.server.errors import ServiceError
 from creditd.server.json_bodies import check_keys, check_size, may_repeat_keys
 from creditd.wire.catalogue import CATALOGUE
 from creditd.wire.codec import BYTES_PER_ARRAY, BYTES_PER_OBJECT
+from creditd.wire.compose import ComposeRequest
 from creditd.wire.errors import ErrorCode
 from creditd.wire.groups import GroupRequest
 from creditd.wire.scar import ScarRequest, ScarSolveRequest
@@ -20,7 +21,7 @@ LIMIT = 1 << 12
 
 POSTED = [
     (model, example)
-    for model in (ShapleyRequest, SolveRequest, GroupRequest, ScarRequest, ScarSolveRequest)
+    for model in (ShapleyRequest, SolveRequest, GroupRequest, ScarRequest, ScarSolveRequest, ComposeRequest)
     for example in model.model_config["json_schema_extra"]["examples"]
 ]
 CATALOGUED = [

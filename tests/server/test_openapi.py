@@ -8,6 +8,7 @@ from creditd.cli.__main__ import main
 from creditd.server.app import create_app
 from creditd.server.settings import Settings
 from creditd.wire.catalogue import CATALOGUE
+from creditd.wire.compose import ComposeRequest
 from creditd.wire.errors import ErrorCode
 from creditd.wire.groups import GroupRequest
 from creditd.wire.oar import OarRequest
@@ -15,7 +16,7 @@ from creditd.wire.scar import ScarRequest, ScarSolveRequest
 from creditd.wire.solve import SolveRequest
 from creditd.wire.v1 import ShapleyRequest
 from creditd.wire.weights import WeightsRequest, WeightsShard
-from server.running import GROUP, OAR, SCAR, SCAR_SOLVE, SHAPLEY, get, post
+from server.running import COMPOSE, GROUP, OAR, SCAR, SCAR_SOLVE, SHAPLEY, get, post
 from wire.forms import FORMS, in_form, sets_with_everything
 
 SOLVE = "/v1/credit/shapley/solve"
@@ -27,6 +28,7 @@ POSTS = {
     SCAR: ScarRequest,
     SCAR_SOLVE: ScarSolveRequest,
     OAR: OarRequest,
+    COMPOSE: ComposeRequest,
     WEIGHTS: WeightsRequest,
 }
 COMMITTED = Path(__file__).parents[2] / "deploy" / "openapi.json"

@@ -16,6 +16,7 @@ POSTS = (
     "/v1/credit/scar",
     "/v1/credit/scar/solve",
     "/v1/credit/oar",
+    "/v1/credit/compose",
 )
 
 

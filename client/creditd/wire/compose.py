@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, WithJsonSchema
 from pydantic.config import JsonDict
 
 from creditd.wire.compose_forms import COMPOSE_FORMS
 from creditd.wire.fields import (
+    MAX_MAGNITUDE,
     MAX_SETS,
     IndexPairs,
     MaskColumn,
@@ -42,6 +43,10 @@ from creditd.wire.v1 import (
     TokensChoice,
     Usage,
 )
+
+
+Slope: TypeAlias = Annotated[float, WithJsonSchema({"type": "number", "minimum": 0, "maximum": MAX_MAGNITUDE})]
+"""Its size is looked at per set, because a wrong one fails its set alone."""
 
 
 class AdditiveInside(WireModel):
@@ -104,7 +109,7 @@ class ComposeSet(CandidateSet):
     """How credit gets inside the candidates of this set. Null: as the request says."""
     set_advantage: RewardNumber | None = None
     """Beside given advantages: what tokens outside the candidates get."""
-    advantage_slope: RewardNumber | None = None
+    advantage_slope: Slope | None = None
     """Beside given advantages, for the choice `additive`: s, the advantage that one more reward unit of a candidate's
     credit makes, at least 0."""
     candidates: Annotated[list[ComposeCandidate], Field(fail_fast=True)]  # type: ignore[assignment]  # more is known

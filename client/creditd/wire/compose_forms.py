@@ -10,7 +10,7 @@ from creditd.wire.utilities import ALL_BUT_TABLES, OF_FEATURES, OF_REWARDS, OF_S
 _ARRAY: Schema = {"type": "array"}
 _NUMBER: Schema = {"type": "number"}
 _NOTHING: Schema = dict.fromkeys(("units", "unit_values", "utilities", "tree", "sensitivities"), NULL)
-_BY_SENSITIVITY: Schema = {"properties": {"type": {"enum": ["sensitivity"]}}, "required": ["type"]}
+_BY_SENSITIVITY: Schema = {"type": "object", "properties": {"type": {"enum": ["sensitivity"]}}, "required": ["type"]}
 _BY_UNITS: Schema = {"not": _BY_SENSITIVITY}
 
 
@@ -49,8 +49,7 @@ def _given(title: str, parts: Schema) -> Form:
     """The form of requests whose candidates have advantages."""
     candidate = {"properties": {"advantage": _NUMBER}, "required": ["span", "advantage"], **parts}
     fields: Schema = {"candidates": {"items": candidate}, "prompt": NULL, "utilities": NULL, "set_reward": NULL}
-    fields |= {"set_advantage": _NUMBER, "advantage_slope": _NUMBER}
-    return _form(title, fields, ["set_advantage", "advantage_slope"], parts, choices={})
+    return _form(title, fields | {"set_advantage": _NUMBER}, ["set_advantage"], parts, choices={})
 
 
 def _form(
