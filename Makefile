@@ -29,7 +29,7 @@ RESULTS = tests/benchmarks/results/$(shell $(PYTHON) tests/benchmarks/measure.py
 export OMP_NUM_THREADS := 1
 export OPENBLAS_NUM_THREADS := 1
 
-.PHONY: help serve serve-models serve-toy setup fast test lint type arch browser pytest redis models gpu trainer demo demo-cache demo-scar bench bench-http bench-cache bench-models bench-scar format clean
+.PHONY: help serve serve-models serve-toy setup fast test lint type arch browser pytest redis models gpu trainer demo demo-cache demo-scar bench bench-http bench-cache bench-models bench-scar bench-oar format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -211,6 +211,10 @@ bench-models: $(TRL)/stamp ## scoring by tries against batches, on one thread of
 
 bench-scar: $(TRL)/stamp ## SCAR against a loop over shap and transformers, on one thread of a quiet machine (about 20 minutes)
 	PYTHONPATH=client:service:tests $(TRL)/bin/python -m benchmarks.scar --out $(RESULTS)/scar.json
+	PYTHONPATH=client:service:tests $(TRL)/bin/python -m benchmarks.page
+
+bench-oar: $(TRL)/stamp ## OAR against plain transformers, and its share of a step of TRL, on one thread of a quiet machine (about 10 minutes)
+	PYTHONPATH=client:service:trainer_adapters:tests $(TRL)/bin/python -m benchmarks.oar --out $(RESULTS)/oar.json
 	PYTHONPATH=client:service:tests $(TRL)/bin/python -m benchmarks.page
 
 format: $(VENV)/dev.stamp ## rewrite the sources as ruff wants them

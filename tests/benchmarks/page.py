@@ -10,6 +10,7 @@ from typing import Any
 
 from benchmarks.cache_section import utility_cache
 from benchmarks.interval_coverage import PROMISED_MEAN, PROMISED_PLAYER
+from benchmarks.oar_section import oar
 from benchmarks.scar_section import scar
 from benchmarks.wording import kilobytes, milliseconds, number, timing, versions
 
@@ -49,6 +50,7 @@ def _machine(folder: Path) -> str:
         ("trie_scoring", _trie_scoring),
         ("trie_scoring_cuda", _trie_scoring),
         ("scar", scar),
+        ("oar", oar),
         ("utility_cache", utility_cache),
     ):
         report = _read(folder / f"{name}.json")
