@@ -29,7 +29,7 @@ def oar(report: Mapping[str, Any]) -> str:
         "predict the answer alone, and take the batches that were fastest of those that were tried",
         f"({_tried(cells)}). creditd is the engine that the route asks: tokens",
         f"prepared, queued and answered. {_requests(counts)}.",
-        "The ratio is creditd's time over the peer's for OAR-G, and the peer's over creditd's for OAR-P; in brackets by",
+        "The ratio is the time of creditd over that of the peer for OAR-G, and the inverse for OAR-P; in brackets by",
         "the quartiles that are worst for creditd. Sensitivities have to agree before a time counts; the largest",
         f"difference was {differences['gradient']:.0e} of the largest sensitivity for OAR-G and",
         f"{differences['perturbation']:.0e} for OAR-P.",

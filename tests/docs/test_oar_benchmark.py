@@ -41,8 +41,9 @@ def made_up():
     way = {"wall": timing, "processor": timing}
     cell = {
         "prompt": 64, "reasoning": 256, "conclusion": 9, "answer": 8, "completions": 8,
-        "batches_s": {"1": 1.0, "4": 2.0}, "best_batch": 4, "difference": 1e-4, "times": times, "times_by_processor_time": times, "wall": dict.fromkeys(
-            (PEER, ENGINE), timing), "processor": dict.fromkeys((PEER, ENGINE), timing),
+        "batches_s": {"1": 1.0, "4": 2.0}, "best_batch": 4, "difference": 1e-4,
+        "times": times, "times_by_processor_time": times,
+        "wall": dict.fromkeys((PEER, ENGINE), timing), "processor": dict.fromkeys((PEER, ENGINE), timing),
     }  # fmt: skip
     credit = {
         "times_plain": times,
