@@ -139,10 +139,13 @@ class WeightUploads:
         self._finished: OrderedDict[tuple[str, str], _Upload] = OrderedDict()
         spool.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(spool)
-        self._folder = spool.resolve() / f"{_PREFIX}{os.getpid()}-{secrets.token_hex(8)}"
-        self._folder.mkdir(mode=0o700)
-        self._lock: BinaryIO | None = (self._folder / _LOCK).open("wb")
+        name = f"{_PREFIX}{os.getpid()}-{secrets.token_hex(8)}"
+        made = spool.resolve() / f".{name}"
+        made.mkdir(mode=0o700)
+        self._lock: BinaryIO | None = (made / _LOCK).open("wb")
         fcntl.flock(self._lock, fcntl.LOCK_EX)
+        # Under its name it is locked from the first moment on, so that nobody takes it for abandoned.
+        self._folder = made.rename(made.with_name(name))
 
     def begin(self, place: ShardPlace, current: str) -> ShardWriter:
         """A writer for the bytes of a shard.
