@@ -44,7 +44,6 @@ from creditd.wire.v1 import (
     Usage,
 )
 
-
 Slope: TypeAlias = Annotated[float, WithJsonSchema({"type": "number", "minimum": 0, "maximum": MAX_MAGNITUDE})]
 """Its size is looked at per set, because a wrong one fails its set alone."""
 
