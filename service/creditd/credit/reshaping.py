@@ -127,7 +127,7 @@ def reshape_weights(sensitivities: Floats, options: ReshapeOptions, *, least_ran
     if len(levels) == 1 or width <= max(FLAT_SHARE * highest, least_range):
         return _described(np.ones_like(levels), flat=True)
     places = (levels - lowest) / width
-    threshold = float(np.quantile(places, options.quantile))
+    threshold = _quantile(places, options.quantile)
     lower = np.maximum(places / (threshold + GUARD), options.floor)
     upper = 1.0 + options.beta * (places - threshold) / (1.0 - threshold + GUARD)
     weights = np.where(places < threshold, lower, upper)
@@ -147,6 +147,15 @@ def _described(weights: Floats, *, flat: bool) -> Reshaped:
         top_share=min(_sum(largest) / total, 1.0),
         flat=flat,
     )
+
+
+def _quantile(values: Floats, level: float) -> float:
+    """The quantile of at least two values, linear between neighbours."""
+    ordered = np.sort(values)
+    place = level * (len(ordered) - 1)
+    below = int(place)
+    lower, upper = ordered[below : below + 2].tolist() if below + 1 < len(ordered) else (float(ordered[-1]),) * 2
+    return float(lower + (place - below) * (upper - lower))
 
 
 def _sum(values: Floats) -> float:

@@ -173,8 +173,7 @@ class SensitivityBatch:
     @property
     def wanted(self) -> tuple[int, ...]:
         """Completions whose sensitivities are not known yet, by row; those without a token to reweight want none."""
-        open_rows = (row for row, positions in self._positions.items() if len(positions))
-        return tuple(row for row in open_rows if row not in self._told and row not in self._errors)
+        return tuple(row for row in self._positions if self._wants(row))
 
     def positions(self, row: int) -> Integers:
         """Tokens of a completion without an error that are reweighted, shape (R,), int64, ascending."""
@@ -192,7 +191,7 @@ class SensitivityBatch:
         Raises:
             ValueError: If the completion is not wanted, or the number of sensitivities is another.
         """
-        if row not in self.wanted:
+        if not self._wants(row):
             raise ValueError(f"completion {row} wants no sensitivities")
         positions = self._positions[row]
         if sensitivities.shape != positions.shape:
@@ -246,6 +245,11 @@ class SensitivityBatch:
         for row, credit in zip(rows, credited, strict=True):
             found[row] = credit
         return SensitivityCredits(tuple(found), self.errors)
+
+    def _wants(self, row: int) -> bool:
+        """Whether a completion has something to measure that is not told yet."""
+        missing = row in self._positions and row not in self._told and row not in self._errors
+        return missing and len(self._positions[row]) > 0
 
     def _advantages(self) -> tuple[Floats, Integers]:
         """Advantages of all completions, NaN of those that failed, and flags of the groups.
