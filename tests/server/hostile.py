@@ -17,7 +17,7 @@ from anyio.from_thread import start_blocking_portal
 
 from creditd.server.resources import Resources
 from creditd.wire import codec
-from server.running import GROUP, PATIENCE_S, SCAR_SOLVE, SHAPLEY, Service, running
+from server.running import GROUP, OAR, PATIENCE_S, SCAR_SOLVE, SHAPLEY, Service, running
 
 SOLVE = "/v1/credit/shapley/solve"
 HUGE = 2**60
@@ -131,6 +131,11 @@ NUMBER_OF_TOKENS = {"reward": 1.0, "span": [0, 1]}
 def scar(*items: dict[str, Any], **options: Any) -> dict[str, Any]:
     """Completions without a text, whose units are given."""
     return {"items": list(items), "segmentation": {"type": "given", "max_units": None}, **options}
+
+
+def given(*items: dict[str, Any], **options: Any) -> dict[str, Any]:
+    """Completions whose sensitivities are given."""
+    return {"items": [{"advantage": 1.0, **item} for item in items], "sensitivity": {"type": "given"}, **options}
 
 
 def many_units(count: int) -> dict[str, Any]:
@@ -269,6 +274,42 @@ CASES: dict[str, Hostile] = {
         "/items/0/tree",
         path=SCAR_SOLVE,
     ),
+    "an answer to 2^60": text(
+        given({"sensitivities": [1.0], "answer": [0, HUGE]}), "shape_mismatch", "/items/0/answer", path=OAR
+    ),
+    "a reasoning from -2^60": text(
+        given({"sensitivities": [1.0], "reasoning": [-HUGE, 1]}), "shape_mismatch", "/items/0/reasoning", path=OAR
+    ),
+    "an answer to 2^63": text(
+        given({"sensitivities": [1.0], "answer": [0, 2**63]}), "invalid_request", "/items/0/answer/1", path=OAR
+    ),
+    "token 2^60": text(
+        given({"sensitivities": [1.0], "completion_ids": [HUGE]}),
+        "invalid_request",
+        "/items/0/completion_ids/0",
+        path=OAR,
+    ),
+    "tokens to 2^60": text(
+        given({"sensitivities": [1.0], "completion": "1", "token_offsets": [[0, HUGE]]}, parser={"type": "last_line"}),
+        "shape_mismatch",
+        "/items/0/token_offsets",
+        path=OAR,
+    ),
+    "2^60 draws": text(
+        {**given({"sensitivities": [1.0]}), "sensitivity": {"type": "gradient", "noise_samples": HUGE}},
+        "invalid_request",
+        "/sensitivity/noise_samples",
+        path=OAR,
+    ),
+    "a tag that is a pattern": text(
+        given({"sensitivities": [1.0]}, parser={"type": "tags", "answer_tag": "(a+)+"}),
+        "invalid_request",
+        "/parser/answer_tag",
+        path=OAR,
+    ),
+    "most sensitivities, many completions": packed(
+        given(*[{"sensitivities": buffer([0.0] * 131_072)}] * 40), "budget_exceeded", "/items", path=OAR
+    ),
     "a pattern of brackets": text(
         {"items": [{"completion": "a"}], "segmentation": {"type": "regex", "pattern": "(" * 1000}},
         "invalid_request",
@@ -346,6 +387,18 @@ PLACES = {
     "/items/0/other_reward": (SCAR_SOLVE, '{{"items": [{{"completion": "a", "other_reward": {}}}]}}'),
     "/items/0/token_offsets/0/1": (SCAR_SOLVE, '{{"items": [{{"completion": "a", "token_offsets": [[0, {}]]}}]}}'),
     "/alpha": (SCAR_SOLVE, '{{"items": [{{"completion": "a"}}], "alpha": {}}}'),
+    "/items/0/advantage": (
+        OAR,
+        '{{"items": [{{"sensitivities": [1], "advantage": {}}}], "sensitivity": {{"type": "given"}}}}',
+    ),
+    "/items/0/sensitivities/0": (
+        OAR,
+        '{{"items": [{{"sensitivities": [{}, 0], "advantage": 1}}], "sensitivity": {{"type": "given"}}}}',
+    ),
+    "/reshape/floor": (
+        OAR,
+        '{{"items": [{{"sensitivities": [1]}}], "sensitivity": {{"type": "given"}}, "reshape": {{"floor": {}}}}}',
+    ),
     "/items/0/n_players": (SOLVE, '{{"items": [{{"n_players": {}}}]}}'),
     "/columns/n_tokens/0": (
         SHAPLEY,
@@ -355,7 +408,15 @@ PLACES = {
 """Where a number stands, by its pointer: the route, and the body around it."""
 
 
-OF_REWARDS = ("reward", "/rewards/0/0", "/rewards/values/0", "/rewards/0/1", "/kl/0")
+OF_REWARDS = (
+    "reward",
+    "/rewards/0/0",
+    "/rewards/values/0",
+    "/rewards/0/1",
+    "/kl/0",
+    "/items/0/advantage",
+    "/sensitivities/0",
+)
 """How pointers to rewards end, which are looked at set by set: one that is not finite has a code of its own."""
 
 

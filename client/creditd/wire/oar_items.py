@@ -13,10 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from creditd.credit.answer_parsers import ParserOptions, find_reasoning
+from creditd.credit.candidate_sets import number_name
 from creditd.credit.group_advantages import GRPO_EPSILONS
 from creditd.credit.reshaping import LEAST_PERTURBATION_RANGE, ReshapeOptions
 from creditd.credit.sensitivity_credit import GroupRuleOptions, SensitivityBatch, SensitivityCreditOptions
 from creditd.credit.sensitivity_items import (
+    MAX_OUTCOME_MAGNITUDE,
     SensitivityCredits,
     SensitivityError,
     SensitivityErrorCode,
@@ -247,7 +249,9 @@ def _completion(
     if item.completion_mask is not None:
         trainable = np.asarray(item.completion_mask, dtype=np.bool_).reshape(-1)
     reasoning, answer = _ranges(item, n_tokens, asks=asks) if parser is None else _found(item, parser, text_of)
-    _check_reward(item, request.advantage)
+    _check_outcome("advantage", item.advantage)
+    _check_outcome("reward", item.reward)
+    _check_judged(item, request.advantage)
     return SensitivityItem(n_tokens, trainable, reasoning, answer, item.advantage, item.reward)
 
 
@@ -307,9 +311,17 @@ def _found(item: OarItem, parser: ParserOptions, text_of: TextOf | None) -> Rang
         raise _ItemError("shape_mismatch", "token_offsets", str(error)) from None
 
 
-def _check_reward(item: OarItem, choice: GroupAdvantageChoice) -> None:
+def _check_outcome(of: SensitivityField, value: float | None) -> None:
+    """Refuse an advantage, or a reward, that is no usable number."""
+    if value is not None and not abs(value) <= MAX_OUTCOME_MAGNITUDE:
+        code: SensitivityErrorCode = "invalid_request" if np.isfinite(value) else "non_finite_value"
+        usable = f"a finite number of magnitude at most {MAX_OUTCOME_MAGNITUDE:g}"
+        raise _ItemError(code, of, f"{of} is {number_name(value)}; expected {usable}")
+
+
+def _check_judged(item: OarItem, choice: GroupAdvantageChoice) -> None:
     """Refuse a reward that the rule cannot judge."""
     judged = choice.type == "pass_at_k" and choice.threshold is None
     if judged and item.reward is not None and item.reward not in {0.0, 1.0}:
-        detail = f"reward is {item.reward}; expected 0 or 1, because pass_at_k got no threshold"
+        detail = f"reward is {number_name(item.reward)}; expected 0 or 1, because pass_at_k got no threshold"
         raise _ItemError("invalid_request", "reward", detail)

@@ -11,7 +11,9 @@ from pydantic_core import ErrorDetails
 
 from creditd.wire.errors import MAX_ERRORS, ErrorCode, ErrorItem
 
-_CHOICES = frozenset({"utility", "credit", "to", "from", "from_", "segmentation", "absent"})
+_CHOICES = frozenset(
+    {"utility", "credit", "to", "from", "from_", "segmentation", "absent", "sensitivity", "parser", "inside"}
+)
 """Fields whose value is one of several models: pydantic names the model after them."""
 _BRANCHES = frozenset({"Ragged", "RaggedNumbers", "constrained-str", "constrained-int"})
 """How pydantic names the branches of the other unions."""
