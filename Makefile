@@ -24,6 +24,7 @@ SHAPIQ_VERSION := 1.8.0
 PYTHON312 ?= python3.12
 GPU_PYTHON ?= python3
 GPU_OUT ?= $(RESULTS)/trie_scoring_cuda.json
+GPU_OAR_OUT ?= $(RESULTS)/oar_cuda.json
 RESULTS = tests/benchmarks/results/$(shell $(PYTHON) tests/benchmarks/measure.py)
 
 export OMP_NUM_THREADS := 1
@@ -151,9 +152,10 @@ models: $(TRL)/stamp ## lane: engines with torch and transformers, in the enviro
 	$(TRL)/bin/python -m pytest -q -n auto -m models
 
 # The machine with a GPU is as it is: its own Python with torch, transformers and pytest, and nothing is installed.
-gpu: ## on a machine with a GPU, installing nothing: tests of engines there, and the benchmark of tries
+gpu: ## on a machine with a GPU, installing nothing: tests of engines there, and the benchmarks of tries and of OAR
 	PYTHONPATH=client:service $(GPU_PYTHON) -m pytest -q tests/gpu
 	PYTHONPATH=client:service:tests $(GPU_PYTHON) tests/benchmarks/trie_scoring.py --device cuda --out $(GPU_OUT)
+	PYTHONPATH=client:service:tests $(GPU_PYTHON) -m benchmarks.oar --device cuda --out $(GPU_OAR_OUT)
 
 trainer: $(TRL)/stamp ## lane: tests against real trainers, TRL $(TRL_OLDEST) and $(TRL_NEWEST)
 	$(TRL)/bin/python -m pytest -q -m trainer

@@ -1,6 +1,6 @@
 """OAR by creditd against plain transformers, and what it costs of a step of TRL, in one run.
 
-    PYTHONPATH=client:service:trainer_adapters:tests python -m benchmarks.oar --out FILE [--quick]
+    PYTHONPATH=client:service:trainer_adapters:tests python -m benchmarks.oar --out FILE [--quick] [--device cuda]
 
 Both sides have the same policy and rows, in float32 on one thread, and OAR-G the same noise. Ways take turns, shuffled;
 their sensitivities have to agree before any time counts.
@@ -12,18 +12,19 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from transformers import AutoModelForCausalLM
 
 from benchmarks.measure import Timing, device, on_one_thread, parser, ratio, timing_of, versions, write_report
-from benchmarks.oar_peer import PeerModel
-from benchmarks.oar_steps import steps
+from benchmarks.oar_peer import Noise, PeerModel
 from benchmarks.oar_workload import PAD, Shape, Workload, saved_policy, workload
 from creditd.engines.model_spec import ModelSpec
+from creditd.engines.noise import normal_noise
 from creditd.engines.policy_engine import PolicyEngine
 from creditd.engines.policy_protocol import ReasonedTokens, SensitivityMethod, SensitivityOptions
 
@@ -74,6 +75,7 @@ class Size:
 FULL = Size(
     "9 M", (64, 256), 256, 9, 8, {"perturbation": 1, "gradient": 8}, {"perturbation": 5, "gradient": 9}, 64, 96, 3
 )
+ON_A_GPU = replace(FULL, model="160 M", completions={"perturbation": 1, "gradient": 32})
 QUICK = Size("tiny", (8,), 12, 3, 2, {"perturbation": 2, "gradient": 3}, {"perturbation": 2, "gradient": 2}, 8, 24, 2)
 
 
@@ -97,12 +99,13 @@ class Found:
 class Measured:
     """The policy on both sides."""
 
-    def __init__(self, root: Path) -> None:
-        """Load it twice: for the peer, and into the engine."""
-        model = AutoModelForCausalLM.from_pretrained(root / "policy").eval().requires_grad_(requires_grad=False)
+    def __init__(self, root: Path, on: str) -> None:
+        """Load it twice on a device: for the peer, and into the engine."""
+        model = AutoModelForCausalLM.from_pretrained(root / "policy", dtype=torch.float32).to(on)
+        model.eval().requires_grad_(requires_grad=False)
         self.parameters = sum(parameter.numel() for parameter in model.parameters())
         self.engine = PolicyEngine.load(
-            ModelSpec("policy", Path("policy"), kind="policy", max_queued_tokens=1 << 30), root
+            ModelSpec("policy", Path("policy"), kind="policy", device=on, max_queued_tokens=1 << 30), root
         )
         self.peer = PeerModel(model)
 
@@ -205,6 +208,11 @@ def options_of(method: SensitivityMethod) -> SensitivityOptions:
     return SensitivityOptions(method, perturbation_id=PAD if method == "perturbation" else None)
 
 
+def noise_of(options: SensitivityOptions) -> Noise:
+    """The noise of the engine, so that both sides differentiate at the same place."""
+    return lambda count, width: options.noise_std * torch.from_numpy(normal_noise(options.seed, 0, count, width))
+
+
 def _inverse(peer: Timing, ours: Timing) -> dict[str, float]:
     """How many times the peer's time ours is, by the medians and by the quartiles that are worst for us."""
     return {name: 1 / value for name, value in ratio(peer, ours).items()}
@@ -215,14 +223,19 @@ def _difference(found: np.ndarray, expected: np.ndarray) -> float:
     return float(np.abs(found - expected).max() / np.abs(expected).max())
 
 
-def measured(size: Size, root: Path) -> dict[str, Any]:
-    """Every figure."""
+def measured(size: Size, root: Path, on: str) -> dict[str, Any]:
+    """Every figure; steps of TRL on a processor alone."""
     saved_policy(root / "policy", size.model)
-    both = Measured(root)
+    both = Measured(root, on)
     cells = [both.cell(size, method, prompt) for method in BATCHES for prompt in size.prompts]
     both.engine.close()
+    found = {"parameters": both.parameters, "cells": cells}
+    if on != "cpu":
+        return found
+    from benchmarks.oar_steps import steps  # a machine with a GPU has no TRL
+
     of_steps = steps(root, size.model, prompt=size.step_prompt, completion=size.step_completion, timed=size.steps)
-    return {"parameters": both.parameters, "cells": cells, "steps": of_steps}
+    return found | {"steps": of_steps}
 
 
 def shown(report: dict[str, Any]) -> None:
@@ -234,9 +247,14 @@ def shown(report: dict[str, Any]) -> None:
             f"{cell['times_by_processor_time']['of_medians']:.2f}× by processor time, wanted {wanted}; "
             f"differences {cell['difference']:.1e}"
         )
-    for name, way in report["steps"]["ways"].items():
+    for name, way in report["steps"]["ways"].items() if "steps" in report else ():
         if "share" in way:
             print(f"{name}: {way['share']:.0%} of a step")
+
+
+def accelerator(on: str) -> dict[str, str] | None:
+    """What a GPU is called; None without one."""
+    return {"name": torch.cuda.get_device_name()} if on == "cuda" else None
 
 
 def main() -> None:
@@ -245,10 +263,11 @@ def main() -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     made = parser("OAR, against plain transformers")
     made.add_argument("--quick", action="store_true", help="a tiny model and short texts, to see that everything runs")
+    made.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where the policy runs")
     options = made.parse_args()
-    size = QUICK if options.quick else FULL
+    size = QUICK if options.quick else FULL if options.device == "cpu" else ON_A_GPU
     with tempfile.TemporaryDirectory() as root:
-        found = measured(size, Path(root))
+        found = measured(size, Path(root), options.device)
     report = {
         "benchmark": "oar",
         "versions": versions(["torch", "transformers", "trl", "numpy"]),
@@ -256,7 +275,7 @@ def main() -> None:
         "dtype": "float32",
         "rounds": size.rounds,
         **found,
-        "device": device(),
+        "device": device() | {"accelerator": accelerator(options.device)},
     }
     shown(report)
     write_report(options.out, report)

@@ -37,14 +37,14 @@ class PeerModel:
         """
         self.n_tokens = self.n_passes = 0
         found = []
-        for row in _rows(work):
+        for row in self._rows(work):
             clean = self._clean(row[None], work.shape.answer)
             variants = row.repeat(work.shape.reasoning, 1)
-            places = torch.arange(work.shape.reasoning)
+            places = torch.arange(work.shape.reasoning, device=row.device)
             variants[places, work.shape.prompt + places] = PAD
             with torch.inference_mode():
                 parts = [_divergence(clean, self._logits(part, work.shape.answer)) for part in variants.split(batch)]
-            found.append(torch.cat(parts).double().numpy())
+            found.append(torch.cat(parts).double().cpu().numpy())
         return found
 
     def gradients(self, work: Workload, batch: int, noise: Noise) -> list[Floats]:
@@ -56,7 +56,7 @@ class PeerModel:
             noise: What is added to the embeddings of the reasoning.
         """
         self.n_tokens = self.n_passes = 0
-        return [row for part in _rows(work).split(batch) for row in self._gradients_of(part, work, noise)]
+        return [row for part in self._rows(work).split(batch) for row in self._gradients_of(part, work, noise)]
 
     def _gradients_of(self, rows: torch.Tensor, work: Workload, noise: Noise) -> Sequence[Floats]:
         shape = work.shape
@@ -64,14 +64,14 @@ class PeerModel:
         clean = self._clean(rows, shape.answer)
         embedded = self._model.get_input_embeddings()(rows).detach()
         noisy = embedded.clone()
-        noisy[:, inside] += noise(shape.reasoning, embedded.shape[-1])
+        noisy[:, inside] += noise(shape.reasoning, embedded.shape[-1]).to(embedded.device)
         noisy.requires_grad_()
         self._count(rows)
         logits = self._model(inputs_embeds=noisy, use_cache=False, logits_to_keep=shape.answer).logits
         divergence = _divergence(clean, _mean_log_probabilities(logits)).sum()
         (gradient,) = torch.autograd.grad(divergence, noisy)
         found = (gradient[:, inside] * embedded[:, inside]).sum(dim=-1).abs()
-        return list(found.double().numpy())
+        return list(found.double().cpu().numpy())
 
     def _clean(self, rows: torch.Tensor, answer: int) -> torch.Tensor:
         with torch.inference_mode():
@@ -87,11 +87,10 @@ class PeerModel:
         self.n_tokens += rows.numel()
         self.n_passes += 1
 
-
-def _rows(work: Workload) -> torch.Tensor:
-    """Every row up to the last token that predicts one of the answer."""
-    rows = np.concatenate([work.prompts, work.completions], axis=1)
-    return torch.from_numpy(rows[:, : work.shape.read])
+    def _rows(self, work: Workload) -> torch.Tensor:
+        """Every row up to the last token that predicts one of the answer."""
+        rows = np.concatenate([work.prompts, work.completions], axis=1)
+        return torch.from_numpy(rows[:, : work.shape.read]).to(self._model.device)
 
 
 def _mean_log_probabilities(logits: torch.Tensor) -> torch.Tensor:

@@ -15,13 +15,14 @@ _STEP_HEAD = ("training", "a step", "processor time", "times GRPO", "by processo
 def oar(report: Mapping[str, Any]) -> str:
     """The section."""
     cells = report["cells"]
-    first = cells[0]
+    first, gpu = cells[0], report["device"].get("accelerator")
     counts = {cell["method"]: (cell["completions"], report["rounds"][cell["method"]]) for cell in cells}
     differences = {method: max(cell["difference"] for cell in cells if cell["method"] == method) for method in METHODS}
     lines = [
-        "### OAR against plain transformers",
+        f"### OAR against plain transformers, {'on a GPU' if gpu else 'on a processor'}",
         "",
-        f"Made by `make bench-oar`: a policy of the shape of Qwen3, {report['parameters'] / 1e6:.1f} million random",
+        f"Made by `make {'gpu' if gpu else 'bench-oar'}`: a policy of the shape of Qwen3,",
+        f"{report['parameters'] / 1e6:.1f} million random",
         f"weights, {report['dtype']}, and completions of {first['reasoning']} reasoning tokens,",
         f"{first['conclusion']} of a conclusion and {first['answer']} of an answer ({versions(report)}).",
         "The peer of OAR-G is two forward passes and one backward to the embeddings, weights frozen; that of OAR-P a",
@@ -38,9 +39,9 @@ def oar(report: Mapping[str, Any]) -> str:
         "|---" * len(_HEAD) + "|",
         *map(_row, cells),
         "",
-        *_steps(report["steps"]),
-        "",
     ]
+    if "steps" in report:
+        lines += [*_steps(report["steps"]), ""]
     return "\n".join(lines)
 
 

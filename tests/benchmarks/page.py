@@ -51,6 +51,7 @@ def _machine(folder: Path) -> str:
         ("trie_scoring_cuda", _trie_scoring),
         ("scar", scar),
         ("oar", oar),
+        ("oar_cuda", oar),
         ("utility_cache", utility_cache),
     ):
         report = _read(folder / f"{name}.json")

@@ -72,7 +72,7 @@ def test_the_page_has_the_figures(tmp_path):
     (tmp_path / "machine").mkdir()
     (tmp_path / "machine" / "oar.json").write_text(json.dumps(made_up()), encoding="utf-8")
     made = page(tmp_path)
-    assert "### OAR against plain transformers" in made
+    assert "### OAR against plain transformers, on a processor" in made
     of_time = "2 s (2 to 2), rows of 4 | 2 s (2 to 2) | 1.25× (1.50) | 1.25× (1.50)"
     assert f"| OAR-G | 64 | {of_time} |  | ≤ 1.3× | kept |" in made
     assert f"| OAR-P | 64 | {of_time} | 54% of 2.30× | ≥ 1.84× | missed |" in made
@@ -112,7 +112,7 @@ def test_tokens_are_counted_on_both_sides(report):
     read = 8 + 12 + 3 + 2 - 1
     assert cell["tokens_of_the_peer"] == cell["completions"] * 13 * read
     distinct = read + sum(read - 8 - place for place in range(12))
-    assert cell["tokens_computed"] == cell["completions"] * distinct
+    assert cell["completions"] * distinct <= cell["tokens_computed"] < cell["tokens_of_the_peer"]
     assert cell["ideal_ratio"] == 12 * read / distinct
     assert cell["share_of_ideal"] == pytest.approx(cell["times"]["of_medians"] / cell["ideal_ratio"])
     assert cell["least_times"] == pytest.approx(0.8 * cell["ideal_ratio"])
