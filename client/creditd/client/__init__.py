@@ -10,6 +10,7 @@ with Client("local:") as client:                      # or Client("http://127.0.
 """
 
 from creditd.client.aio import AsyncClient
+from creditd.client.compose_results import ComposeResult
 from creditd.client.evaluators import Evaluator
 from creditd.client.exceptions import (
     AuthenticationError,
@@ -39,6 +40,7 @@ __all__ = [
     "AsyncClient",
     "AuthenticationError",
     "Client",
+    "ComposeResult",
     "CreditdError",
     "DeadlineExceededError",
     "Evaluator",

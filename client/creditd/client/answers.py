@@ -219,7 +219,9 @@ def _located(pointer: str, body: Body) -> tuple[int | None, int | None]:
     numbers = [int(part) for part in parts if part.isdecimal()]
     if not numbers or parts[0] == "items":
         return (numbers[0] if numbers else None), None
-    if parts[0] in {"rewards", "n_tokens"}:
+    if parts[0] == "sets" and parts[2:3] != ["candidates"]:
+        del numbers[1:]
+    if parts[0] in {"rewards", "n_tokens", "sets"}:
         return numbers[0], numbers[1] if len(numbers) > 1 else None
     if parts[0] != "columns":
         return None, None

@@ -18,10 +18,12 @@ from creditd.client.bodies import (
     set_columns,
     wanted_by,
 )
+from creditd.client.compose_operations import ComposeOperations
+from creditd.client.compose_results import ComposeResult
 from creditd.client.conversations import OnItemError, check_choice, refuse_unused, settled
 from creditd.client.evaluation import SOLVE_PATH, Games, games_of, named
 from creditd.client.evaluators import Evaluator
-from creditd.client.exchanges import GROUP_PATH, OAR_PATH, SCAR_PATH, SHAPLEY_PATH, body_of
+from creditd.client.exchanges import COMPOSE_PATH, GROUP_PATH, OAR_PATH, SCAR_PATH, SHAPLEY_PATH, body_of
 from creditd.client.group_bodies import group_rewards, token_counts
 from creditd.client.mappings import Name
 from creditd.client.model_choices import model_choice, told_by_models
@@ -34,7 +36,7 @@ from creditd.client.steps import Exchange, Steps
 from creditd.client.weights_operations import WeightsOperations
 
 
-class Operations(ScarOperations, OarOperations, WeightsOperations):
+class Operations(ScarOperations, OarOperations, ComposeOperations, WeightsOperations):
     """What a client can be asked, as steps; `Conversations` has its attributes."""
 
     def shapley(
@@ -272,7 +274,7 @@ class Operations(ScarOperations, OarOperations, WeightsOperations):
 
     def repeat(
         self, exchange: Exchange, *, deadline_s: float | None = None, request_id: str | None = None
-    ) -> Steps[ShapleyResult | GroupResult | ScarResult | OarResult]:
+    ) -> Steps[ShapleyResult | GroupResult | ScarResult | OarResult | ComposeResult]:
         """The answer to a recorded request, asked again with the same body.
 
         Args:
@@ -296,6 +298,8 @@ class Operations(ScarOperations, OarOperations, WeightsOperations):
             return (yield from self._shapley(body, deadline_s, request_id))
         if exchange.operation == SCAR_PATH:
             return (yield from self.scar_answered(body, deadline_s, request_id))
+        if exchange.operation == COMPOSE_PATH:
+            return (yield from self.compose_answered(body, deadline_s, request_id))
         if exchange.operation == OAR_PATH:
             return (yield from self.oar_answered(body, deadline_s, request_id))
         return (yield from self._group(body, deadline_s, request_id))

@@ -55,6 +55,8 @@ class Body:
         ids: The caller's names of the sets; they stay here.
         named: Whether its rewards stand under names, as those of whole responses may.
         media_type: Format of the document.
+        token_splits: Shape (B + 1,), int64, of the tokens of sets, where `row_splits` are those of candidates and
+            there are both; or None.
     """
 
     content: bytes
@@ -62,6 +64,7 @@ class Body:
     ids: tuple[Name | None, ...] | None = None
     named: bool = False
     media_type: str = JSON
+    token_splits: Integers | None = None
 
     @property
     def text(self) -> str:

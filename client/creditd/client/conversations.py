@@ -10,6 +10,7 @@ from typing import Literal, TypeAlias, TypeVar
 from creditd.client.arrays import refusal
 from creditd.client.attempts import checked_request_id
 from creditd.client.bodies import JSON, Body
+from creditd.client.compose_results import ComposeResult
 from creditd.client.exceptions import CreditdError, PartialResultError
 from creditd.client.exchanges import exchange_of
 from creditd.client.inquiries import Inquiries
@@ -20,7 +21,7 @@ from creditd.client.scar_results import ScarResult
 from creditd.client.steps import Keep, Reply, Steps, Timing
 from creditd.wire import codec
 
-_R = TypeVar("_R", ShapleyResult, GroupResult, ScarResult, OarResult)
+_R = TypeVar("_R", ShapleyResult, GroupResult, ScarResult, OarResult, ComposeResult)
 
 WireFormat: TypeAlias = Literal["binary", "json"]
 MEDIA_TYPES: dict[WireFormat, str] = {"binary": codec.MEDIA_TYPE, "json": JSON}

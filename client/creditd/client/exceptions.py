@@ -33,6 +33,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
+    from creditd.client.compose_results import ComposeResult
     from creditd.client.oar_results import OarResult
     from creditd.client.results import GroupResult, ItemError, ShapleyResult
     from creditd.client.scar_results import ScarResult
@@ -208,7 +209,9 @@ class PartialResultError(CreditdError):
         result: All answers there are, with NaN in the slots of the others and `errors` saying why.
     """
 
-    def __init__(self, message: str, result: ShapleyResult | GroupResult | ScarResult | OarResult) -> None:
+    def __init__(
+        self, message: str, result: ShapleyResult | GroupResult | ScarResult | OarResult | ComposeResult
+    ) -> None:
         super().__init__(message)
         self.result = result
 

@@ -18,9 +18,11 @@ import numpy as np
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import from_json, to_json
 
-from creditd.client import answers, oar_answers, scar_answers
+from creditd.client import answers, compose_answers, oar_answers, scar_answers
 from creditd.client.arrays import Integers, splits_of
 from creditd.client.bodies import Body
+from creditd.client.compose_bodies import n_tokens as tokens_of_set
+from creditd.client.compose_results import ComposeResult
 from creditd.client.documents import text_of
 from creditd.client.exceptions import CreditdError, ResponseError
 from creditd.client.oar_bodies import n_tokens
@@ -31,14 +33,16 @@ from creditd.client.steps import Exchange, Failure, Reply
 from creditd.wire.errors import ERROR_KINDS, ErrorCode
 from creditd.wire.versions import package_version
 
-Result: TypeAlias = ShapleyResult | GroupResult | ScarResult | OarResult
+Result: TypeAlias = ShapleyResult | GroupResult | ScarResult | OarResult | ComposeResult
 
 FORMAT = 1
 SHAPLEY_PATH = "/v1/credit/shapley"
 GROUP_PATH = "/v1/credit/group"
 SCAR_PATH = "/v1/credit/scar"
 OAR_PATH = "/v1/credit/oar"
-_OF_ITEMS = (SCAR_PATH, OAR_PATH)
+COMPOSE_PATH = "/v1/credit/compose"
+_PARTS = {SCAR_PATH: "items", OAR_PATH: "items", COMPOSE_PATH: "sets"}
+"""What a request is made of, where that is not columns."""
 
 
 def exchange_of(
@@ -80,6 +84,8 @@ def exchange_of(
         status, response = reply.status, text_of(reply)
     elif isinstance(outcome, ShapleyResult | GroupResult):
         response = answer_text(outcome)
+    elif isinstance(outcome, ComposeResult):
+        response = compose_answers.answer_text(outcome)
     elif isinstance(outcome, OarResult):
         response = oar_answers.answer_text(outcome)
     return Exchange(
@@ -176,7 +182,7 @@ def body_of(exchange: Exchange) -> Body:
         request = from_json(exchange.request)
     except ValueError as error:
         raise ValueError(f"request: not JSON ({error})") from None
-    named = False
+    named, tokens = False, None
     try:
         if exchange.operation == SHAPLEY_PATH:
             splits = _splits_in(request["columns"])
@@ -188,17 +194,22 @@ def body_of(exchange: Exchange) -> Body:
             splits = splits_of([len(item.get("token_offsets") or ()) for item in request["items"]])
         elif exchange.operation == OAR_PATH:
             splits = splits_of([n_tokens(item) for item in request["items"]])
+        elif exchange.operation == COMPOSE_PATH:
+            splits = splits_of([len(item["candidates"]) for item in request["sets"]])
+            tokens = splits_of([tokens_of_set(item) for item in request["sets"]])
         else:
-            expected = f"{SHAPLEY_PATH}, {GROUP_PATH}, {SCAR_PATH} or {OAR_PATH}"
+            expected = f"{SHAPLEY_PATH}, {GROUP_PATH}, {SCAR_PATH}, {OAR_PATH} or {COMPOSE_PATH}"
             raise ValueError(f"got operation {exchange.operation[:40]!r}; expected {expected}")
     except (AttributeError, KeyError, StopIteration, TypeError, OverflowError):
-        parts = "items" if exchange.operation in _OF_ITEMS else "columns"
+        parts = _PARTS.get(exchange.operation, "columns")
         raise ValueError(f"request: expected the {parts} that this client sends to {exchange.operation}") from None
     if splits.ndim != 1 or len(splits) < 1 or splits[0] != 0 or (splits[1:] < splits[:-1]).any():
         raise ValueError("request: row_splits: expected numbers that never fall, from 0")
     if exchange.ids is not None and len(exchange.ids) != len(splits) - 1:
         raise ValueError(f"ids: got {len(exchange.ids)}; expected {len(splits) - 1}, one per set")
-    return Body(content=exchange.request.encode(), row_splits=splits, ids=exchange.ids, named=named)
+    return Body(
+        content=exchange.request.encode(), row_splits=splits, ids=exchange.ids, named=named, token_splits=tokens
+    )
 
 
 def _splits_in(columns: dict[str, Any]) -> Integers:
@@ -230,6 +241,8 @@ def answer_of(exchange: Exchange) -> Result | None:
             return answers.shapley_result(reply, body)
         if exchange.operation == SCAR_PATH:
             return scar_answers.scar_result(reply, body)
+        if exchange.operation == COMPOSE_PATH:
+            return compose_answers.compose_result(reply, body)
         if exchange.operation == OAR_PATH:
             return oar_answers.oar_result(reply, body)
         return answers.group_result(reply, body)

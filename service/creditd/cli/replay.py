@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from pydantic_core import from_json
 
 from creditd.client import (
     Client,
+    ComposeResult,
     CreditdError,
     GroupResult,
     OarResult,
@@ -30,7 +31,7 @@ from creditd.client.steps import Exchange, Failure
 from creditd.wire.errors import ErrorCode
 from creditd.wire.v1 import Service
 
-Result: TypeAlias = ShapleyResult | GroupResult | ScarResult | OarResult
+Result: TypeAlias = ShapleyResult | GroupResult | ScarResult | OarResult | ComposeResult
 
 _START_S = 10.0
 """How long a service that does not answer is waited for."""
@@ -94,7 +95,7 @@ def _unusable(reason: object) -> int:
 
 def _verdict(name: str, recorded: Result | Failure | None, asked: Result | Failure) -> int:
     """Say whether two outcomes are the same."""
-    if isinstance(recorded, (ShapleyResult, GroupResult, ScarResult, OarResult)) and not isinstance(asked, Failure):
+    if isinstance(recorded, get_args(Result)) and not isinstance(asked, Failure):
         found = differences(recorded, asked)
         if not found:
             print(f"{name}: identical to the last bit")
@@ -213,6 +214,9 @@ def _ledger(exchange: Exchange, result: Result | None) -> list[str]:
     elif isinstance(result, ScarResult):
         titles = ["completion", "group", "tokens", "units", "v(∅)", "v(P)", "Σ rewards", "gap", "flags"]
         rows = _completion_rows(exchange, result)
+    elif isinstance(result, ComposeResult):
+        titles = ["set", "K", "tokens", "A^set", "Σ credit", "credit gap", "Σ advantages", "gap", "flags"]
+        rows = _composed_rows(result)
     elif isinstance(result, OarResult):
         titles = ["completion", "tokens", "reweighted", "advantage", "Σ weights", "effective share", "flags"]
         rows = _reasoning_rows(result)
@@ -271,6 +275,20 @@ def _reasoning_rows(result: OarResult) -> list[list[str]]:
         ]
         for row, three in enumerate(numbers)
     ]
+
+
+def _composed_rows(result: ComposeResult) -> list[list[str]]:
+    ids = result.ids or [None] * len(result)
+    rows = []
+    for row, ledger in enumerate(result.ledgers):
+        numbers = [None] * 5
+        if ledger is not None:
+            of_set = float(result.set_advantages[row])
+            numbers = [of_set, ledger.credit_sum, ledger.credit_gap, ledger.total, ledger.mass_gap]
+        name = str(row) if ids[row] is None else _printable(ids[row])
+        counts = [str(len(result.advantages[row])), str(len(result.token_advantages[row]))]
+        rows.append([name, *counts, *("" if number is None else f"{number:.6g}" for number in numbers)])
+    return rows
 
 
 def _prompt_rows(result: GroupResult) -> list[list[str]]:
