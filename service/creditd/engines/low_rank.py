@@ -154,10 +154,10 @@ class LowRankAdapters:
         self.unmount()
         try:
             self._mount(adapter)
-        except ValueError as error:
-            self.unmount()
-            if before is not None:
-                self._mount(before)
+        except (ValueError, WeightsRefusedError) as error:
+            self._return_to(before)
+            if isinstance(error, WeightsRefusedError):
+                raise
             raise WeightsRefusedError("the adapter cannot be merged; expected weights that stay finite") from error
 
     def unmount(self, *, restored: bool = True) -> None:
@@ -175,6 +175,16 @@ class LowRankAdapters:
                 parameter.copy_(weights)
         self._below = []
         self._mounted = None
+
+    def _return_to(self, before: Adapter | None) -> None:
+        """Put back what was there, whatever of another adapter is."""
+        try:
+            self.unmount()
+            if before is not None:
+                self._mount(before)
+        except Exception as error:
+            # Not an error of the engine's own: those say that nothing was changed.
+            raise RuntimeError("the adapter that was there could not be put back") from error
 
     def _mount(self, adapter: Adapter) -> None:
         _inject(self._model, adapter.config)
