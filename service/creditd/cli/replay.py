@@ -281,7 +281,7 @@ def _composed_rows(result: ComposeResult) -> list[list[str]]:
     ids = result.ids or [None] * len(result)
     rows = []
     for row, ledger in enumerate(result.ledgers):
-        numbers = [None] * 5
+        numbers: list[float | None] = [None] * 5
         if ledger is not None:
             of_set = float(result.set_advantages[row])
             numbers = [of_set, ledger.credit_sum, ledger.credit_gap, ledger.total, ledger.mass_gap]
