@@ -47,7 +47,8 @@ class Client:
         http_client: A client to send with, which is not closed with this one; instead of a transport.
         record: Directory, made if it is not there, in which each exchange of `shapley`, `group`, `scar`, `oar` and
             `compose` is kept as one file for `creditd replay`; None for none. Calls with a function as utility are not
-            kept: nobody could repeat them without it. The files hold rewards, and texts and prompts if sent; their mode is 0600.
+            kept: nobody could repeat them without it. The files hold rewards, and texts and prompts if sent; their mode
+            is 0600.
             They are written by the calling thread (`creditd.client.recording` says at what cost). Failure raises
             nothing: `record_failures` counts it.
         keep: Files kept in that directory, the newest ones.
