@@ -16,6 +16,9 @@ from creditd.wire.buffers import NumbersAndNulls
 from creditd.wire.choices import options_of
 from creditd.wire.columns import batch_of
 from creditd.wire.limits import RequestLimits
+from creditd.wire.oar import OarRequest
+from creditd.wire.oar_items import solve_given
+from creditd.wire.oar_results import reshaped_item
 from creditd.wire.v1 import ShapleyRequest
 from server.running import columnar, nested, on_service, ragged
 
@@ -188,6 +191,36 @@ def test_the_binary_path_makes_no_object_per_set(options, limit):
     """From the bytes of a request to the bytes of its answer, 32 times the sets take the same calls and objects."""
     body, calls, blocks = from_body_to_answer(FEW, limit, **options)
     larger, more_calls, more_blocks = from_body_to_answer(MANY, limit, **options)
+    assert len(larger) > 16 * len(body)
+    assert more_calls == calls
+    assert more_blocks - blocks < SLACK_BLOCKS
+
+
+def from_tokens_to_answer(n_tokens):
+    """The work between the bytes of a binary request of reshaped advantages and those of its answer."""
+    item = {
+        "sensitivities": np.random.default_rng(7).random(n_tokens),
+        "completion_mask": (np.arange(n_tokens) % 5 > 0).astype(np.int64),
+        "completion_ids": np.arange(n_tokens),
+        "prompt_ids": np.arange(n_tokens),
+        "advantage": 1.0,
+    }
+    body = codec.encode({"items": [item] * 4, "sensitivity": {"type": "given"}})
+
+    def work():
+        request = OarRequest.model_validate(codec.decode(body))
+        items = [reshaped_item(one) for one in solve_given(request, LIMITS).items]
+        return codec.encode({**envelope("r", 0.0), "items": items})
+
+    work()  # what is computed once per process is there after the first time
+    runs = [watched(work) for _ in range(REPEATS)]
+    return runs[0][0], min(calls for _, calls, _ in runs), min(blocks for *_, blocks in runs)
+
+
+def test_reshaped_advantages_make_no_object_per_token():
+    """From the bytes of a request to the bytes of its answer, 32 times the tokens take the same calls and objects."""
+    body, calls, blocks = from_tokens_to_answer(FEW)
+    larger, more_calls, more_blocks = from_tokens_to_answer(MANY)
     assert len(larger) > 16 * len(body)
     assert more_calls == calls
     assert more_blocks - blocks < SLACK_BLOCKS

@@ -6,10 +6,12 @@ import pytest
 
 from creditd.wire.catalogue import CATALOGUE
 from creditd.wire.errors import Problem
+from creditd.wire.oar import OarResponse
 from creditd.wire.scar import ScarResponse, ScarSolveResponse
 from creditd.wire.v1 import ShapleyResponse
 from server.model_services import with_models
-from server.running import SHAPLEY, on_service
+from server.oar_calls import with_policies
+from server.running import OAR, SHAPLEY, on_service
 from wire.forms import FORMS, in_form, sets_with_everything
 
 SOLVE = "/v1/credit/shapley/solve"
@@ -129,6 +131,44 @@ def test_damaged_completions_are_answered_or_refused(path):
                 (ScarSolveResponse if solve else ScarResponse).model_validate_json(response.content)
 
     on_service(ask, with_models())
+
+
+REASONED = {
+    "id": "a",
+    "group": "p",
+    "prompt_ids": [1, 2],
+    "completion_ids": [7, 8, 10, 13],
+    "completion_mask": [True, False, True, True],
+    "reasoning": [0, 3],
+    "answer": [3, 4],
+    "reward": 0.5,
+}
+OAR_CHOICES = [
+    {"sensitivity": {"type": "perturbation", "token_id": 5}, "probe": {"type": "last"}},
+    {"sensitivity": {"type": "gradient", "noise_samples": 2, "seed": 1}, "advantage": {"type": "rloo"}},
+    {"reshape": {"quantile": 0.5, "floor": 0.0, "preserve_mass": False}, "expect": {"group_size": 2}},
+    {"weight_version": "v0", "if_not_ready": "fail", "incomplete_group": "error"},
+    {"parser": {"type": "tags", "answer_tag": "a"}},
+]
+
+
+def test_damaged_reasoning_is_answered_or_refused():
+    """The same for the route about reasoning; of a policy whose name was damaged there is none."""
+    draw = random.Random(9)  # noqa: S311 - test data
+
+    async def ask(service):
+        for _ in range(10 * CHANGES):
+            request = {"model": "policy", "items": [REASONED, {**REASONED, "id": 2}], **draw.choice(OAR_CHOICES)}
+            body = json.dumps(damaged(request, draw))
+            response = await service.post(body, OAR)
+            if response.status_code in {404, 409}:
+                assert response.json()["code"] in {"unknown_model", "weight_version_unknown"}
+                continue
+            assert_understood(response, body)
+            if response.status_code == 200:
+                OarResponse.model_validate_json(response.content)
+
+    on_service(ask, with_policies())
 
 
 def test_a_damaged_conversation_is_answered_or_refused():

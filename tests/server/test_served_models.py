@@ -162,7 +162,6 @@ def test_the_service_says_what_is_loaded(service):
         ('path = "rm"\nhead = { index = 1 }', {}, "the head has 1 labels; got the labels [1]"),
         ('path = "rm"\nchat_template = "{{ 1 / 0 }}"', {}, "the chat template cannot render"),
         ('path = "rm"\nchat_template = "{{ messages[0].content }}"', {}, "leaves out the messages of assistant"),
-        ('path = "rm"\nkind = "policy"', {}, "nothing in this version asks a policy"),
         ('path = "rm"\nkind = "embedding"', {}, "pooling"),
     ],
 )

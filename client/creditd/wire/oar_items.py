@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import TypeAlias
 
 import numpy as np
@@ -194,10 +195,14 @@ def _groups(items: Sequence[OarItem]) -> tuple[Integers, int]:
     """Which items are compared: those of a name, else those of a prompt, else none."""
     if any(item.group is not None for item in items):
         return group_numbers([item.group for item in items], "/items")
-    names = (
-        row if item.prompt_ids is None else token_ids(item.prompt_ids).tobytes().hex() for row, item in enumerate(items)
+    return numbered(
+        row if item.prompt_ids is None else _digest(token_ids(item.prompt_ids)) for row, item in enumerate(items)
     )
-    return numbered(names)
+
+
+def _digest(ids: Integers) -> str:
+    """A name of a prompt that is short however long it is."""
+    return blake2b(ids.tobytes(), digest_size=16).hexdigest()
 
 
 def _check_outcomes(items: Sequence[OarItem]) -> None:
