@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
-import os
 import statistics
 import time
 from collections.abc import Sequence
@@ -58,21 +56,12 @@ def costs(service: Service, client: Client, checkpoint: Path) -> dict[str, dict[
         credit(method, THEMES, notes)
         repeats = []
         for _ in range(COST_REPEATS):
-            before = _processor_seconds(service)
+            before = service.processor_seconds()
             made = credit(method, THEMES, notes)
-            repeats.append((made.evaluations, made.seconds, _processor_seconds(service) - before))
+            repeats.append((made.evaluations, made.seconds, service.processor_seconds() - before))
         names = ("evaluations", "seconds", "processor_seconds")
         found[method] = dict(zip(names, map(statistics.median, zip(*repeats, strict=True)), strict=True))
     return found
-
-
-def _processor_seconds(service: Service) -> float:
-    """What the process of the service has used, where the system says it in /proc; else NaN."""
-    status = Path(f"/proc/{service.pid}/stat")
-    if not status.exists():
-        return math.nan
-    user, system = status.read_text(encoding="ascii").rpartition(")")[2].split()[11:13]
-    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
 class ServiceCredit:
