@@ -139,8 +139,8 @@ class WeightsOperations(Inquiries):
         answer = yield from self.announce_weights(
             model, weight_version=weight_version, deadline_s=deadline_s, request_id=request_id
         )
-        number = -1
-        for number, content in enumerate(shards):
+        number = 0
+        for content in shards:
             if number >= n_shards:
                 raise ValueError(f"got more shards than {n_shards}; expected as many as n_shards says")
             query = {
@@ -153,8 +153,10 @@ class WeightsOperations(Inquiries):
             }
             body = Body(content, np.zeros(1, dtype=np.int64), media_type=SHARD_MEDIA_TYPE)
             answer = yield from self._weights(f"{_path(model)}?{urlencode(query)}", body, deadline_s, request_id)
-        if number + 1 < n_shards:
-            raise ValueError(f"got {number + 1} shards; expected {n_shards}, as n_shards says")
+            number += 1
+            del content, body  # before the next one is made
+        if number < n_shards:
+            raise ValueError(f"got {number} shards; expected {n_shards}, as n_shards says")
         if answer.status != "live":
             raise _lost(answer, request_id)
         return answer
