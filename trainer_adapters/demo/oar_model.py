@@ -65,7 +65,7 @@ def save_checkpoint(directory: Path, lessons: int) -> float:
     last = float("nan")
     for _ in range(lessons):
         drawn = rows[rng.integers(0, len(rows), LESSON_SIZE)].tolist()
-        texts = [f"{task.prompt(*row)} {task.written(*row, rng)} {task.END}" for row in drawn]
+        texts = [f"{task.prompt(a, b)} {task.written(a, b, rng)} {task.END}" for a, b in drawn]
         ids = torch.tensor(tokenizer(texts)["input_ids"])
         labels = ids.clone()
         labels[:, :PROMPT_TOKENS] = -100
@@ -86,8 +86,8 @@ class Drawn:
     """Completions that a policy wrote.
 
     Attributes:
-        ids: Shape (B, `WRITTEN`) int64, with whatever followed an end.
-        entropy: Shape (B, `WRITTEN`), nats, of the distribution that each token was drawn from.
+        ids: Shape (B, T) int64, with whatever followed an end.
+        entropy: Shape (B, T), nats, of the distribution that each token was drawn from.
         words: Each completion up to its end, which is in it.
     """
 
@@ -96,21 +96,24 @@ class Drawn:
     words: list[list[str]]
 
 
-def draw(policy: LlamaForCausalLM, prompts: torch.Tensor, random: torch.Generator | None) -> Drawn:
-    """A completion for each prompt.
+def draw(
+    policy: LlamaForCausalLM, prompts: torch.Tensor, random: torch.Generator | None, n_tokens: int = task.WRITTEN
+) -> Drawn:
+    """What a policy writes behind each prompt.
 
     Args:
         policy: It.
         prompts: Shape (B, P), tokens of prompts of one length.
         random: Where temperature 1 draws from; None: the most probable token, always.
+        n_tokens: Tokens that are written, T.
 
     Returns:
-        They, each as long as the longest may be.
+        That, shape (B, T) each.
     """
     cache = DynamicCache(config=policy.config)
     step, columns, entropies = prompts, [], []
     with torch.no_grad():
-        for _ in range(task.WRITTEN):
+        for _ in range(n_tokens):
             logits = policy(input_ids=step, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[:, -1]
             logs = logits.log_softmax(dim=-1)
             probabilities = logs.exp()

@@ -24,8 +24,8 @@
 7. Fidelity is looked at on completions that the starting checkpoint draws for held-out problems, of the form taught.
    One token of the work at a time is replaced by another of its kind (a digit by a digit, a sign by a sign), drawn
    evenly, never by the token that OAR-P itself puts there; the answer is then written greedily behind it. It has
-   flipped if it is not the one that is written greedily behind the work as it was. `kept`: the rest of the work stays
-   as it was, which is what a sensitivity is about. `rewritten`: it is written anew.
+   flipped if it is not the one that is written greedily with the token as it was. `kept`: the rest of the work stays as
+   it was, which is what a sensitivity is about. `rewritten`: it is written anew, greedily, in both.
    Compared are, completion by completion, the flip rate of the ⌈L/10⌉ most sensitive tokens with that of all tokens
    (what random ones have on average), of the ⌈L/10⌉ of highest entropy, and of the ⌈L/10⌉ next to the answer; ties go
    to the earlier token. Intervals are over completions. `kept` decides.

@@ -1,0 +1,141 @@
+"""The service of the demonstration of OAR, which holds one policy, and how it is pulled out while it computes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from typing_extensions import Self
+
+from live import Service, live_service
+from oar_plans import MODEL
+
+OAR_ROUTE = "/v1/credit/oar"
+WEIGHTS_ROUTE = "/v1/models/{id}/weights"
+SHARD_BYTES = 1 << 16
+"""Less than the weights of the policy, and more than a word about them."""
+POLL_S = 0.005
+IN_FLIGHT_S = 0.1
+"""What passes between the last weights and the end of the service: by then the next request is being computed."""
+WAIT_LIMIT_S = 600.0
+
+
+def write_config(directory: Path) -> Path:
+    """Settings of a service that has the policy.
+
+    Args:
+        directory: Where they are written; the policy lies in its folder `models`.
+
+    Returns:
+        The file.
+    """
+    path = directory / "service.toml"
+    lines = [f"models_root = {json.dumps(str(directory / 'models'))}", "cache_bytes = 0", "[[models]]"]
+    entries = [f'id = "{MODEL}"', f'path = "{MODEL}"', 'kind = "policy"', ""]
+    path.write_text("\n".join([*lines, *entries]), encoding="utf-8")
+    return path
+
+
+def answered(log: Path, route: str, least_bytes: int = 0) -> list[dict[str, Any]]:
+    """Lines of a log about requests to a route that were answered with 200, in order; a line half written is none.
+
+    Args:
+        log: Of a service.
+        route: As it is documented.
+        least_bytes: Of the body of the request.
+
+    Returns:
+        Their fields.
+    """
+    found = []
+    for line in log.read_text(encoding="utf-8").splitlines():
+        if route in line:
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError:
+                continue
+            if record.get("route") == route and record.get("status") == 200 and record["bytes_in"] >= least_bytes:
+                found.append(record)
+    return found
+
+
+class FragileService:
+    """A service that can be killed and started anew at the same address; as a context manager it runs.
+
+    Attributes:
+        service: The one that runs now, or ran last.
+        logs: Of all that ran, in order.
+    """
+
+    def __init__(self, directory: Path, config: Path) -> None:
+        self._directory, self._config = directory, config
+        self._stack = ExitStack()
+        self._port = 0
+        self.logs: list[Path] = []
+
+    def __enter__(self) -> Self:
+        """Start it."""
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End it."""
+        self._stack.close()
+
+    def start(self) -> None:
+        """Start it, where it was before if it ran before."""
+        folder = self._directory / f"start_{len(self.logs)}"
+        folder.mkdir(parents=True)
+        self.service: Service = self._stack.enter_context(live_service(folder, self._config, self._port))
+        self._port = int(self.service.url.rpartition(":")[2])
+        self.logs.append(self.service.log)
+
+    def kill(self) -> None:
+        """End it with SIGKILL."""
+        os.kill(self.service.pid, signal.SIGKILL)
+        self._stack.close()
+
+    def lose_request(self, number: int) -> dict[str, float]:
+        """Kill the service while it computes a request, and start it anew.
+
+        It waits until the weights for that request are there and every request before it has been answered.
+
+        Args:
+            number: Which request of the log is lost, from 1.
+
+        Returns:
+            `weights_before` and `requests_before`, how many of each had been answered when it was killed, and `seconds`
+            until it listened again.
+
+        Raises:
+            RuntimeError: If the request was answered before the service could be killed, or never came.
+        """
+        limit = time.monotonic() + WAIT_LIMIT_S
+        while len(self._weights()) < number:
+            if time.monotonic() > limit:
+                raise RuntimeError(f"no weights for request {number} came in {WAIT_LIMIT_S:.0f} s")
+            time.sleep(POLL_S)
+        time.sleep(IN_FLIGHT_S)
+        started = time.monotonic()
+        self.kill()
+        counts = [len(self._weights()), len(answered(self.service.log, OAR_ROUTE))]
+        if counts != [number, number - 1]:
+            raise RuntimeError(f"got {counts} weights and requests answered; expected [{number}, {number - 1}]")
+        self.start()
+        return {
+            "weights_before": counts[0],
+            "requests_before": counts[1],
+            "seconds": time.monotonic() - started,
+        }
+
+    def _weights(self) -> list[dict[str, Any]]:
+        """The uploads that were taken."""
+        return answered(self.service.log, WEIGHTS_ROUTE, SHARD_BYTES)
