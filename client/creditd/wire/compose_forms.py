@@ -8,23 +8,18 @@ from creditd.wire.forms import ALL_IN_GROUPS_OR_NONE, NULL, Form, Schema
 from creditd.wire.utilities import ALL_BUT_TABLES, OF_FEATURES, OF_REWARDS, OF_SIMILARITIES
 
 _ARRAY: Schema = {"type": "array"}
-_NUMBER: Schema = {"type": "number"}
 _NOTHING: Schema = dict.fromkeys(("units", "unit_values", "utilities", "tree", "sensitivities"), NULL)
-_BY_SENSITIVITY: Schema = {"type": "object", "properties": {"type": {"enum": ["sensitivity"]}}, "required": ["type"]}
-_BY_UNITS: Schema = {"not": _BY_SENSITIVITY}
 
 
-def _parts(*needed: str, **optional: Schema) -> Schema:
-    """A candidate of whose inside nothing is known, or all of some fields; others may be there as well."""
-    known = {**_NOTHING, **dict.fromkeys(needed, _ARRAY)}
-    for name in optional:
-        known.pop(name)
-    return {"anyOf": [{"properties": _NOTHING}, {"properties": known, "required": list(needed)}]}
+def _known(*needed: str, without: Collection[str] = ()) -> Schema:
+    """A candidate of whose inside some fields are known and no others, but for those that are left open."""
+    fields = {**_NOTHING, **dict.fromkeys(needed, _ARRAY)}
+    return {"properties": {name: fields[name] for name in fields if name not in without}, "required": list(needed)}
 
 
-_VALUES = _parts("units", "unit_values")
-_PARTIAL_TEXTS = _parts("units", "utilities", tree=_ARRAY)
-_SENSITIVITIES = _parts("sensitivities")
+_PARTS: Schema = {"anyOf": [_known(), _known("units", "unit_values"), _known("sensitivities")]}
+_PARTIAL_TEXTS: Schema = {"anyOf": [*_PARTS["anyOf"], _known("units", "utilities", without=["tree"])]}
+_SHAPLEY: Schema = {"properties": {"type": {"enum": ["shapley"]}}}
 
 
 def _sets(
@@ -33,59 +28,38 @@ def _sets(
     of_candidates: Schema,
     *needed: str,
     of_set: str | None = None,
-    parts: Schema = _VALUES,
+    parts: Schema = _PARTS,
     **others: Schema,
 ) -> Form:
     """The form of requests whose advantages come from credits: under some utilities, with what these need."""
     candidate = {"properties": {"advantage": NULL, **of_candidates}, "required": ["span", *needed], **parts}
-    fields: Schema = {"candidates": {"items": candidate}, "prompt": NULL, "set_advantage": NULL}
-    fields |= {"utilities": NULL, "advantage_slope": NULL}
+    fields: Schema = dict.fromkeys(("prompt", "set_advantage", "advantage_slope", "utilities"), NULL)
     if of_set is not None:
         fields[of_set] = _ARRAY
-    return _form(title, fields, [of_set] if of_set else [], parts, choices={"utility": utilities}, **others)
-
-
-def _given(title: str, parts: Schema) -> Form:
-    """The form of requests whose candidates have advantages."""
-    candidate = {"properties": {"advantage": _NUMBER}, "required": ["span", "advantage"], **parts}
-    fields: Schema = {"candidates": {"items": candidate}, "prompt": NULL, "utilities": NULL, "set_reward": NULL}
-    return _form(title, fields | {"set_advantage": _NUMBER}, ["set_advantage"], parts, choices={})
-
-
-def _form(
-    title: str,
-    fields: Schema,
-    needed: list[str],
-    parts: Schema,
-    *,
-    choices: dict[str, Collection[str]],
-    **others: Schema,
-) -> Form:
-    by_sensitivity = parts is _SENSITIVITIES
-    fields["inside"] = NULL if by_sensitivity else _BY_UNITS
-    of_sets: Schema = {"items": {"properties": fields, "required": needed}, **ALL_IN_GROUPS_OR_NONE}
+    of_sets = {"properties": {**fields, "candidates": {"items": candidate}}, "required": [of_set] if of_set else []}
     return Form(
-        title,
-        present=("inside",) if by_sensitivity else (),
-        choices=choices,
-        of={"sets": of_sets, "inside": _BY_SENSITIVITY if by_sensitivity else _BY_UNITS, **others},
+        title, choices={"utility": utilities}, of={"sets": {"items": of_sets, **ALL_IN_GROUPS_OR_NONE}, **others}
     )
 
 
-_REWARD: Schema = {"reward": _NUMBER, "named_rewards": NULL}
-_SHAPLEY: Schema = {"properties": {"type": {"enum": ["shapley"]}}}
+def _given() -> Form:
+    """The form of requests whose candidates bring advantages."""
+    candidate = {"required": ["span", "advantage"], **_PARTIAL_TEXTS}
+    fields: Schema = {"prompt": NULL, "set_reward": NULL, "candidates": {"items": candidate}}
+    return Form("advantages", of={"sets": {"items": {"properties": fields}, **ALL_IN_GROUPS_OR_NONE}})
+
+
+_UNNAMED: Schema = {"named_rewards": NULL}
 
 COMPOSE_FORMS = (
-    _sets("rewards, and credit of units", OF_REWARDS, _REWARD, "reward"),
+    _sets("rewards", OF_REWARDS, _UNNAMED, "reward"),
     _sets(
-        "rewards, and utilities of partial texts", ("max",), _REWARD, "reward", parts=_PARTIAL_TEXTS, credit=_SHAPLEY
+        "rewards, and utilities of partial texts", ("max",), _UNNAMED, "reward", parts=_PARTIAL_TEXTS, credit=_SHAPLEY
     ),
-    _sets("rewards, and sensitivities", OF_REWARDS, _REWARD, "reward", parts=_SENSITIVITIES),
     _sets("named rewards", ALL_BUT_TABLES, {"reward": NULL}, "named_rewards"),
-    *(_sets(f"{need} per candidate", types, {"named_rewards": NULL}, need) for need, types in OF_FEATURES.items()),
-    _sets("similarities", OF_SIMILARITIES, {"named_rewards": NULL}, of_set="similarities"),
-    _sets("terms", ("sum",), {"named_rewards": NULL}),
+    *(_sets(f"{need} per candidate", types, _UNNAMED, need) for need, types in OF_FEATURES.items()),
+    _sets("similarities", OF_SIMILARITIES, _UNNAMED, of_set="similarities"),
+    _sets("terms", ("sum",), _UNNAMED),
     _sets("tables", ("table",), {}, of_set="utilities"),
-    _given("advantages, and credit of units", _VALUES),
-    _given("advantages, and sensitivities", _SENSITIVITIES),
+    _given(),
 )
