@@ -55,11 +55,12 @@ class PolicyQuestions:
             item, (prompt, completion) = items[row], tokens[row]
             if item is None or item.answer is None:
                 continue
-            if not len(prompt):
-                detail = "got a prompt of no token; expected at least one before the reasoning"
+            positions = batch.positions(row)
+            if not len(prompt) and not positions[0]:
+                detail = "got a prompt of no token; expected at least one before what is measured"
                 batch.fail(row, "shape_mismatch", "prompt_ids", detail)
                 continue
-            asked.append(ReasonedTokens(prompt, completion, batch.positions(row), item.answer))
+            asked.append(ReasonedTokens(prompt, completion, positions, item.answer))
             self._rows.append(row)
         self.items = tuple(asked)
         self.options = options
