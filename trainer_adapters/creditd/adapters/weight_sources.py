@@ -206,12 +206,11 @@ def adapter_of(
         ValueError: If several adapters are active.
     """
     model = unwrapped(model)
-    if not (hasattr(model, "peft_config") and hasattr(model, "active_adapter")):
+    if not (hasattr(model, "peft_config") and hasattr(model, "get_base_model")):
         return None
     from peft import get_peft_model_state_dict  # noqa: PLC0415 - whoever has such a model has it
 
-    active = model.active_adapter
-    names = [active] if isinstance(active, str) else list(active)
+    names: list[str] = list(model.active_adapters)
     if len(names) != 1:
         raise ValueError(f"got {len(names)} active adapters; expected one, which the policy of the service gets")
     # PEFT picks and renames; what stands for each tensor only has to be told apart.
