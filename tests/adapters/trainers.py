@@ -53,6 +53,7 @@ def trainer_of(
     kind=CreditGRPOTrainer,
     rewards=None,
     credit=None,
+    sensitivity=None,
     peft=None,
     rollout_func=None,
     ends=None,
@@ -80,6 +81,7 @@ def trainer_of(
         "disable_tqdm": True,
     } | options
     extra = {} if credit is None else {"credit": credit}
+    extra |= {} if sensitivity is None else {"sensitivity": sensitivity}
     reader = tokenizer(more, special)
     reader.chat_template = chat_template
     net = model(more=more)

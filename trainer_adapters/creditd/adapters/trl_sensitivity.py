@@ -21,7 +21,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from creditd.adapters.weights import push_policy
 from trl import GRPOTrainer
 
 from creditd.adapters.completions import token_offsets
@@ -38,6 +37,7 @@ from creditd.adapters.trl import CreditMixin
 from creditd.adapters.trl_processes import by_all, by_one
 from creditd.adapters.trl_rows import check_rows, filled, filled_up, overrider, replace_last, tokenizer_of
 from creditd.adapters.trl_settings import check_deadlines, check_loss
+from creditd.adapters.weights import push_policy
 from creditd.client import Client, CreditdError, OarResult
 
 __all__ = ["SensitivityConfig", "SensitivityGRPOTrainer", "SensitivityMixin"]
