@@ -30,7 +30,7 @@ RESULTS = tests/benchmarks/results/$(shell $(PYTHON) tests/benchmarks/measure.py
 export OMP_NUM_THREADS := 1
 export OPENBLAS_NUM_THREADS := 1
 
-.PHONY: help serve serve-models serve-toy setup fast test lint type arch browser pytest redis models gpu trainer demo demo-cache demo-scar bench bench-http bench-cache bench-models bench-scar bench-oar format clean
+.PHONY: help serve serve-models serve-toy setup fast test lint type arch browser pytest redis models gpu trainer demo demo-cache demo-scar bench bench-http bench-cache bench-models bench-scar bench-oar bench-weights format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -217,6 +217,10 @@ bench-scar: $(TRL)/stamp ## SCAR against a loop over shap and transformers, on o
 
 bench-oar: $(TRL)/stamp ## OAR against plain transformers, and its share of a step of TRL, on one thread of a quiet machine (about 10 minutes)
 	PYTHONPATH=client:service:trainer_adapters:tests $(TRL)/bin/python -m benchmarks.oar --out $(RESULTS)/oar.json
+	PYTHONPATH=client:service:tests $(TRL)/bin/python -m benchmarks.page
+
+bench-weights: $(TRL)/stamp ## new weights of a policy, against plain torch, on a quiet machine (about 2 minutes)
+	PYTHONPATH=client:service:tests $(TRL)/bin/python -m benchmarks.weights --out $(RESULTS)/weights.json
 	PYTHONPATH=client:service:tests $(TRL)/bin/python -m benchmarks.page
 
 format: $(VENV)/dev.stamp ## rewrite the sources as ruff wants them

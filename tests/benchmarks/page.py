@@ -12,6 +12,7 @@ from benchmarks.cache_section import utility_cache
 from benchmarks.interval_coverage import PROMISED_MEAN, PROMISED_PLAYER
 from benchmarks.oar_section import oar
 from benchmarks.scar_section import scar
+from benchmarks.weights_section import weights
 from benchmarks.wording import kilobytes, milliseconds, number, timing, versions
 
 ROOT = Path(__file__).parents[2]
@@ -52,6 +53,7 @@ def _machine(folder: Path) -> str:
         ("scar", scar),
         ("oar", oar),
         ("oar_cuda", oar),
+        ("weights", weights),
         ("utility_cache", utility_cache),
     ):
         report = _read(folder / f"{name}.json")

@@ -112,6 +112,9 @@ def copy_values(place: Place, into: torch.Tensor, piece: bytearray) -> None:
             into.copy_(whole)
             return
         flat, done = into.detach().view(-1), 0
+        if into.dtype == dtype and into.device.type == "cpu":
+            _read(descriptor, stored.start, memoryview(flat.view(torch.uint8).numpy()))
+            return
         for start in range(stored.start, stored.stop, len(piece)):
             numbers = _numbers(descriptor, start, min(len(piece), stored.stop - start), dtype, piece)
             flat[done : done + len(numbers)].copy_(numbers)
@@ -164,13 +167,18 @@ def _digest(name: str, place: Place, target: torch.dtype, checkpoint: Callable[[
 
 def _numbers(descriptor: int, start: int, n_bytes: int, dtype: torch.dtype, piece: bytearray) -> torch.Tensor:
     """Numbers of a file, read into a piece of memory that they stay in."""
+    _read(descriptor, start, memoryview(piece)[:n_bytes])
+    return torch.frombuffer(piece, dtype=dtype, count=n_bytes // dtype.itemsize)
+
+
+def _read(descriptor: int, start: int, into: memoryview) -> None:
+    """Fill memory with what a file has from a place on."""
     done = 0
-    while done < n_bytes:
-        n_read = os.preadv(descriptor, [memoryview(piece)[done:n_bytes]], start + done)
+    while done < len(into):
+        n_read = os.preadv(descriptor, [into[done:]], start + done)
         if not n_read:
             raise OSError("a file of weights ended early")
         done += n_read
-    return torch.frombuffer(piece, dtype=dtype, count=n_bytes // dtype.itemsize)
 
 
 def dtype_names(dtypes: Sequence[torch.dtype]) -> str | None:
