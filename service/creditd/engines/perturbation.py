@@ -1,0 +1,167 @@
+"""OAR-P: one token of the reasoning at a time is replaced, and the change of the outcome is its sensitivity.
+
+Legend: `N` tokens that are read, `R` of them measured, `n` answer tokens.
+
+Every variant goes on from keys and values of the clean tokens before its change. Variants whose changes are near to
+each other are rows of one pass, which begins at the first change of them: the few clean tokens that the others read
+again cost less than a pass of their own.
+
+Reference: OAR, arXiv:2601.07408v1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from creditd.engines.answer_heads import MOST_LOGITS, AnswerHead
+from creditd.engines.outcome_probes import (
+    answer_ids,
+    answer_places,
+    change,
+    measured_places,
+    outcome,
+    read_tokens,
+)
+from creditd.engines.policy_passes import Passes, Rows
+from creditd.engines.policy_protocol import ProbeName, ReasonedTokens
+
+Floats: TypeAlias = NDArray[np.float64]
+Integers: TypeAlias = NDArray[np.int64]
+
+READ_AGAIN = {"cpu": 8, "cuda": 48}
+"""Clean tokens that a row of a pass reads again at most, by the kind of device: what another pass would cost.
+
+A pass over m rows reads some m²/2 tokens again and saves the start of a pass, some tokens' worth on a processor and
+some hundreds' on a GPU.
+"""
+MOST_ROWS = 64
+"""Rows of one pass at most: keys and values of their beginning stand before each of them, in one layer at a time."""
+
+
+def groups_of(places: Integers, n_tokens: int, *, most_tokens: int, read_again: int) -> Iterator[slice]:
+    """Variants that are rows of one pass.
+
+    Args:
+        places: Shape (R,), int64, ascending: what is replaced, one token in each variant.
+        n_tokens: Tokens of a row, N.
+        most_tokens: Most tokens of a pass; a longer row goes by itself.
+        read_again: Most clean tokens that a row reads again.
+
+    Yields:
+        Slices of `places`, in order; each is one pass from its first place on.
+
+    Cost:
+        O(R).
+    """
+    start = 0
+    while start < len(places):
+        first = int(places[start])
+        most_rows = min(MOST_ROWS, max(1, most_tokens // (n_tokens - first)))
+        stop = int(np.searchsorted(places, first + read_again, side="right"))
+        stop = min(stop, start + most_rows)
+        yield slice(start, stop)
+        start = stop
+
+
+def perturbation_tokens(item: ReasonedTokens, *, most_tokens: int, read_again: int, shares: bool) -> int:
+    """Tokens that go through the model for an item.
+
+    Args:
+        item: R measured tokens.
+        most_tokens: As `groups_of`.
+        read_again: As `groups_of`.
+        shares: Whether variants go on from the clean tokens before them.
+
+    Cost:
+        O(R).
+    """
+    places = measured_places(item)
+    n_tokens: int = len(item.prompt_ids) + item.answer[1] - 1
+    if not shares:
+        return n_tokens * (1 + len(places))
+    groups = groups_of(places, n_tokens, most_tokens=most_tokens, read_again=read_again)
+    return n_tokens + sum(len(places[group]) * (n_tokens - int(places[group.start])) for group in groups)
+
+
+def perturbed(
+    passes: Passes,
+    head: AnswerHead,
+    item: ReasonedTokens,
+    *,
+    probe: ProbeName,
+    token_id: int,
+    most_tokens: int,
+) -> Floats:
+    """The sensitivity of each measured token.
+
+    last, answer_mean:  I_t = KL(p ‖ p^{t→token}), over the full vocabulary
+    answer_joint:       I_t = λ − λ^{t→token}, signed
+
+    Args:
+        passes: The policy.
+        head: From what its passes return to logits.
+        item: R measured tokens.
+        probe: What of the answer is looked at.
+        token_id: What replaces a token; length, positions and attention stay what they are.
+        most_tokens: Most tokens of a pass.
+
+    Returns:
+        Shape (R,), float64, nats.
+
+    Cost:
+        One pass over all tokens, and for each measured token those behind it, its own included.
+
+    Reference:
+        arXiv:2601.07408v1.
+
+    Differs from the paper:
+        The KL divergence is taken in float64 of logits in float32. A token that equals the one it is replaced by has
+        sensitivity 0.
+    """
+    tokens, places = read_tokens(item), measured_places(item)
+    reads = answer_places(item, probe)
+    answer = torch.from_numpy(answer_ids(item)).to(passes.device)
+    found = np.empty(len(places))
+    with torch.inference_mode():
+        states, cache = passes.clean(Rows(tokens[None], (reads,)))
+        clean = _outcomes(torch.stack(states), head, answer, probe)
+        read_again = READ_AGAIN.get(passes.device.type, READ_AGAIN["cuda"])
+        changed = places if passes.shares else np.zeros_like(places)
+        for group in groups_of(changed, len(tokens), most_tokens=most_tokens, read_again=read_again):
+            start = int(changed[group.start])
+            rows = np.repeat(tokens[None, start:], group.stop - group.start, axis=0)
+            rows[np.arange(len(rows)), places[group] - start] = token_id
+            states = passes.after(Rows(rows, (reads - start,) * len(rows), start), cache)
+            found[group] = _changes(clean, torch.stack(states), head, answer, probe)
+    # Reading it again would give nothing but rounding.
+    found[tokens[places] == token_id] = 0.0
+    return found
+
+
+def _outcomes(states: torch.Tensor, head: AnswerHead, answer: torch.Tensor, probe: ProbeName) -> torch.Tensor:
+    """Outcomes of states, shape (rows, n, D)."""
+    if head.averages and probe != "answer_joint":
+        states = states.float().mean(dim=1, keepdim=True)
+    n_rows, n_read, width = states.shape
+    logits = head(states.reshape(n_rows * n_read, width))
+    return outcome(logits.reshape(n_rows, n_read, -1), answer, probe)
+
+
+def _changes(
+    clean: torch.Tensor, states: torch.Tensor, head: AnswerHead, answer: torch.Tensor, probe: ProbeName
+) -> Floats:
+    """Changes of the outcomes of states, shape (rows, n, D), some rows at a time so that logits stay few."""
+    n_read = 1 if head.averages and probe != "answer_joint" else states.shape[1]
+    vocabulary = clean.shape[-1] if probe != "answer_joint" else head(states[:1, 0]).shape[-1]
+    step = max(1, MOST_LOGITS // (n_read * vocabulary))
+    parts = [
+        change(clean, _outcomes(states[start : start + step], head, answer, probe), probe)
+        for start in range(0, len(states), step)
+    ]
+    found: Floats = torch.cat(parts).cpu().numpy()
+    return found
