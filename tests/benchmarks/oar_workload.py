@@ -19,6 +19,8 @@ from engines.shapes import SHAPES
 VOCABULARIES = {"tiny": 512, "9 M": 16384}
 """With as many tokens, whose embeddings are those of the head as well, the shape is one of nine million weights."""
 POSITIONS = 4096
+SPREAD = 0.1
+"""Standard deviation of the weights: at the usual .02 no token matters to an answer by more than float32 rounds."""
 PAD, END, FIRST = 0, 1, 2
 MARKED = 16
 """Of so many words that a policy writes at random one begins its answer: it has about as many tokens."""
@@ -90,6 +92,7 @@ def policy(size: str) -> Qwen3ForCausalLM:
         pad_token_id=PAD,
         eos_token_id=END,
         tie_word_embeddings=True,
+        initializer_range=SPREAD,
         **shape,
     )
     return Qwen3ForCausalLM(config).eval().requires_grad_(requires_grad=False)

@@ -21,7 +21,7 @@ from creditd.engines.policy_protocol import ReasonedTokens, SensitivityOptions  
 SIZE = "9 M"
 SHAPE = Shape(prompt=40, reasoning=64, conclusion=5, answer=6)
 WAIT_S = 120
-AGREEMENT = {"perturbation": 1e-3, "gradient": 2e-2}
+AGREEMENT = 1e-3
 """As a share of the largest sensitivity of a completion: both are small differences of float32."""
 
 
@@ -87,7 +87,7 @@ def test_sensitivities_are_those_of_plain_transformers(root, work, method, dtype
     try:
         found = asked(engine, work, options_of(method))
         assert not found.failures
-        assert difference(found.sensitivities, by_transformers(root, work, method, dtype)) <= AGREEMENT[method]
+        assert difference(found.sensitivities, by_transformers(root, work, method, dtype)) <= AGREEMENT
     finally:
         engine.close()
 
@@ -98,8 +98,8 @@ def test_noise_is_the_same_on_every_device(root, work):
     try:
         here, there = (asked(engine, work, options_of("gradient")).sensitivities for engine in (gpu, cpu))
         other = asked(gpu, work, options_of("gradient", seed=1)).sensitivities
-        assert difference(here, there) <= AGREEMENT["gradient"]
-        assert difference(other, there) > 10 * AGREEMENT["gradient"]
+        assert difference(here, there) <= AGREEMENT
+        assert difference(other, there) > 100 * AGREEMENT
     finally:
         gpu.close()
         cpu.close()
@@ -112,7 +112,7 @@ def test_company_changes_nothing_but_rounding(root, work, method):
     try:
         together = asked(engine, work, options_of(method)).sensitivities
         alone = asked(engine, work, options_of(method), alone=True).sensitivities
-        assert difference(together, alone) <= AGREEMENT[method]
+        assert difference(together, alone) <= AGREEMENT
     finally:
         engine.close()
 
