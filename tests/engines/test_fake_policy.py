@@ -99,7 +99,7 @@ def test_pins_are_kept():
     assert asked(engine, item_of(7, 8), version="v1", if_not_ready="fail").result(PATIENCE_S).weight_version == "v1"
     with pytest.raises(WeightVersionUnknownError):
         asked(engine, item_of(7, 8), version="v2")
-    engine.announce("v2")
+    engine.announce_weights("v2")
     assert engine.weight_state().announced == ("v2",)
     with pytest.raises(WeightVersionMismatchError):
         asked(engine, item_of(7, 8), version="v2", if_not_ready="fail").result(PATIENCE_S)
@@ -126,7 +126,7 @@ def test_late_broken_and_stopped_work_is_an_error():
     with pytest.raises(EngineFailedError) as failure:
         asked(engine, item_of(7, 8)).result(PATIENCE_S)
     assert "a word" not in str(failure.value)
-    engine.announce("v2")
+    engine.announce_weights("v2")
     waiting = asked(engine, item_of(7, 8), version="v2")
     engine.close()
     with pytest.raises(EngineStoppedError):
@@ -149,7 +149,7 @@ def test_tokens_that_wait_are_counted():
     gate.set()
     assert counted.wait(PATIENCE_S)
     assert engine.status().queued_tokens == 0
-    engine.announce("v2")
+    engine.announce_weights("v2")
     asked(engine, item_of(7, 8), version="v2").cancel()
     assert engine.status().queued_tokens == 0
     engine.close()

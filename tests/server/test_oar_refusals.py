@@ -282,46 +282,6 @@ def test_a_dry_run_tells_the_cost(method):
     assert ask(given_request(given_item(), dry_run=True))["usage"]["tokens_computed"] == 0
 
 
-# Groups
-
-
-def test_a_failed_completion_flags_its_group_or_takes_it_along():
-    """What happens to the others of a group, by choice."""
-    bad = item_of([7, 8], reward=1.0, answer=[5, 6], group="a")
-    items = [bad, *[item_of([7, 8], reward=float(one), group="a") for one in range(2)]]
-    other = item_of([7, 8], reward=1.0, group="b")
-    found = answered(request_of(*items, other))
-    assert [one["status"] for one in found] == ["error", "ok", "ok", "ok"]
-    assert all("group_incomplete" in one["flags"] for one in found[1:3])
-    assert "group_incomplete" not in found[3]["flags"]
-    found = answered(request_of(*items, other, incomplete_group="error"))
-    assert [one.get("error", None) and one["error"]["code"] for one in found] == [
-        "shape_mismatch",
-        "group_incomplete",
-        "group_incomplete",
-        None,
-    ]
-
-
-def test_what_the_policy_cannot_measure_takes_its_group_along_as_well():
-    """A completion that fails in the policy is as incomplete as one that is wrong."""
-    bad, good = item_of([CURSE, 8], reward=1.0, group="a"), item_of([7, 8], reward=0.0, group="a")
-    found = answered(request_of(bad, good, item_of([7, 8], reward=0.0, group="b"), incomplete_group="error"))
-    assert [one["error"]["code"] if one["status"] == "error" else None for one in found] == [
-        "non_finite_utility",
-        "group_incomplete",
-        None,
-    ]
-
-
-def test_a_group_of_another_size_is_an_error():
-    """What the caller is sure of holds, or the group fails."""
-    items = [item_of([7, 8], reward=float(one), group="a") for one in range(2)]
-    found = answered(request_of(*items, item_of([7, 8], reward=1.0, group="b"), expect={"group_size": 2}))
-    assert [one["status"] for one in found] == ["ok", "ok", "error"]
-    assert found[2]["error"]["code"] == "group_size_mismatch"
-
-
 # Time
 
 

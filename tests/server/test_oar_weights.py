@@ -65,7 +65,7 @@ def test_a_version_that_the_policy_never_had_is_unknown(choice):
 def test_who_does_not_wait_is_refused_while_the_version_is_announced():
     """409 at once, not retryable."""
     engine = policy()
-    engine.announce("v1")
+    engine.announce_weights("v1")
 
     async def send(service):
         return await say(service, pinned("v1", if_not_ready="fail"))
@@ -79,7 +79,7 @@ def test_who_does_not_wait_is_refused_while_the_version_is_announced():
 def test_who_waits_gets_the_version_when_it_comes():
     """A request for weights that are announced waits, others are answered meanwhile, and it is answered by them."""
     engine = policy()
-    engine.announce("v1")
+    engine.announce_weights("v1")
     found = {}
 
     async def both(service):
@@ -103,7 +103,7 @@ def test_who_waits_gets_the_version_when_it_comes():
 def test_who_waits_in_vain_is_told_which_weights_are_missing():
     """When the deadline passes first, it is 409 and no 504: the weights are not there."""
     engine = policy()
-    engine.announce("v1")
+    engine.announce_weights("v1")
 
     async def send(service):
         return await say(service, pinned("v1"), **{"X-Request-Timeout-Ms": "100"})

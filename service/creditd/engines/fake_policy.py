@@ -144,7 +144,7 @@ class FakePolicy:
         """What can be said of its weights now."""
         return self._state
 
-    def announce(self, version: str) -> None:
+    def announce_weights(self, version: str) -> None:
         """Say that weights of this version will come."""
         with self._lock:
             state = self._state
@@ -163,10 +163,6 @@ class FakePolicy:
             self._waiting = [job for job in self._waiting if job.pin.version != version]
             for job in ready:
                 self._thread.submit(self._run, job)
-
-    def announce_weights(self, version: str) -> None:
-        """Say that weights of this version will come."""
-        self.announce(version)
 
     def replace_weights(self, staged: StagedWeights) -> Future[SwapReport]:
         """Have the version of weights, whatever is in them."""
@@ -216,7 +212,7 @@ class FakePolicy:
         prepared: PreparedSensitivities,
         expires_s: float = float("inf"),
         *,
-        pin: WeightPin = WeightPin(),  # noqa: B008 - it is frozen
+        pin: WeightPin = WeightPin(),
     ) -> Future[MeasuredTokens]:
         """Ask for the function's values; as `SensitivityMeasurer.sensitivities`."""
         job = _Job(prepared, pin, expires_s, time.monotonic())
