@@ -247,6 +247,36 @@ def test_of_a_model_with_an_adapter_the_adapter_travels(merged, tmp_path):
     assert service.queries[0]["shard"] == "0"
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"use_dora": True},
+        {"target_modules": {"embed_tokens", "v_proj"}},
+        {"target_modules": "all-linear", "rank_pattern": {"q_proj": 1}},
+    ],
+)
+def test_names_of_an_adapter_are_those_that_peft_saves(options, tmp_path):
+    """Parts that PEFT saves under names of another form, too."""
+    from peft import LoraConfig, get_peft_model
+    from safetensors.torch import load_file
+
+    config = LoraConfig(**{"r": 2, "target_modules": {"q_proj"}} | options)
+    model = get_peft_model(policy(tied=False), config, adapter_name="mine")
+    model.save_pretrained(tmp_path, save_embedding_layers=False)
+    service = Kept()
+    push_policy(service.client(), "policy", model, weight_version="v")
+    assert agree(service.tensors(), load_file(tmp_path / "mine" / "adapter_model.safetensors"))
+
+
+def test_another_kind_of_adapter_is_refused():
+    """A service takes LoRA, and nothing is pushed in its place."""
+    from peft import IA3Config, get_peft_model
+
+    config = IA3Config(target_modules=["k_proj", "down_proj"], feedforward_modules=["down_proj"])
+    with pytest.raises(ValueError, match="of type IA3; expected LORA"):
+        push_policy(Kept().client(), "policy", get_peft_model(policy(), config), weight_version="v")
+
+
 def test_several_adapters_at_once_are_refused():
     """The policy of the service has one; which of several it would be is not for this to say."""
     model = with_adapter(policy())

@@ -17,6 +17,12 @@ from torch import nn
 
 _WRAPPERS = re.compile(r"(^|\.)(?:_fsdp_wrapped_module|_orig_mod|_checkpoint_wrapped_module)(?=\.|$)")
 """What FSDP, torch.compile and activation checkpointing put into names."""
+_WRAPPED = frozenset({"module", "_fsdp_wrapped_module", "_orig_mod", "_checkpoint_wrapped_module"})
+"""What a wrapper calls the one module within it."""
+_PART = re.compile(r"(?P<layer>.+)\.(?P<part>lora_\w+)\.(?P<adapter>[^.]+)(?P<rest>(?:\.(?:weight|bias))?)")
+"""A tensor of an adapter: its layer, what it is there, the name of the adapter, which PEFT leaves out of files."""
+_MAGNITUDE = "lora_magnitude_vector"
+"""Of DoRA; PEFT saves it as if it were no layer of its own."""
 _FLAT = "_flat_param"
 """How FSDP calls what it has made of the parameters of a unit."""
 
@@ -203,25 +209,34 @@ def adapter_of(
         Its tensors under the names that PEFT saves them by, and its configuration as PEFT saves it.
 
     Raises:
-        ValueError: If several adapters are active.
+        ValueError: If several adapters are active, or one of another type than LoRA.
     """
-    model = unwrapped(model)
+    model = _within_wrappers(model)
     if not (hasattr(model, "peft_config") and hasattr(model, "get_base_model")):
         return None
-    from peft import get_peft_model_state_dict  # noqa: PLC0415 - whoever has such a model has it
-
     names: list[str] = list(model.active_adapters)
     if len(names) != 1:
         raise ValueError(f"got {len(names)} active adapters; expected one, which the policy of the service gets")
-    # PEFT picks and renames; what stands for each tensor only has to be told apart.
-    marks = {entry.name: torch.empty(0, device="meta") for entry in entries}
-    by_mark = {id(mark): entry for entry, mark in zip(entries, marks.values(), strict=True)}
-    saved = get_peft_model_state_dict(model, marks, adapter_name=names[0], save_embedding_layers=False)
+    config = _plain(model.peft_config[names[0]].to_dict())
+    if config.get("peft_type") != "LORA":
+        raise ValueError(f"got an adapter of type {config.get('peft_type')}; expected LORA")
     found = []
-    for name, mark in saved.items():
-        entry = by_mark[id(mark)]
-        found.append(SharedTensor(name, entry.shape, entry.dtype, entry.held, entry.unit, entry.inner))
-    return found, _plain(model.peft_config[names[0]].to_dict())
+    for entry in entries:
+        match = _PART.fullmatch(entry.name)
+        if match is not None and match["adapter"] == names[0]:
+            rest = "" if match["part"] == _MAGNITUDE else match["rest"]
+            saved = f"{match['layer']}.{match['part']}{rest}"
+            found.append(SharedTensor(saved, entry.shape, entry.dtype, entry.held, entry.unit, entry.inner))
+    return found, config
+
+
+def _within_wrappers(model: nn.Module) -> nn.Module:
+    """The model that somebody has wrapped as a whole, for training."""
+    while True:
+        children: dict[str, nn.Module] = dict(model.named_children())
+        if len(children) != 1 or not set(children) <= _WRAPPED:
+            return model
+        (model,) = children.values()
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401 - any part of a configuration
