@@ -8,6 +8,7 @@ import readme
 import report
 from demo.conftest import DEMO
 from demo.fabricated import results
+from pages import WIDTH
 
 ROOT = DEMO.parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -79,8 +80,8 @@ def test_the_section_of_the_readme_is_replaced_and_nothing_else():
     assert "old" not in once
     assert "set-level GRPO 0.002" in once
     assert "It took 1 minute on 2 cores" in once
-    assert max(map(len, once.splitlines())) <= readme.WIDTH
-    with pytest.raises(ValueError, match="README has no"):
+    assert max(map(len, once.splitlines())) <= WIDTH
+    with pytest.raises(ValueError, match="the page has no"):
         readme.rewritten("nothing", given)
 
 

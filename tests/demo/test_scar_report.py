@@ -9,6 +9,7 @@ import scar_readme
 import scar_report
 from demo.conftest import DEMO
 from demo.scar_fabricated import AREAS, results
+from pages import WIDTH
 from scar_plans import METHODS
 
 ROOT = DEMO.parents[1]
@@ -104,7 +105,7 @@ def test_sections_are_replaced_and_nothing_else():
         assert once.startswith("before\n")
         assert once.endswith("\nafter\n")
         assert "old" not in once
-        assert max(len(line) for line in once.splitlines() if not line.startswith("|")) <= scar_readme.WIDTH
+        assert max(len(line) for line in once.splitlines() if not line.startswith("|")) <= WIDTH
     with pytest.raises(ValueError, match="the page has no"):
         scar_readme.rewritten("nothing", "x")
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Mapping
 from typing import Any
 
 import findings
 import report
+from pages import marks, replaced, wrapped
 
-BEGIN = "<!-- written by trainer_adapters/demo/run.py: begin -->"
-END = "<!-- written by trainer_adapters/demo/run.py: end -->"
-WIDTH = 120
+BEGIN, END = marks("run.py")
 
 
 def section(results: Mapping[str, Any] | None) -> str:
@@ -21,7 +19,7 @@ def section(results: Mapping[str, Any] | None) -> str:
         "the live service to suggest four gifts to somebody whose type is hidden, so that hedging pays."
     )
     if results is None:
-        return _wrapped(f"{task} It writes its results here; this version has none.")
+        return wrapped(f"{task} It writes its results here; this version has none.")
     schedule, machine = results["settings"]["schedule"], results["machine"]
     took = (
         f"It took {findings.duration(results['wall_seconds'])} on {machine['cores']} cores: {len(results['rules'])} "
@@ -33,25 +31,17 @@ def section(results: Mapping[str, Any] | None) -> str:
         "the grid, the control and what this does not show."
     )
     parts = [
-        _wrapped(f"{task} {took}"),
+        wrapped(f"{task} {took}"),
         "![Learning curves of six credit rules](trainer_adapters/demo/results/curves.png)",
-        _wrapped(report.caption(results)),
-        _wrapped(findings.headline(results)),
+        wrapped(report.caption(results)),
+        wrapped(findings.headline(results)),
         "The other rules against set-level GRPO, in max@4:",
-        "\n".join(_wrapped(line, "  ") for line in findings.of_rules(results).splitlines()),
-        _wrapped(f"{findings.of_collapse(results, report.PILOT)} {limits}"),
+        "\n".join(wrapped(line, "  ") for line in findings.of_rules(results).splitlines()),
+        wrapped(f"{findings.of_collapse(results, report.PILOT)} {limits}"),
     ]
     return "\n\n".join(parts)
 
 
 def rewritten(text: str, results: Mapping[str, Any] | None) -> str:
     """The README with a new section."""
-    before, mark, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not mark or not end:
-        raise ValueError(f"the README has no {BEGIN} with {END} behind it")
-    return f"{before}{BEGIN}\n{section(results)}\n{END}{after}"
-
-
-def _wrapped(text: str, indent: str = "") -> str:
-    return textwrap.fill(text, WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    return replaced(text, section(results), BEGIN, END)

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import scar_findings
 import scar_report
+from pages import marks, replaced, wrapped
 from scar_comparison import METRICS, mean
 from scar_findings import row_of
 from scar_plans import CREDITS, KINDS
 
-BEGIN = "<!-- written by trainer_adapters/demo/scar_run.py: begin -->"
-END = "<!-- written by trainer_adapters/demo/scar_run.py: end -->"
-WIDTH = 120
+BEGIN, END = marks("scar_run.py")
 FOLDER = "trainer_adapters/demo/results"
 
 Results = Mapping[str, Any]
@@ -30,11 +28,7 @@ def rewrite(root: Path, results: Results | None) -> None:
 
 def rewritten(text: str, section: str) -> str:
     """A page with a new section between the marks."""
-    before, mark, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not mark or not end:
-        raise ValueError(f"the page has no {BEGIN} with {END} behind it")
-    return f"{before}{BEGIN}\n{section}\n{END}{after}"
+    return replaced(text, section, BEGIN, END)
 
 
 def short(results: Results | None) -> str:
@@ -44,8 +38,8 @@ def short(results: Results | None) -> str:
         "kinds of credit against the live service."
     )
     if results is None:
-        return _wrapped(f"{task} It writes its results here; this version has none.")
-    return _wrapped(
+        return wrapped(f"{task} It writes its results here; this version has none.")
+    return wrapped(
         f"{task} {scar_findings.headline(results)} The paper's claims at this scale: {scar_findings.order(results)} "
         f"{scar_findings.in_hindsight(results)} "
         "[SCAR.md](SCAR.md#what-it-does-to-training) has the figures, and "
@@ -59,19 +53,19 @@ def long(results: Results | None) -> str:
         return short(None)
     return "\n\n".join(
         [
-            _wrapped(scar_findings.headline(results)),
-            _wrapped(scar_report.setting(results)),
+            wrapped(scar_findings.headline(results)),
+            wrapped(scar_report.setting(results)),
             f"![Learning curves of five kinds of credit, and their AUROC]({FOLDER}/scar_curves.png)",
             _table(results),
-            _wrapped(
+            wrapped(
                 "Means over seeds; AUROC of |credit| for the planted causes, by the reward model, on texts of two "
                 f"kinds. {scar_report.same(results)}"
             ),
             "The paper reports SCAR above attention above the sparse reward. At this scale:",
-            "\n".join(_wrapped(line, "  ") for line in scar_findings.claims(results).splitlines()),
-            _wrapped(scar_findings.in_hindsight(results)),
-            _wrapped(scar_findings.form(results)),
-            _wrapped(
+            "\n".join(wrapped(line, "  ") for line in scar_findings.claims(results).splitlines()),
+            wrapped(scar_findings.in_hindsight(results)),
+            wrapped(scar_findings.form(results)),
+            wrapped(
                 "It is one task, one reward model and one small policy, trained by GRPO and not by PPO; [the report]"
                 f"({FOLDER}/scar_report.md) has every interval, the grid, and what this does not show."
             ),
@@ -104,7 +98,3 @@ def _table(results: Results) -> str:
         ]
         rows.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(rows)
-
-
-def _wrapped(text: str, indent: str = "") -> str:
-    return textwrap.fill(text, WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
