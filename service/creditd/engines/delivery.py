@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from creditd.engines.batching import Answered, Batcher, answer_of
+from creditd.engines.batching import Batcher, answer_of
 from creditd.engines.errors import EngineStoppedError
 from creditd.engines.protocol import (
     AttendedTexts,
@@ -18,6 +18,7 @@ from creditd.engines.protocol import (
     ScoredTexts,
     TextFailure,
 )
+from creditd.engines.work_queue import Answered
 
 T = TypeVar("T")
 

@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 import transformers
 
-from creditd.engines.batching import Answered
 from creditd.engines.delivery import submitted
 from creditd.engines.embedding_loading import LoadedEmbedding, load_embedding
 from creditd.engines.local_engine import LocalEngine
 from creditd.engines.model_spec import ModelSpec
 from creditd.engines.protocol import EmbeddedTexts, EngineUsage, PreparedTexts, TextFailure
 from creditd.engines.reward_scorers import Variants
+from creditd.engines.work_queue import Answered
 
 
 class EmbeddingEngine(LocalEngine[LoadedEmbedding, Variants]):

@@ -15,7 +15,6 @@ import numpy as np
 import transformers
 from numpy.typing import NDArray
 
-from creditd.engines.batching import Answered
 from creditd.engines.coalition_tokens import CoalitionTokens
 from creditd.engines.delivery import attended, scored, submitted
 from creditd.engines.errors import ModelUnsuitableError
@@ -34,6 +33,7 @@ from creditd.engines.protocol import (
 from creditd.engines.reward_scorers import Variants, read_part, sliced
 from creditd.engines.reward_work import RewardWork, UnitTokens, WorkScorer
 from creditd.engines.unit_tokens import units_of_tokens
+from creditd.engines.work_queue import Answered
 
 Integers: TypeAlias = NDArray[np.int64]
 

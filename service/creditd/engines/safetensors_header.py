@@ -11,7 +11,7 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 from creditd.engines.errors import WeightsRefusedError
 
@@ -138,7 +138,7 @@ def _stored(called: str, name: str, entry: object, begin: int) -> StoredTensor:
         )
     if not isinstance(entry, dict):
         raise WeightsRefusedError(f"{called}: got no object for {shown(name)}; expected dtype, shape and data_offsets")
-    dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
+    dtype, shape, offsets = (entry.get(key) for key in ("dtype", "shape", "data_offsets"))
     if not isinstance(dtype, str) or dtype not in ITEM_BYTES:
         got = shown(dtype) if isinstance(dtype, str) else "no text"
         raise WeightsRefusedError(
@@ -158,7 +158,7 @@ def _stored(called: str, name: str, entry: object, begin: int) -> StoredTensor:
     return StoredTensor(dtype, tuple(shape), begin + offsets[0], begin + offsets[1])
 
 
-def _are_sizes(found: Any) -> bool:  # noqa: ANN401 - whatever JSON holds
+def _are_sizes(found: object) -> TypeGuard[list[int]]:
     """Whether this is a list of whole numbers that are not negative and that a file could have."""
     return isinstance(found, list) and all(type(size) is int and 0 <= size < 1 << 62 for size in found)
 
