@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
+from queue import SimpleQueue
 from typing import Any
 
 import torch
@@ -35,6 +37,8 @@ from creditd.engines.weight_versions import WeightVersions
 
 log = logging.getLogger("creditd.engines")
 
+CLOSING_S = 5.0
+"""How long a push is waited for at the end."""
 _CAST = frozenset({torch.float32, torch.bfloat16, torch.float16})
 """Types that are cast to each other."""
 
@@ -66,7 +70,11 @@ class LiveWeights:
         self._full_version = versions.current
         self._has_own_adapter = hasattr(model, "peft_config")
         self._adapters = LowRankAdapters(model)
-        self._thread = ThreadPoolExecutor(1, f"creditd-weights-{name}")
+        self._closing, self._is_closed = threading.Lock(), False
+        self._pushed: SimpleQueue[StagedWeights | None] = SimpleQueue()
+        # A daemon: a change that waits for a device which never answers does not keep the process.
+        self._thread = threading.Thread(target=self._run, name=f"creditd-weights-{name}", daemon=True)
+        self._thread.start()
 
     def replace(self, staged: StagedWeights) -> Future[SwapReport]:
         """Verify weights, and make them the policy's.
@@ -85,19 +93,28 @@ class LiveWeights:
             Reads the files twice, once to verify them and once to copy them; no copy of the model is ever made. Memory
             is a few pieces of 4 MiB, and the adapter if it is one.
         """
-        try:
-            self._thread.submit(self._replace, staged)
-        except RuntimeError:
-            staged.release()
-            staged.outcome.set_exception(EngineStoppedError("the engine is stopped"))
+        with self._closing:
+            if not self._is_closed:
+                self._pushed.put(staged)
+                return staged.outcome
+        staged.release()
+        staged.outcome.set_exception(EngineStoppedError("the engine is stopped"))
         return staged.outcome
 
-    def close(self) -> None:
-        """End the thread, once the push that it works on is done; those that wait fail, because the engine is closed.
+    def close(self, timeout_s: float | None = CLOSING_S) -> None:
+        """End the thread; to be called once the batcher is closed, so that pushes that wait fail at once.
 
-        To be called once the batcher is closed.
+        Args:
+            timeout_s: How long the push that it works on is waited for; None: as long as it takes.
         """
-        self._thread.shutdown()
+        with self._closing:
+            self._is_closed = True
+            self._pushed.put(None)
+        self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        while staged := self._pushed.get():
+            self._replace(staged)
 
     def _replace(self, staged: StagedWeights) -> None:
         """Fulfil the outcome, whatever happens."""
