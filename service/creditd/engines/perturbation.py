@@ -17,8 +17,10 @@ from typing import TypeAlias
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from creditd.engines.answer_heads import MOST_LOGITS, AnswerHead
+from creditd.engines.errors import ModelUnsuitableError
 from creditd.engines.outcome_probes import (
     answer_ids,
     answer_places,
@@ -43,7 +45,9 @@ MOST_ROWS = 64
 """Rows of one pass at most: keys and values of their beginning stand before each of them, in one layer at a time."""
 
 
-def groups_of(places: Integers, n_tokens: int, *, most_tokens: int, read_again: int) -> Iterator[slice]:
+def groups_of(
+    places: Integers, n_tokens: int, *, most_tokens: int, read_again: int, most_rows: int = MOST_ROWS
+) -> Iterator[slice]:
     """Variants that are rows of one pass.
 
     Args:
@@ -51,6 +55,7 @@ def groups_of(places: Integers, n_tokens: int, *, most_tokens: int, read_again: 
         n_tokens: Tokens of a row, N.
         most_tokens: Most tokens of a pass; a longer row goes by itself.
         read_again: Most clean tokens that a row reads again.
+        most_rows: Most rows of a pass.
 
     Yields:
         Slices of `places`, in order; each is one pass from its first place on.
@@ -61,9 +66,8 @@ def groups_of(places: Integers, n_tokens: int, *, most_tokens: int, read_again: 
     start = 0
     while start < len(places):
         first = int(places[start])
-        most_rows = min(MOST_ROWS, max(1, most_tokens // (n_tokens - first)))
-        stop = int(np.searchsorted(places, first + read_again, side="right"))
-        stop = min(stop, start + most_rows)
+        room = min(most_rows, max(1, most_tokens // (n_tokens - first)))
+        stop = min(int(np.searchsorted(places, first + read_again, side="right")), start + room)
         yield slice(start, stop)
         start = stop
 
@@ -96,6 +100,7 @@ def perturbed(
     probe: ProbeName,
     token_id: int,
     most_tokens: int,
+    most_rows: int = MOST_ROWS,
 ) -> Floats:
     """The sensitivity of each measured token.
 
@@ -109,6 +114,7 @@ def perturbed(
         probe: What of the answer is looked at.
         token_id: What replaces a token; length, positions and attention stay what they are.
         most_tokens: Most tokens of a pass.
+        most_rows: Most rows of a pass.
 
     Returns:
         Shape (R,), float64, nats.
@@ -127,12 +133,14 @@ def perturbed(
     reads = answer_places(item, probe)
     answer = torch.from_numpy(answer_ids(item)).to(passes.device)
     found = np.empty(len(places))
-    with torch.inference_mode():
+    with torch.no_grad():
         states, cache = passes.clean(Rows(tokens[None], (reads,)))
         clean = _outcomes(torch.stack(states), head, answer, probe)
         read_again = READ_AGAIN.get(passes.device.type, READ_AGAIN["cuda"])
         changed = places if passes.shares else np.zeros_like(places)
-        for group in groups_of(changed, len(tokens), most_tokens=most_tokens, read_again=read_again):
+        for group in groups_of(
+            changed, len(tokens), most_tokens=most_tokens, read_again=read_again, most_rows=most_rows
+        ):
             start = int(changed[group.start])
             rows = np.repeat(tokens[None, start:], group.stop - group.start, axis=0)
             rows[np.arange(len(rows)), places[group] - start] = token_id
@@ -141,6 +149,37 @@ def perturbed(
     # Reading it again would give nothing but rounding.
     found[tokens[places] == token_id] = 0.0
     return found
+
+
+def perturbation_passes(
+    item: ReasonedTokens, *, most_tokens: int, read_again: int, shares: bool, most_rows: int = MOST_ROWS
+) -> int:
+    """How many passes `perturbed` makes of an item; the arguments are those of `groups_of`."""
+    places = measured_places(item)
+    places = places if shares else np.zeros_like(places)
+    n_tokens = len(item.prompt_ids) + item.answer[1] - 1
+    groups = groups_of(places, n_tokens, most_tokens=most_tokens, read_again=read_again, most_rows=most_rows)
+    return 1 + sum(1 for _ in groups)
+
+
+def padding_to_perturb(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> int:
+    """The padding token, where it stands for nothing else.
+
+    Args:
+        tokenizer: The policy's.
+        config: The policy's.
+
+    Raises:
+        ModelUnsuitableError: If there is none, or it ends a text as well: a token has to be named then.
+    """
+    pad_id, ends = tokenizer.pad_token_id, config.get_text_config().eos_token_id
+    if pad_id is None:
+        raise ModelUnsuitableError("the tokenizer has no padding token; expected a token_id to perturb with")
+    if pad_id in {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])}:
+        raise ModelUnsuitableError(
+            "the padding token is the end of a text as well; expected a token_id to perturb with"
+        )
+    return int(pad_id)
 
 
 def _outcomes(states: torch.Tensor, head: AnswerHead, answer: torch.Tensor, probe: ProbeName) -> torch.Tensor:

@@ -21,6 +21,7 @@ from creditd.engines.errors import EngineStoppedError, ModelUnsuitableError
 from creditd.engines.live_weights import LiveWeights
 from creditd.engines.local_engine import LocalEngine
 from creditd.engines.model_spec import ModelSpec
+from creditd.engines.perturbation import padding_to_perturb
 from creditd.engines.policy_loading import LoadedPolicy, load_policy
 from creditd.engines.policy_protocol import (
     MeasuredTokens,
@@ -234,25 +235,12 @@ class PolicyEngine(LocalEngine[LoadedPolicy, PolicyWork]):
             return replace(options, perturbation_id=None)
         found = options.perturbation_id
         if found is None:
-            found = self._padding()
+            found = padding_to_perturb(self._loaded.tokenizer, self._loaded.model.config)
         if not 0 <= found < self._loaded.n_embeddings:
             raise ModelUnsuitableError(
                 f"got token {found} to perturb with; expected one of a vocabulary of {self._loaded.n_embeddings}"
             )
         return SensitivityOptions("perturbation", options.probe, found)
-
-    def _padding(self) -> int:
-        """The tokenizer's padding token, if it stands for nothing else."""
-        tokenizer = self._loaded.tokenizer
-        pad_id, eos_id = tokenizer.pad_token_id, tokenizer.eos_token_id
-        if pad_id is None:
-            raise ModelUnsuitableError("the tokenizer has no padding token; expected a token_id to perturb with")
-        ends = self._loaded.model.config.get_text_config().eos_token_id
-        if pad_id == eos_id or pad_id in (ends if isinstance(ends, list) else [ends]):
-            raise ModelUnsuitableError(
-                "the padding token is the end of a text as well; expected a token_id to perturb with"
-            )
-        return int(pad_id)
 
     def _failure(self, item: ReasonedTokens) -> TextFailure | None:
         """Why an item cannot be measured."""
