@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -42,12 +43,13 @@ def write_config(directory: Path) -> Path:
     return path
 
 
-def answered(log: Path, route: str, least_bytes: int = 0) -> list[dict[str, Any]]:
-    """Lines of a log about requests to a route that were answered with 200, in order; a line half written is none.
+def logged(log: Path, route: str, status: int = 200, least_bytes: int = 0) -> list[dict[str, Any]]:
+    """Lines of a log about requests to a route that were answered, in order; a line half written is none.
 
     Args:
         log: Of a service.
         route: As it is documented.
+        status: Of the answers.
         least_bytes: Of the body of the request.
 
     Returns:
@@ -60,7 +62,7 @@ def answered(log: Path, route: str, least_bytes: int = 0) -> list[dict[str, Any]
                 record = json.loads(line)
             except json.JSONDecodeError:
                 continue
-            if record.get("route") == route and record.get("status") == 200 and record["bytes_in"] >= least_bytes:
+            if record.get("route") == route and record.get("status") == status and record["bytes_in"] >= least_bytes:
                 found.append(record)
     return found
 
@@ -103,13 +105,19 @@ class FragileService:
         os.kill(self.service.pid, signal.SIGKILL)
         self._stack.close()
 
-    def lose_request(self, number: int) -> dict[str, float]:
+    def answered(self, request_ids: list[str]) -> int:
+        """How many of the requests were answered with 200, by this service or by one that was here before."""
+        found = {record["request_id"] for log in self.logs for record in logged(log, OAR_ROUTE)}
+        return sum(request_id in found for request_id in request_ids)
+
+    def lose_request(self, number: int, has_ended: Callable[[], bool]) -> dict[str, float]:
         """Kill the service while it computes a request, and start it anew.
 
         It waits until the weights for that request are there and every request before it has been answered.
 
         Args:
             number: Which request of the log is lost, from 1.
+            has_ended: Whether nobody will ask any more.
 
         Returns:
             `weights_before` and `requests_before`, how many of each had been answered when it was killed, and `seconds`
@@ -120,13 +128,13 @@ class FragileService:
         """
         limit = time.monotonic() + WAIT_LIMIT_S
         while len(self._weights()) < number:
-            if time.monotonic() > limit:
-                raise RuntimeError(f"no weights for request {number} came in {WAIT_LIMIT_S:.0f} s")
+            if has_ended() or time.monotonic() > limit:
+                raise RuntimeError(f"no weights for request {number} came")
             time.sleep(POLL_S)
         time.sleep(IN_FLIGHT_S)
         started = time.monotonic()
         self.kill()
-        counts = [len(self._weights()), len(answered(self.service.log, OAR_ROUTE))]
+        counts = [len(self._weights()), len(logged(self.service.log, OAR_ROUTE))]
         if counts != [number, number - 1]:
             raise RuntimeError(f"got {counts} weights and requests answered; expected [{number}, {number - 1}]")
         self.start()
@@ -138,4 +146,4 @@ class FragileService:
 
     def _weights(self) -> list[dict[str, Any]]:
         """The uploads that were taken."""
-        return answered(self.service.log, WEIGHTS_ROUTE, SHARD_BYTES)
+        return logged(self.service.log, WEIGHTS_ROUTE, least_bytes=SHARD_BYTES)

@@ -7,7 +7,6 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -148,20 +147,12 @@ class Warnings(logging.Handler):
         self.messages.append(record.getMessage())
 
 
-@dataclass(frozen=True)
-class Trained:
-    """What a training leaves behind.
-
-    Attributes:
-        record: The curve, and what was logged about rewards, weights, time and requests.
-        policy: The model.
-    """
-
-    record: dict[str, Any]
-    policy: LlamaForCausalLM
+def nothing() -> float:
+    """The processor time of a service that is not asked for it."""
+    return 0.0
 
 
-def train(plan: Plan, checkpoint: Path, url: str, service_seconds: Callable[[], float]) -> Trained:
+def train(plan: Plan, checkpoint: Path, url: str, service_seconds: Callable[[], float]) -> dict[str, Any]:
     """Run one plan.
 
     Args:
@@ -171,7 +162,7 @@ def train(plan: Plan, checkpoint: Path, url: str, service_seconds: Callable[[], 
         service_seconds: Processor time of the service up to now.
 
     Returns:
-        The run.
+        The record: the curve, and what was logged about rewards, weights, time and requests.
     """
     torch.set_num_threads(1)
     disable_progress_bars()
@@ -194,7 +185,7 @@ def train(plan: Plan, checkpoint: Path, url: str, service_seconds: Callable[[], 
         logging.getLogger("creditd").removeHandler(heard)
     log = [entry for entry in trainer.state.log_history if "reward" in entry]
     end = curve.points[-1]
-    record: dict[str, Any] = {
+    return {
         "method": plan.method,
         "rate": plan.rate,
         "seed": plan.seed,
@@ -209,7 +200,6 @@ def train(plan: Plan, checkpoint: Path, url: str, service_seconds: Callable[[], 
         "warnings": heard.messages,
         "request_ids": list(getattr(trainer, "sensitivity_request_ids", [])),
     }
-    return Trained(record, policy)
 
 
 def rewards(
