@@ -96,7 +96,7 @@ class SensitivityMixin:
         config: SensitivityConfig = self._sensitivity
         return push_policy(
             self._sensitivity_client,
-            config.model,
+            str(config.model),
             self.model,
             self.accelerator,
             weight_version=version,
