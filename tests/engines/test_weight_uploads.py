@@ -8,7 +8,7 @@ import textwrap
 
 import pytest
 
-from creditd.engines.errors import EngineOverloadedError, WeightsRefusedError
+from creditd.engines.errors import EngineOverloadedError, WeightsRefusedError, WeightVersionMismatchError
 from creditd.engines.weight_files import SwapReport
 from creditd.engines.weight_uploads import MOST_OPEN, ShardPlace, WeightUploads
 from engines.tensor_files import checksum, numbers, packed, with_header
@@ -169,6 +169,13 @@ def test_all_weights_together_are_bounded(tmp_path):
     for one in (writer, other, third):
         one.abort()
     spool.uploads.close()
+
+
+def test_a_name_of_complete_weights_is_not_for_others(spool):
+    """While they are taken, or current, other bytes under their name are no shard of theirs: the name is used."""
+    assert spool.send(SHARDS[0], shards=1).starts
+    with pytest.raises(WeightVersionMismatchError, match="other bytes"):
+        spool.send(SHARDS[1], shards=1)
 
 
 def test_unfinished_uploads_expire(spool):

@@ -206,7 +206,7 @@ def test_a_push_that_is_refused_leaves_the_policy_as_it_was(service):
             push_policy(client, POLICY, foreign, weight_version="bad:1", max_shard_bytes=SHARD_BYTES)
         with pytest.raises(WeightsRefusedError, match="not finite"):
             push_policy(client, POLICY, damaged, weight_version="bad:2", max_shard_bytes=SHARD_BYTES)
-        with pytest.raises((WeightVersionMismatchError, WeightsRefusedError)):
+        with pytest.raises(WeightVersionMismatchError):
             push_policy(client, POLICY, sets["b"], weight_version="good:1")
         push_policy(client, POLICY, sets["a"], weight_version="good:1")
         after = ask(url, weight_version="good:1").json()

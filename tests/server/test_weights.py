@@ -203,7 +203,7 @@ def test_two_who_push_other_bytes_as_one_version_do_not_mix(tmp_path):
     first, others = on_service(ask, taking(policy, weights_spool=tmp_path))
     assert first[-1]["status"] == "live"
     for response in others:
-        problem_of(response, "weights_refused")
+        problem_of(response, "weight_version_mismatch")
     assert len(policy.taken) == 1
 
 

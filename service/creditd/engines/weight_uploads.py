@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-from creditd.engines.errors import EngineOverloadedError, WeightsRefusedError
+from creditd.engines.errors import EngineOverloadedError, WeightsRefusedError, WeightVersionMismatchError
 from creditd.engines.safetensors_header import read_header
 from creditd.engines.weight_files import MOST_FILES, StagedWeights, adapter_config_of, checked_version, staged
 
@@ -252,6 +252,10 @@ class WeightUploads:
             upload = self._of_writer(writer)
             known = upload.arrived.get(place.shard)
             if known is not None and known[0] != place.checksum:
+                if upload.staged is not None:
+                    raise WeightVersionMismatchError(
+                        "the name of this weight_version stands for other bytes; expected a name that was never used"
+                    )
                 raise WeightsRefusedError(
                     f"got other bytes for shard {place.shard} than before; expected those of this version"
                 )
@@ -340,6 +344,7 @@ class ShardWriter:
         Raises:
             WeightsRefusedError: If its checksum is another, it is no whole safetensors file, it has other bytes than
                 the same shard before, or it completes an upload whose shards do not fit each other.
+            WeightVersionMismatchError: If it has other bytes than the same shard of weights that are complete.
 
         Cost:
             Reads the header; the last shard's sender waits for those of all shards.
