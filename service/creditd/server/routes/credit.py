@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from functools import partial
 from inspect import iscoroutinefunction
 from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request, Response
-from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from starlette.types import Receive, Scope, Send
 
@@ -22,6 +21,7 @@ from creditd.server.json_bodies import check_keys, may_repeat_keys
 from creditd.server.model_answers import answer_with_model
 from creditd.server.oar_answers import answer_oar
 from creditd.server.openapi import described
+from creditd.server.raw_routes import RawRoute
 from creditd.server.remembered_solve import answer_remembered
 from creditd.server.resources import Resources, resources_of
 from creditd.server.scar_answers import answer_scar, answer_scar_solve
@@ -41,15 +41,6 @@ LARGE_BODY_BYTES = 1 << 20
 """Larger binary bodies are read on a thread: who converts buffers lets others run, and a parser of JSON does not."""
 
 
-class _RawRoute(APIRoute):
-    """A route whose function reads the request and writes the response itself; FastAPI documents it and no more."""
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """The function as it is: it has no dependency to resolve, and its answer is bytes already."""
-        handler: Callable[[Request], Coroutine[Any, Any, Response]] = self.endpoint
-        return handler
-
-
 class _HeldResponse(Response):
     """A response whose bytes count as held until they are written; the connection counts what is then not read."""
 
@@ -66,7 +57,7 @@ class _HeldResponse(Response):
             self._resources.count_held(-len(self.body))
 
 
-router = APIRouter(prefix="/v1/credit", tags=["credit"], route_class=_RawRoute)
+router = APIRouter(prefix="/v1/credit", tags=["credit"], route_class=RawRoute)
 
 
 @router.post(
