@@ -73,7 +73,7 @@ class Size:
 
 
 FULL = Size(
-    "9 M", (64, 256), 256, 9, 8, {"perturbation": 1, "gradient": 8}, {"perturbation": 5, "gradient": 9}, 64, 96, 3
+    "9 M", (64, 256), 256, 9, 8, {"perturbation": 1, "gradient": 8}, {"perturbation": 4, "gradient": 9}, 64, 96, 3
 )
 ON_A_GPU = replace(FULL, model="160 M", completions={"perturbation": 1, "gradient": 32})
 QUICK = Size("tiny", (8,), 12, 3, 2, {"perturbation": 2, "gradient": 3}, {"perturbation": 2, "gradient": 2}, 8, 24, 2)
