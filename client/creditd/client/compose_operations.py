@@ -51,7 +51,7 @@ class ComposeOperations(Conversations):
             utility: What a set is worth, as of `shapley`, but for those that somebody evaluates. None: `max`.
             aggregation: How several named rewards become one credit, a name or a mapping with `type` and `weights`.
             credit: Which rule shares it out. None: `shapley`.
-            advantage: How credits become advantages. None: `pooled`; nothing else beside given advantages.
+            advantage: How credits become advantages. None: `pooled`. Of no use beside given advantages.
             tokens: What tokens receive, as `creditd.wire.v1.TokensChoice`.
             malformed: What happens to sets that are not as the prompt asked, as `creditd.wire.v1.MalformedChoice`.
             expect: What the caller is sure of: `{"group_size": 8, "candidates": 4}`. Anything else is an error.

@@ -78,8 +78,8 @@ class ComposeCandidate(Candidate):
 
     advantage: RewardNumber | None = None
     """The candidate's advantage where the caller has it; null for a candidate without one, whose tokens are treated as
-    those outside candidates. All candidates of a request have the field, or none; beside it a `reward` is needed only
-    where partial texts have utilities."""
+    those outside candidates. All candidates of a request have the field, or none; beside it `reward` is needed only
+    where partial texts have utilities, and then on all."""
     units: IndexPairs | None = None
     """Half-open ranges of tokens of the completion within `span`, ordered and disjoint, that hold every token of the
     candidate which the policy chose, one at least in each."""
@@ -107,7 +107,7 @@ class ComposeSet(CandidateSet):
     inside: InsideChoice | None = None
     """How credit gets inside the candidates of this set. Null: as the request says."""
     set_advantage: RewardNumber | None = None
-    """Beside given advantages: what tokens outside the candidates get."""
+    """What tokens outside the candidates get. Needed beside given advantages, and of no use elsewhere."""
     advantage_slope: Slope | None = None
     """Beside given advantages, for the choice `additive`: s, the advantage that one more reward unit of a candidate's
     credit makes, at least 0."""
@@ -175,6 +175,7 @@ class ComposeRequest(WireModel):
     inside: InsideChoice | None = None
     """How credit gets inside candidates. Null: `additive`, and `bounded` where candidates bring advantages."""
     utility: KnownUtilityChoice = MaxUtility()
+    """Of no use without rewards, as `aggregation`, `credit` and `malformed`. Beside advantages one of rewards."""
     aggregation: AggregationChoice = AggregationChoice()
     credit: CreditChoice = PlainCredit()
     advantage: AdvantageChoice = AdvantageChoice()
@@ -236,8 +237,8 @@ class SetAccount(WireModel):
     """credit_sum − utility_gain: near 0 for efficient credits, a fact of the others."""
     tokens: int
     """Those that the policy chose."""
-    set_mass: float | None
-    """tokens · set_advantage: the mass of plain group advantages. Null without a set advantage."""
+    set_mass: float
+    """tokens · set_advantage: the mass of plain group advantages."""
     candidate_mass: float
     """Σ of `token_sum` over the candidates that have an advantage."""
     other_mass: float
@@ -246,7 +247,7 @@ class SetAccount(WireModel):
     """What the advantage of `set_reward` adds."""
     total: float
     """Σ of the token advantages."""
-    mass_gap: float | None
+    mass_gap: float
     """candidate_mass + other_mass − set_mass: near 0 for efficient credits with `length_norm` and other tokens at
     `set`, a fact of everything else."""
     candidates: list[CandidateAccount]

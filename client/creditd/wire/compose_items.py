@@ -43,13 +43,12 @@ from creditd.wire.compose import (
 from creditd.wire.errors import ERROR_KINDS, ErrorCode
 from creditd.wire.limits import RequestLimits
 from creditd.wire.set_batches import SetBatch
+from creditd.wire.utilities import OF_REWARDS
 from creditd.wire.validation import wire_error
 
 Floats: TypeAlias = NDArray[np.float64]
 Integers: TypeAlias = NDArray[np.int64]
 
-_FROM_CREDIT = ("utility", "aggregation", "credit", "malformed")
-"""Choices that say how rewards become credits."""
 _OF_SETS: tuple[ErrorField, ...] = ("set_advantage", "advantage_slope")
 """What the caller says of a set beside given advantages."""
 _OF_CANDIDATES = frozenset({"advantage", "units", "unit_values", "utilities", "tree", "sensitivities"})
@@ -97,8 +96,9 @@ def solve_composition(
     """
     given = _brings_advantages(request)
     scored = not given or _has_rewards(request)
-    _refuse_unused(request, given=given, scored=scored)
-    options, batch = _sets_of(request, limits, scored=scored)
+    if given:
+        _check_given(request, scored=scored)
+    options, batch = _sets_of(request, limits, given=given, scored=scored)
     rejected = {error.row: error for error in batch.rejected}
     for row, item in enumerate(request.sets):
         error = _of_no_use(row, item, given=given) or _without_number(row, item)
@@ -161,38 +161,40 @@ def _credited(credit: ComposedCredit) -> dict[str, Any]:
 
 
 def _brings_advantages(request: ComposeRequest) -> bool:
-    """Whether candidates bring advantages, once all have the field or none has."""
-    has = [
-        (row, place, "advantage" in candidate.model_fields_set)
-        for row, item in enumerate(request.sets)
-        for place, candidate in enumerate(item.candidates)
-    ]
-    if not any(candidate.advantage is not None for item in request.sets for candidate in item.candidates):
-        return False
-    for row, place, present in has:
-        if not present:
-            detail = "advantage is missing, but other candidates have one; expected it on all candidates or on none"
-            raise wire_error(ErrorCode.INVALID_REQUEST, f"/sets/{row}/candidates/{place}/advantage", detail)
+    """Whether candidates bring advantages: all have the field or none; nulls alone count where sets have theirs."""
+    candidates = [one for item in request.sets for one in item.candidates]
+    present = ["advantage" in candidate.model_fields_set for candidate in candidates]
+    if all(candidate.advantage is None for candidate in candidates):
+        return all(present) and all(item.set_advantage is not None for item in request.sets)
+    for row, item in enumerate(request.sets):
+        for place, candidate in enumerate(item.candidates):
+            if "advantage" not in candidate.model_fields_set:
+                detail = "advantage is missing, but other candidates have one; expected it on all candidates or on none"
+                raise wire_error(ErrorCode.INVALID_REQUEST, f"/sets/{row}/candidates/{place}/advantage", detail)
     return True
 
 
 def _has_rewards(request: ComposeRequest) -> bool:
-    """Whether some candidate has a reward, or a set its table."""
+    """Whether some candidate has a reward, or its set a utility of its own."""
     return any(
-        item.utilities is not None
-        or any(one.reward is not None or one.named_rewards is not None for one in item.candidates)
+        one.reward is not None or one.named_rewards is not None or item.utilities is not None
         for item in request.sets
+        for one in item.candidates
     )
 
 
-def _refuse_unused(request: ComposeRequest, *, given: bool, scored: bool) -> None:
-    """Refuse choices that say nothing about a request, instead of passing over them."""
-    unused = ("advantage",) * given + _FROM_CREDIT * (not scored)
-    for name in unused:
-        if name in request.model_fields_set:
-            needs = "rewards" if name in _FROM_CREDIT else "credits, and candidates bring advantages"
-            detail = f"{name} is about {needs}; expected none"
-            raise wire_error(ErrorCode.INVALID_REQUEST, f"/{name}", detail)
+def _check_given(request: ComposeRequest, *, scored: bool) -> None:
+    """Beside given advantages rewards have no names, and the utility needs them alone."""
+    for row, item in enumerate(request.sets):
+        for place, candidate in enumerate(item.candidates):
+            if candidate.named_rewards is not None:
+                pointer = f"/sets/{row}/candidates/{place}/named_rewards"
+                raise wire_error(
+                    ErrorCode.INVALID_REQUEST, pointer, "got named_rewards beside advantages; expected null"
+                )
+    if scored and request.utility.type not in OF_REWARDS:
+        detail = f"candidates bring advantages; expected {', '.join(OF_REWARDS)}"
+        raise wire_error(ErrorCode.INVALID_REQUEST, "/utility/type", detail)
 
 
 def _of_no_use(row: int, item: ComposeSet, *, given: bool) -> UnitError | None:
@@ -218,25 +220,28 @@ def _without_number(row: int, item: ComposeSet) -> UnitError | None:
     return None
 
 
-def _sets_of(request: ComposeRequest, limits: RequestLimits, *, scored: bool) -> tuple[SetCreditOptions, SetBatch]:
-    """The sets as `/v1/credit/shapley` takes them, and how they are solved; without rewards, nothing is needed."""
+def _sets_of(
+    request: ComposeRequest, limits: RequestLimits, *, given: bool, scored: bool
+) -> tuple[SetCreditOptions, SetBatch]:
+    """The sets as `/v1/credit/shapley` takes them, and how they are solved; without rewards all are alike."""
     sets: Sequence[v1.CandidateSet] = request.sets
-    if not scored:
-        blank = {"reward": 0.0, "named_rewards": None}
+    choices: dict[str, Any] = {}
+    if scored:
+        choices = {name: getattr(request, name) for name in ("utility", "aggregation", "credit", "malformed")}
+    else:
+        blank = {"reward": 0.0}
         sets = [
             one.model_copy(update={"candidates": [each.model_copy(update=blank) for each in one.candidates]})
             for one in request.sets
         ]
+    if not given:
+        choices["advantage"] = request.advantage
     as_shapley = v1.ShapleyRequest.model_construct(
         sets=list(sets),
-        utility=request.utility,
-        aggregation=request.aggregation,
-        credit=request.credit,
-        advantage=request.advantage,
         tokens=request.tokens,
-        malformed=request.malformed,
         expect=request.expect,
         incomplete_group=request.incomplete_group,
+        **choices,
     )
     return options_of(as_shapley, limits), batch_of(as_shapley, limits)
 

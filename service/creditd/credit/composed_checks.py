@@ -55,7 +55,7 @@ def check_parts(
             continue
         position: int | None = None
         try:
-            _check_set(batch, options, row)
+            _check_set(batch, row)
             for flat in range(int(batch.sets.row_splits[row]), int(batch.sets.row_splits[row + 1])):
                 position = flat - int(batch.sets.row_splits[row])
                 _check_candidate(batch, options, row, flat)
@@ -63,7 +63,7 @@ def check_parts(
             errors.add(UnitError(row, error.code, error.field, position, error.detail, error.entry))
 
 
-def _check_set(batch: ComposedSets, options: ComposeOptions, row: int) -> None:
+def _check_set(batch: ComposedSets, row: int) -> None:
     """The mask, and what the caller says of the set beside given advantages."""
     mask = batch.masks[row]
     n_tokens = 0 if batch.sets.n_tokens is None else int(batch.sets.n_tokens[row])
@@ -73,14 +73,8 @@ def _check_set(batch: ComposedSets, options: ComposeOptions, row: int) -> None:
     for field, column in (("set_advantage", batch.set_advantages), ("advantage_slope", batch.slopes)):
         if column is not None and not np.isnan(column[row]):
             _check_numbers(field, column[row : row + 1], entries=False)  # type: ignore[arg-type]  # a literal each
-    own = slice(batch.sets.row_splits[row], batch.sets.row_splits[row + 1])
-    # Of a response without candidates all tokens have it, whatever the policy.
-    if (
-        batch.advantages is not None
-        and (batch.set_advantages is None or np.isnan(batch.set_advantages[row]))
-        and (options.tokens.other != "zero" or np.isnan(batch.advantages[own]).all())
-    ):
-        detail = "set_advantage is missing; tokens outside the candidates have it where other is not zero"
+    if batch.advantages is not None and (batch.set_advantages is None or np.isnan(batch.set_advantages[row])):
+        detail = "set_advantage is missing; beside given advantages it is what tokens outside the candidates get"
         raise _PartsError("invalid_request", "set_advantage", detail)
     if batch.slopes is not None and batch.slopes[row] < 0.0:
         detail = f"advantage_slope is {batch.slopes[row]:.3g}; expected at least 0"

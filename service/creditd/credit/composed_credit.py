@@ -63,7 +63,7 @@ class _Solved:
     Attributes:
         answer: Credits of all sets.
         advantages: Shape (C,), NaN where there is none.
-        set_advantages: Shape (B,), NaN where there is none.
+        set_advantages: Shape (B,), NaN of failed sets.
         slopes: Shape (C,), or None where there is no single one.
         weights: ω, shape (C,); 1 where there is no advantage.
         spans: Shape (C, 2): where candidates stand among the tokens that the policy chose.
@@ -158,7 +158,6 @@ def _solved(
         slopes=slopes,
         weights=weights,
         spans=spans,
-        # Without A^set no token may stand outside the candidates: `set_advantage` is then missing, and was refused.
         base=token_advantages(advantages[counted], of_sets, chosen, options.tokens),
         splits=np.append(np.int64(0), np.cumsum(n_tokens)),
         games=_unit_games(batch, options, answer.ok, players, checkpoint),
@@ -245,7 +244,7 @@ def _composed(batch: ComposedSets, options: ComposeOptions, solved: _Solved, row
     whole = None if answer.set_reward_advantages is None else float(answer.set_reward_advantages[row])
     added = 0.0 if whole is None else options.tokens.set_reward_weight * whole
     chosen = tokens + added if added else tokens
-    of_set = None if np.isnan(solved.set_advantages[row]) else float(solved.set_advantages[row])
+    of_set = float(solved.set_advantages[row])
     credits_ = answer.credits[own.start : own.stop] if batch.scored else None
     return ComposedCredit(
         credits=credits_,

@@ -108,7 +108,7 @@ class ComposedSets:
             advantages.
         advantages: Shape (C,), float64: A of each candidate as the caller has it, NaN where it has none. None: they are
             computed from the credits.
-        set_advantages: Shape (B,), float64: A^set beside given advantages, NaN where there is none.
+        set_advantages: Shape (B,), float64: A^set, needed beside given advantages; NaN where it is missing.
         slopes: Shape (B,), float64, per reward unit: s beside given advantages, NaN where there is none.
         scored: Whether the rewards of `sets` are rewards, so that there are credits; False beside given advantages
             alone.
@@ -224,12 +224,12 @@ class SetLedger:
         utility_gain: v(N) − v(∅), reward units; None without rewards.
         credit_gap: Σ φ_k − (v(N) − v(∅)): rounding for efficient credits, a fact of the others.
         tokens: Tokens that the policy chose.
-        set_mass: tokens·A^set, what plain group advantages would give; None without A^set.
+        set_mass: tokens·A^set, what plain group advantages would give.
         candidate_mass: Σ of the candidates' `token_sum`, of those with an advantage.
         other_mass: Mass of all other tokens.
         set_reward_mass: What the advantage of `set_reward` adds.
         total: Σ of all token advantages.
-        mass_gap: candidate_mass + other_mass − set_mass; None without A^set.
+        mass_gap: candidate_mass + other_mass − set_mass.
         candidates: One per candidate.
     """
 
@@ -237,12 +237,12 @@ class SetLedger:
     utility_gain: float | None
     credit_gap: float | None
     tokens: int
-    set_mass: float | None
+    set_mass: float
     candidate_mass: float
     other_mass: float
     set_reward_mass: float
     total: float
-    mass_gap: float | None
+    mass_gap: float
     candidates: tuple[CandidateLedger, ...]
 
 
@@ -253,7 +253,7 @@ class ComposedCredit:
     Attributes:
         credits: φ, shape (K,), float64, reward units, NaN for a candidate that is no player; None without rewards.
         advantages: A, shape (K,), float64, NaN for a candidate without one.
-        set_advantage: A^set; None where the caller gave none.
+        set_advantage: A^set, computed or as it was given.
         set_reward_advantage: GRPO advantage of `set_reward` before its weight, or None.
         token_advantages: Â, shape (T,), float64; exactly 0 where the mask is False.
         unit_values: One per candidate: x, shape (m,), float64, reward units, or None.
@@ -265,7 +265,7 @@ class ComposedCredit:
 
     credits: Floats | None
     advantages: Floats
-    set_advantage: float | None
+    set_advantage: float
     set_reward_advantage: float | None
     token_advantages: Floats
     unit_values: tuple[Floats | None, ...]

@@ -82,7 +82,7 @@ def set_ledger(
     tokens: Floats,
     with_set_reward: Floats,
     of_candidates: Booleans,
-    set_advantage: float | None,
+    set_advantage: float,
     credit: tuple[float, float] | None,
     candidates: tuple[CandidateLedger, ...],
 ) -> SetLedger:
@@ -92,7 +92,7 @@ def set_ledger(
         tokens: Advantages of its tokens that the policy chose, shape (T,), float64.
         with_set_reward: The same with the advantage of `set_reward`, shape (T,).
         of_candidates: Shape (T,), bool, True for tokens of candidates that have an advantage.
-        set_advantage: A^set, or None.
+        set_advantage: A^set.
         credit: Σ φ and v(N) − v(∅), reward units, or None where there are no rewards.
         candidates: The accounts of its candidates.
 
@@ -103,7 +103,7 @@ def set_ledger(
         O(T).
     """
     inside, others = math.fsum(tokens[of_candidates].tolist()), math.fsum(tokens[~of_candidates].tolist())
-    set_mass = None if set_advantage is None else len(tokens) * set_advantage
+    set_mass = len(tokens) * set_advantage
     return SetLedger(
         credit_sum=None if credit is None else float(credit[0]),
         utility_gain=None if credit is None else float(credit[1]),
@@ -114,6 +114,6 @@ def set_ledger(
         other_mass=others,
         set_reward_mass=math.fsum((with_set_reward - tokens).tolist()),
         total=math.fsum(with_set_reward.tolist()),
-        mass_gap=None if set_mass is None else inside + others - set_mass,
+        mass_gap=inside + others - set_mass,
         candidates=candidates,
     )
