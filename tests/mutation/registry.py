@@ -1,6 +1,7 @@
 """Every mutant by its name."""
 
 from mutation.closed_mutants import CLOSED_MUTANTS
+from mutation.composition_mutants import COMPOSITION_MUTANTS
 from mutation.embedding_mutants import EMBEDDING_MUTANTS
 from mutation.estimator_mutants import ESTIMATOR_MUTANTS
 from mutation.group_mutants import GROUP_MUTANTS
@@ -22,6 +23,7 @@ FAMILIES = (
     EMBEDDING_MUTANTS,
     SPAN_MUTANTS,
     SENSITIVITY_MUTANTS,
+    COMPOSITION_MUTANTS,
 )
 MUTANTS = {name: mutant for family in FAMILIES for name, mutant in family.items()}
 if len(MUTANTS) != sum(map(len, FAMILIES)):
