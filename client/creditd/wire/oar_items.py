@@ -137,7 +137,7 @@ def solve_given(
     Raises:
         WireError: As `oar_batch`.
     """
-    return oar_batch(request, limits, checkpoint).batch.answer()
+    return oar_batch(request, limits, checkpoint).batch.answer(checkpoint)
 
 
 def token_ids(column: Sequence[int] | Integers | None) -> Integers:

@@ -11,7 +11,7 @@ Differs from the paper: see `reshaping`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -79,6 +79,7 @@ def reshaped_advantages(
     least_range: float = 0.0,
     spreads: Sequence[float | None] | None = None,
     group_flags: Integers | None = None,
+    checkpoint: Callable[[], None] = lambda: None,
 ) -> list[SensitivityCredit]:
     """Token advantages of completions whose advantages and sensitivities are known and sound.
 
@@ -94,6 +95,7 @@ def reshaped_advantages(
         least_range: As `reshape_weights` takes it.
         spreads: Standard errors of the sensitivities over their means, where they are known.
         group_flags: Shape (n_groups,), int64: bits of `Flag` that the completions of each group have.
+        checkpoint: Called before each completion; what it raises ends the work.
 
     Returns:
         One per completion. Where mass is preserved, token advantages sum to A times the number of trainable tokens and
@@ -109,6 +111,9 @@ def reshaped_advantages(
 
     Reference:
         OAR, arXiv:2601.07408.
+
+    Differs from the paper:
+        Only in the reshaping, see `reshape_weights`.
     """
     rows = len(items)
     if not len(groups) == len(sensitivities) == len(advantages) == rows:
@@ -118,6 +123,7 @@ def reshaped_advantages(
     known = [None] * rows if spreads is None else spreads
     found = []
     for row, item in enumerate(items):
+        checkpoint()
         advantage, bits = float(advantages[row]), int(flags[groups[row]])
         found.append(_credited(item, sensitivities[row], advantage, options, least_range, known[row], bits))
     return found
@@ -216,8 +222,11 @@ class SensitivityBatch:
         """Take that one completion has no answer, and why; what was said of it first counts."""
         self._errors.setdefault(row, SensitivityError(row, code, of, position, detail))
 
-    def answer(self) -> SensitivityCredits:
+    def answer(self, checkpoint: Callable[[], None] = lambda: None) -> SensitivityCredits:
         """Every number, once nothing is wanted.
+
+        Args:
+            checkpoint: Called before each completion; what it raises ends the work.
 
         Raises:
             ValueError: If something is wanted.
@@ -240,6 +249,7 @@ class SensitivityBatch:
             least_range=self._options.least_range,
             spreads=[spread for _, spread in told],
             group_flags=flags,
+            checkpoint=checkpoint,
         )
         found: list[SensitivityCredit | None] = [None] * len(self._items)
         for row, credit in zip(rows, credited, strict=True):

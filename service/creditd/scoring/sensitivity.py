@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -83,9 +83,9 @@ class PolicyQuestions:
             else:
                 self._batch.tell(row, found.sensitivities[place], found.spreads[place])
 
-    def answer(self) -> SensitivityCredits:
-        """One answer or one error per completion, once the policy has answered."""
-        return self._batch.answer()
+    def answer(self, checkpoint: Callable[[], None] = lambda: None) -> SensitivityCredits:
+        """One answer or one error per completion, once the policy has answered; `checkpoint` may end the work."""
+        return self._batch.answer(checkpoint)
 
     def _check(self, n_tokens: int) -> None:
         if n_tokens > self._most:

@@ -84,7 +84,7 @@ async def answer_oar(
     found = await _measured(asked, engine, prepared, caller)
     resources.metrics.count_engine(engine.spec.id, found.usage)
     told = {**head(queue_s, found.usage), "model": engine.spec.id, "weight_version": found.weight_version}
-    return await caller.run(partial(_told, asked, questions, found, told, encode))
+    return await caller.run(partial(_told, asked, questions, found, deadline, told, encode))
 
 
 def _given(
@@ -174,11 +174,16 @@ async def _measured(
 
 
 def _told(
-    asked: OarRequest, questions: PolicyQuestions, found: MeasuredTokens, head: Mapping[str, Any], encode: Encode
+    asked: OarRequest,
+    questions: PolicyQuestions,
+    found: MeasuredTokens,
+    deadline: Deadline,
+    head: Mapping[str, Any],
+    encode: Encode,
 ) -> Answer:
     """The answer, once the policy's is there."""
     questions.tell(found)
-    return _answered(asked, questions.answer(), head, encode)
+    return _answered(asked, questions.answer(deadline.check), head, encode)
 
 
 def _answered(asked: OarRequest, answer: SensitivityCredits, head: Mapping[str, Any], encode: Encode) -> Answer:
