@@ -1,7 +1,9 @@
 """Weights of a policy: what a client sends, shard by shard, and what it makes of the answers."""
 
+import gc
 import hashlib
 import json
+import tracemalloc
 from urllib.parse import parse_qs, urlsplit
 
 import httpx
@@ -14,6 +16,21 @@ from creditd.wire.errors import ErrorCode
 SHARDS = [b"first shard", b"second", b"third one"]
 
 
+ANSWER = {
+    "request_id": "r",
+    "service": {"version": "9.9", "methods": 1},
+    "model": "org/policy",
+    "weight_version": "v0",
+    "n_bytes": 1,
+    "n_tensors": 1,
+    "seconds": {"receive": 0.0, "verify": 0.0, "swap": 0.0},
+    "cast_from": None,
+    "missing_shards": [],
+    "status": "announced",
+    "a later field": True,
+}
+
+
 class Spool:
     """A service that keeps shards until all are there, and loses them when told."""
 
@@ -23,19 +40,7 @@ class Spool:
     def __call__(self, request):
         """Answer one request."""
         self.seen.append(request)
-        answer = {
-            "request_id": request.headers["x-request-id"],
-            "service": {"version": "9.9", "methods": 1},
-            "model": "org/policy",
-            "weight_version": self.live,
-            "n_bytes": 1,
-            "n_tensors": 1,
-            "seconds": {"receive": 0.0, "verify": 0.0, "swap": 0.0},
-            "cast_from": None,
-            "missing_shards": [],
-            "status": "announced",
-            "a later field": True,
-        }
+        answer = {**ANSWER, "weight_version": self.live}
         if request.headers["content-type"] == "application/json":
             if json.loads(request.content)["type"] == "path":
                 answer |= {"status": "live", "weight_version": json.loads(request.content)["weight_version"]}
@@ -186,3 +191,27 @@ def test_local_mode_has_no_policies(runner) -> None:
     for name, more in (("load_weights", ["path"]), ("push_weights", [[b"x"]]), ("announce_weights", [])):
         with pytest.raises(exceptions.NotFoundError, match="local mode has no models"):
             runner.call(client, name, "policy", *more, weight_version="v")
+
+
+def test_a_shard_is_forgotten_before_the_next_is_made(runner) -> None:
+    """However many shards come, no more than one is kept, whoever has sent it."""
+    size, alive, seen = 8 << 20, [], []
+
+    def shards():
+        for number in range(5):
+            gc.collect()  # this transport reads bodies, and httpx ties requests to their answers
+            alive.append(tracemalloc.get_traced_memory()[0])
+            yield bytes([number]) * size
+
+    def service(request):
+        seen.append(len(request.content))
+        return httpx.Response(200, json={**ANSWER, "status": "live" if len(seen) == 6 else "staged"})
+
+    client = runner.client(service)
+    tracemalloc.start()
+    try:
+        runner.call(client, "push_weights", "m", shards(), weight_version="v", n_shards=5)
+    finally:
+        tracemalloc.stop()
+    assert seen[1:] == [size] * 5
+    assert max(alive[1:]) - alive[0] < size // 2

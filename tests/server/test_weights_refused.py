@@ -218,7 +218,9 @@ def test_weights_that_are_too_large_together_are_refused(tmp_path):
     """Each shard is within its limit, all of them are not within theirs."""
 
     async def ask(service):
-        return [await send(service, shard, number) for number, shard in enumerate(shards_of(size=900))]
+        found = [await send(service, shard, number) for number, shard in enumerate(shards_of(size=900))]
+        assert service.resources.held_bytes == 0
+        return found
 
     first, second, third = on_service(ask, taking(weights_spool=tmp_path, max_weight_bytes=2000))
     assert (first.status_code, second.status_code) == (200, 200)

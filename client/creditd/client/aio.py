@@ -146,6 +146,7 @@ class AsyncClient:
                 outcome = await evaluated_async(step)
             else:
                 outcome = await self._send(step)
+            del step  # it may hold a long body, and the next one is about to be made
 
     async def _send(self, step: Send) -> Outcome:
         if self._http is None:

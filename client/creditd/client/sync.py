@@ -147,6 +147,7 @@ class Client:
                 outcome = evaluated(step)
             else:
                 outcome = self._send(step)
+            del step  # it may hold a long body, and the next one is about to be made
 
     def _send(self, step: Send) -> Outcome:
         if self._http is None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -145,8 +145,9 @@ async def answer_shard(call: WeightsCall) -> WeightsResponse:
     with _refusals(call.policy.spec.id, _CLOSE):
         writer = await _off(call, partial(uploads.begin, place, call.policy.weight_version))
         try:
-            async for piece in _pieces(call):
-                await _off(call, partial(writer.write, piece))
+            async with aclosing(_pieces(call)) as pieces:
+                async for piece in pieces:
+                    await _off(call, partial(writer.write, piece))
             receive_s = time.perf_counter() - started
             progress = await _off(call, partial(_arrived, call, writer))
         finally:
@@ -221,7 +222,7 @@ def _answer(
     )
 
 
-async def _pieces(call: WeightsCall) -> AsyncIterator[bytes]:
+async def _pieces(call: WeightsCall) -> AsyncGenerator[bytes, None]:
     """The body, about `WRITE_BYTES` at a time; what is not handed on yet counts as held."""
     settings, stream = call.resources.settings, call.request.stream()
     size, chunks, n_waiting = 0, [], 0
