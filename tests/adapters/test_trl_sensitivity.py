@@ -20,9 +20,9 @@ import torch
 from trl import GRPOTrainer
 
 from adapters.policy_service import sensed
+from adapters.reshaping import CONSTANT, MARK, MASKS, closing, entries, parameters, reshaping
 from adapters.tiny import PARSER
-from adapters.trainers import MARKS, Watch, asked, check_alignment, check_gradients, length, score, scripted, trainer_of
-from creditd.adapters.sensitivity_config import SensitivityConfig
+from adapters.trainers import MARKS, Watch, asked, check_alignment, check_gradients, length, score
 from creditd.adapters.trl import CandidateReward, CreditConfig, CreditGRPOTrainer
 from creditd.adapters.trl_sensitivity import SensitivityGRPOTrainer, SensitivityMixin
 from creditd.client import Client, TransportError
@@ -30,17 +30,6 @@ from services import running_service
 
 pytestmark = MARKS
 SERVICE = Path(__file__).with_name("policy_service.py")
-NOBODY = "http://127.0.0.1:9"
-MARK = "####"
-CONSTANT = {"floor": 1.0, "beta": 0.0}
-ANSWERED = [
-    ["one", "two", "three", MARK, "four", "<eos>"],
-    ["six", "six", "one", "five", MARK, "two", "<eos>"],
-    ["two", "one", "<eos>"],
-    [";", "three", "four", "two", "one", "six", MARK, "one"],
-]
-"""Completions with an answer behind the mark, and one without; the last is cut off."""
-MASKS = [[1, 0, 1, 1, 1, 1], [1] * 7, [1] * 3, [0, 0, *[1] * 6]]
 
 
 @pytest.fixture(scope="module")
@@ -50,36 +39,11 @@ def url(tmp_path_factory):
         yield address
 
 
-MADE = []
-"""Trainers of a test."""
-
-
 @pytest.fixture(autouse=True)
 def _closed():
-    """Close the connections of trainers, which nobody else does."""
-    yield
-    for trainer in MADE:
-        trainer._sensitivity_client.close()
-    MADE.clear()
-
-
-def config(url=NOBODY, **options):
-    """How these tests ask."""
-    return SensitivityConfig(**{"parser": "hashes", "model": "policy", "url": url, "max_credit_share": None} | options)
-
-
-def reshaping(
-    directory, url=NOBODY, *, kind=SensitivityGRPOTrainer, rewards=None, completions=ANSWERED, masks=None, **options
-):
-    """A trainer with the mark in its vocabulary."""
-    settings = {name: options.pop(name) for name in tuple(options) if name in SensitivityConfig.__dataclass_fields__}
-    extra = {} if kind is GRPOTrainer else {"sensitivity": config(url, **settings)}
-    rollout = None if completions is None else scripted(completions, [MARK], masks)
-    trainer = trainer_of(
-        directory, kind=kind, rewards=rewards or [length], more=[MARK], rollout_func=rollout, **extra, **options
-    )
-    MADE.extend([trainer] if extra else [])
-    return trainer
+    """Close the connections of trainers."""
+    with closing():
+        yield
 
 
 def weights_by_hand(item, version):
@@ -98,16 +62,6 @@ def weights_by_hand(item, version):
 def answers(directory):
     """Recorded answers, in order."""
     return [json.loads(json.loads(path.read_text())["response"]) for path in sorted(Path(directory).glob("*.json"))]
-
-
-def entries(trainer, name):
-    """A metric, step by step."""
-    return [entry[name] for entry in trainer.state.log_history if name in entry]
-
-
-def parameters(trainer):
-    """All of them, flat."""
-    return torch.cat([value.detach().flatten() for value in trainer.model.parameters()])
 
 
 @pytest.mark.parametrize("masks", [None, MASKS])

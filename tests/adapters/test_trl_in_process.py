@@ -1,0 +1,127 @@
+"""A real GRPOTrainer whose own model says how much its answers depend on each token, beside a service that says so."""
+
+import json
+
+import pytest
+
+pytest.importorskip("trl", reason="the lane `trainer` installs TRL")
+
+import torch
+from trl import GRPOTrainer
+
+from adapters.reshaping import CONSTANT, MARK, MASKS, closing, config, entries, parameters, reshaping
+from adapters.tiny import model, tokenizer
+from adapters.trainers import MARKS, Watch
+from creditd.adapters.sensitivity_config import SensitivityConfig
+from creditd.adapters.sensitivity_in_process import OwnPolicy
+from services import running_service
+
+pytestmark = MARKS
+AGREEMENT = 1e-3
+"""Weights are steep functions of float32 numbers that two orders of summing made."""
+DRAWS = {"type": "gradient", "noise_samples": 4, "seed": 3}
+METHODS = {"gradient": "gradient", "draws": DRAWS, "perturbation": "perturbation"}
+OWN = {"in_process": True, "model": None}
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory):
+    """A service whose policy has the files of another model: what it says of the trainer's comes from pushes."""
+    folder = tmp_path_factory.mktemp("served")
+    model(seed=7, more=[MARK]).save_pretrained(folder / "model", safe_serialization=True)
+    tokenizer([MARK]).save_pretrained(folder / "model")
+    settings = folder / "service.toml"
+    root = f"models_root = {json.dumps(str(folder))}"
+    settings.write_text(f'{root}\n[[models]]\nid = "policy"\nkind = "policy"\npath = "model"\n')
+    with running_service("--config", str(settings), directory=folder) as address:
+        yield address
+
+
+@pytest.fixture(autouse=True)
+def _closed():
+    """Close the connections of trainers."""
+    with closing():
+        yield
+
+
+def generated(trainer):
+    """Advantages of each generation of a training."""
+    watch = Watch(trainer)
+    trainer.train()
+    return [advantages for _, _, advantages in watch.generated]
+
+
+@pytest.mark.parametrize("probe", ["answer_mean", "answer_joint"])
+@pytest.mark.parametrize("method", METHODS)
+def test_the_own_model_says_what_a_policy_with_its_weights_says(url, tmp_path, method, probe):
+    """Generation by generation, while the weights change."""
+    runs = []
+    for place, options in (("there", {}), ("here", OWN)):
+        trainer = reshaping(
+            tmp_path / place, url, sensitivity=METHODS[method], probe=probe, masks=MASKS, max_steps=2, **options
+        )
+        runs.append((trainer, generated(trainer)))
+    (there, served), (here, own) = runs
+    assert len(served) == len(own) == 2
+    for one, other in zip(served, own, strict=True):
+        torch.testing.assert_close(one, other, rtol=AGREEMENT, atol=AGREEMENT)
+    assert (own[0] != own[1]).any()
+    for name in ("credit/effective_share", "credit/answer_not_found", "credit/reweighted"):
+        assert entries(here, name) == pytest.approx(entries(there, name), abs=AGREEMENT)
+    assert bool(entries(here, "credit/spread")) == bool(entries(there, "credit/spread")) == (method == "draws")
+    assert not entries(here, "credit/pushes")
+    assert there.sensitivity_request_ids
+    assert not here.sensitivity_request_ids
+
+
+@pytest.mark.parametrize("method", ["gradient", "perturbation"])
+def test_measuring_leaves_the_training_alone(tmp_path, method):
+    """With constant weights every bit is that of plain training: random numbers, gradients and modes are untouched."""
+    runs = []
+    for kind in (GRPOTrainer, None):
+        options = {"kind": kind} if kind else OWN | {"reshape": CONSTANT, "sensitivity": method}
+        trainer = reshaping(tmp_path / str(kind), completions=None, max_steps=3, gradient_checkpointing=True, **options)
+        trainer.train()
+        runs.append((parameters(trainer), entries(trainer, "loss"), trainer.model.training))
+    assert torch.equal(runs[0][0], runs[1][0])
+    assert runs[0][1:] == runs[1][1:]
+
+
+def test_small_passes_say_the_same(tmp_path):
+    """However few tokens go into one."""
+    found = [
+        generated(reshaping(tmp_path / str(most), most_tokens=most, sensitivity="perturbation", max_steps=1, **OWN))
+        for most in (16, 4096)
+    ]
+    torch.testing.assert_close(*found, rtol=AGREEMENT, atol=AGREEMENT)
+
+
+def test_a_number_that_is_none_is_a_failure(tmp_path):
+    """Under `raise` the run ends; else the completions concerned keep their advantage, and are counted."""
+
+    def broken(directory, **options):
+        trainer = reshaping(directory, max_steps=1, **OWN, **options)
+        with torch.no_grad():
+            trainer.model.lm_head.weight[:] = float("nan")
+        return trainer
+
+    with pytest.raises(ValueError, match="non_finite_value"):
+        broken(tmp_path / "raise").train()
+    trainer = broken(tmp_path / "plain", on_failure="group_reward")
+    watch = Watch(trainer)
+    trainer._generate_and_score_completions([{"prompt": "ask one"}] * 8)
+    ((_, kept, advantages),) = watch.generated[:1]
+    assert trainer._metrics["train"]["credit/fallbacks"] == [0.75]
+    rows = [set(row[mask == 1].tolist()) for row, mask in zip(advantages, kept, strict=True)]
+    assert all(len(row) == 1 for row in rows)
+
+
+def test_a_padding_token_that_ends_texts_is_refused_at_the_start():
+    """Where nobody names another one."""
+    reader = tokenizer([MARK])
+    reader.pad_token = reader.eos_token
+    asked = config(sensitivity="perturbation", **OWN)
+    with pytest.raises(ValueError, match="token_id"):
+        OwnPolicy(asked, reader, model(more=[MARK]).config)
+    named = SensitivityConfig(parser="hashes", in_process=True, sensitivity={"type": "perturbation", "token_id": 4})
+    OwnPolicy(named, reader, model(more=[MARK]).config)
