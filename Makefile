@@ -30,7 +30,7 @@ RESULTS = tests/benchmarks/results/$(shell $(PYTHON) tests/benchmarks/measure.py
 export OMP_NUM_THREADS := 1
 export OPENBLAS_NUM_THREADS := 1
 
-.PHONY: help serve serve-models serve-toy setup fast test lint type arch browser pytest redis models gpu trainer demo demo-cache demo-scar bench bench-http bench-cache bench-models bench-scar bench-oar bench-weights format clean
+.PHONY: help serve serve-models serve-toy setup fast test lint type arch browser pytest redis models gpu trainer demo demo-cache demo-scar demo-oar bench bench-http bench-cache bench-models bench-scar bench-oar bench-weights format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -172,6 +172,9 @@ demo-cache: $(TRL)/stamp ## train with a reward model while Redis is pulled out 
 
 demo-scar: $(TRL)/stamp ## credit of spans against planted causes, and training with it, and report (about 15 minutes on two cores)
 	$(TRL)/bin/python trainer_adapters/demo/scar_run.py
+
+demo-oar: $(TRL)/stamp ## GRPO, OAR-G and OAR-P on written-out products, weights handed over at every step, and report (at most 25 minutes on two cores)
+	$(TRL)/bin/python trainer_adapters/demo/oar_run.py
 
 $(BENCH)/stamp:
 	@echo "installing shap and shapiq into $(BENCH)"

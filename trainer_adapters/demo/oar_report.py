@@ -123,8 +123,8 @@ def reached(results: Results) -> str:
     return (
         "Means over seeds. Accuracy is that of drawn answers to held-out problems; the end is the mean of the last "
         f"{LAST_POINTS} evaluations. At equal time: where a curve is when the quickest run of the seed ends. ESS/L, "
-        "the share of the weights that the largest 10 % of tokens have, and the spread of the draws (which one draw does "
-        "not have) are means over steps. Time is that of training without evaluations; processor time is that of the "
+        "the share of the weights that the largest 10 % of tokens have, and the spread of the draws (which one draw "
+        "does not have) are means over steps. Time is that of training without evaluations, processor time that of the "
         "trainer and of the service together. Two trainings ran at a time, each with a service of its own.\n\n"
     ) + "\n".join(rows)
 

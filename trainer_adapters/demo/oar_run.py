@@ -25,7 +25,9 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
+import torch
 from transformers import LlamaForCausalLM
+from transformers.utils import logging
 
 import oar_comparison
 import oar_fidelity
@@ -144,6 +146,8 @@ def _results(schedule: Schedule, work: Path, *, quick: bool) -> dict[str, Any]:
         **oar_training.settings(),
     }
     progress = Progress(work / "progress.json", settings)
+    torch.set_num_threads(1)
+    logging.disable_progress_bar()
     os.environ["OMP_NUM_THREADS"] = "1"  # of services and trainings: there are as many of them as cores
     load = os.getloadavg()[0]
     processes = min(os.cpu_count() or 1, MOST_PROCESSES)
