@@ -19,7 +19,7 @@ from creditd.engines.safetensors_header import StoredTensor, read_header, shown
 
 State: TypeAlias = tuple[int, int, int, int]
 
-MOST_VERSION = 200
+MOST_VERSION = 256
 """Characters of the longest name of a version."""
 MOST_FILES = 10_000
 """Files, or shards, that one set of weights comes in at most."""
