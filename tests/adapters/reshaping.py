@@ -1,10 +1,12 @@
 """Trainers whose advantages are reshaped, of a tiny model that writes answers behind a mark."""
 
+import json
 from contextlib import contextmanager
 
 import torch
 from trl import GRPOTrainer
 
+from adapters.tiny import model, tokenizer
 from adapters.trainers import length, scripted, trainer_of
 from creditd.adapters.sensitivity_config import SensitivityConfig
 from creditd.adapters.trl_sensitivity import SensitivityGRPOTrainer
@@ -61,3 +63,16 @@ def entries(trainer, name):
 def parameters(trainer):
     """All of them, flat."""
     return torch.cat([value.detach().flatten() for value in trainer.model.parameters()])
+
+
+def served_model(folder):
+    """The settings of a service whose policy has the files of another model, in a file: its path.
+
+    What it says of the trainer's model comes from weights that it is given.
+    """
+    model(seed=7, more=[MARK]).save_pretrained(folder / "model", safe_serialization=True)
+    tokenizer([MARK]).save_pretrained(folder / "model")
+    settings = folder / "service.toml"
+    root = f"models_root = {json.dumps(str(folder))}"
+    settings.write_text(f'{root}\n[[models]]\nid = "policy"\nkind = "policy"\npath = "model"\n')
+    return str(settings)

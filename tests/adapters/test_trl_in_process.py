@@ -1,15 +1,14 @@
 """A real GRPOTrainer whose own model says how much its answers depend on each token, beside a service that says so."""
 
-import json
-
 import pytest
 
 pytest.importorskip("trl", reason="the lane `trainer` installs TRL")
 
 import torch
+from peft import LoraConfig
 from trl import GRPOTrainer
 
-from adapters.reshaping import CONSTANT, MARK, MASKS, closing, config, entries, parameters, reshaping
+from adapters.reshaping import CONSTANT, MARK, MASKS, closing, config, entries, parameters, reshaping, served_model
 from adapters.tiny import model, tokenizer
 from adapters.trainers import MARKS, Watch
 from creditd.adapters.sensitivity_config import SensitivityConfig
@@ -26,14 +25,9 @@ OWN = {"in_process": True, "model": None}
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory):
-    """A service whose policy has the files of another model: what it says of the trainer's comes from pushes."""
+    """A service with a policy of other weights than the trainer's."""
     folder = tmp_path_factory.mktemp("served")
-    model(seed=7, more=[MARK]).save_pretrained(folder / "model", safe_serialization=True)
-    tokenizer([MARK]).save_pretrained(folder / "model")
-    settings = folder / "service.toml"
-    root = f"models_root = {json.dumps(str(folder))}"
-    settings.write_text(f'{root}\n[[models]]\nid = "policy"\nkind = "policy"\npath = "model"\n')
-    with running_service("--config", str(settings), directory=folder) as address:
+    with running_service("--config", served_model(folder), directory=folder) as address:
         yield address
 
 
@@ -72,6 +66,24 @@ def test_the_own_model_says_what_a_policy_with_its_weights_says(url, tmp_path, m
     assert not entries(here, "credit/pushes")
     assert there.sensitivity_request_ids
     assert not here.sensitivity_request_ids
+
+
+def test_of_an_adapter_alone_its_weights_travel(tmp_path):
+    """The policy has the weights below it from its own files, and says what the trainer's own model says."""
+    (tmp_path / "served").mkdir()
+    settings = served_model(tmp_path / "served")
+    model(more=[MARK]).save_pretrained(tmp_path / "served" / "model", safe_serialization=True)
+    adapter = LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False, task_type="CAUSAL_LM")
+    runs = []
+    with running_service("--config", settings, directory=tmp_path) as address:
+        for place, options in (("there", {}), ("here", OWN)):
+            trainer = reshaping(tmp_path / place, address, peft=adapter, max_steps=2, **options)
+            runs.append((trainer, generated(trainer)))
+    (there, served), (_, own) = runs
+    for one, other in zip(served, own, strict=True):
+        torch.testing.assert_close(one, other, rtol=AGREEMENT, atol=AGREEMENT)
+    whole = sum(value.numel() for value in there.model.get_base_model().parameters())
+    assert 0 < entries(there, "credit/push_bytes")[0] < whole
 
 
 @pytest.mark.parametrize("method", ["gradient", "perturbation"])

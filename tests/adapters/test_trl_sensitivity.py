@@ -20,7 +20,7 @@ import torch
 from trl import GRPOTrainer
 
 from adapters.policy_service import sensed
-from adapters.reshaping import CONSTANT, MARK, MASKS, closing, entries, parameters, reshaping
+from adapters.reshaping import CONSTANT, MARK, MASKS, closing, entries, parameters, reshaping, served_model
 from adapters.tiny import PARSER
 from adapters.trainers import MARKS, Watch, asked, check_alignment, check_gradients, length, score
 from creditd.adapters.trl import CandidateReward, CreditConfig, CreditGRPOTrainer
@@ -173,19 +173,17 @@ def test_a_resumed_run_hands_over_its_weights_first(url, tmp_path):
 
 
 @contextmanager
-def mortal_service(directory):
+def mortal_service(directory, command):
     """A service on one port that can be killed and started again."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    environment = os.environ | {"PORT": str(port)}
+    environment = os.environ | {"PORT": str(port), "CREDITD_PORT": str(port)}
     running = []
 
     def start():
         with (directory / "service.log").open("a") as log:
-            process = subprocess.Popen(
-                [sys.executable, str(SERVICE)], env=environment, stdout=subprocess.PIPE, stderr=log
-            )
+            process = subprocess.Popen([sys.executable, *command], env=environment, stdout=subprocess.PIPE, stderr=log)
         running.append(process)
         assert process.stdout is not None
         assert b"listens on" in process.stdout.readline()
@@ -204,11 +202,12 @@ def mortal_service(directory):
             kill()
 
 
-@pytest.mark.parametrize("absent_s", [0.0, 1.5])
-def test_a_killed_service_that_comes_back_costs_one_repetition(tmp_path, absent_s):
+@pytest.mark.parametrize(("kind", "absent_s"), [("known", 0.0), ("known", 1.5), ("real", 0.0)])
+def test_a_killed_service_that_comes_back_costs_one_repetition(tmp_path, kind, absent_s):
     """It lost the weights in the middle of a step: they are handed over once more, and nothing else is noticed."""
     runs = []
-    with mortal_service(tmp_path) as (address, start, kill):
+    command = [str(SERVICE)] if kind == "known" else ["-m", "creditd.cli", "serve", "--config", served_model(tmp_path)]
+    with mortal_service(tmp_path, command) as (address, start, kill):
         for fatal in (None, 1):
             calls, threads = [], []
 
