@@ -19,6 +19,7 @@ Integers: TypeAlias = NDArray[np.int64]
 
 QUANTILE = 1.96
 """Of the normal distribution: there are many completions."""
+LEAST_TEXTS = 2
 
 
 def top_places(scores: Floats) -> Integers:
@@ -41,9 +42,11 @@ def rank_correlation(one: Floats, other: Floats) -> float:
     return float(np.corrcoef(first, second)[0, 1])
 
 
-def over_texts(values: Floats) -> dict[str, float]:
-    """Mean with a 95 % interval over texts; NaN ones are left out."""
+def over_texts(values: Floats) -> dict[str, Any]:
+    """Mean with a 95 % interval over texts; NaN ones are left out, and of fewer than two there is None."""
     known = values[~np.isnan(values)]
+    if len(known) < LEAST_TEXTS:
+        return {"mean": None, "low": None, "high": None, "texts": len(known)}
     middle = float(known.mean())
     half = QUANTILE * float(known.std(ddof=1)) / math.sqrt(len(known))
     return {"mean": middle, "low": middle - half, "high": middle + half, "texts": len(known)}
@@ -85,7 +88,7 @@ def summary(scores: Mapping[str, Floats], weights: Mapping[str, Floats], flips: 
         for name in OAR_MEASURES:
             for rival in RIVALS:
                 part = over_texts(found[name] - found[rival])
-                difference = Difference(part["mean"], part["low"], part["high"], int(part["texts"]))
+                difference = Difference(part["mean"], part["low"], part["high"], part["texts"])
                 where = {"flips": kind, "measure": name, "against": rival}
                 differences.append({**where, **asdict(difference), "verdict": difference.verdict})
         for name, own in scores.items():

@@ -214,7 +214,7 @@ def _kinds(results: Results) -> str:
 
 
 def _interval(row: Mapping[str, Any]) -> str:
-    return f"{row['mean']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
+    return "–" if row["mean"] is None else f"{row['mean']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
 
 
 def _grid(results: Results) -> str:
