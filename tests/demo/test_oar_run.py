@@ -1,7 +1,6 @@
 """The whole demonstration of OAR, short: a policy, a real service that gets its weights, and trainings."""
 
 import json
-import os
 import subprocess
 import sys
 
@@ -91,6 +90,6 @@ def test_fidelity_is_of_the_checkpoint(results):
 
 def test_a_report_and_a_figure_are_there(out, results):
     """And nothing of the work; the report begins by saying that it means nothing."""
-    assert sorted(os.listdir(out)) == ["oar.json", "oar_curves.png", "oar_report.md"]
+    assert sorted(path.name for path in out.iterdir()) == ["oar.json", "oar_curves.png", "oar_report.md"]
     assert (out / "oar_report.md").read_text(encoding="utf-8").startswith("*A quick run")
     assert set(results["rates"]) == set(METHODS)
