@@ -25,12 +25,13 @@ from creditd.engines.outcome_probes import (
     answer_ids,
     answer_places,
     change,
+    logits_of,
     measured_places,
     outcome,
     read_tokens,
 )
 from creditd.engines.policy_passes import Passes, Rows, filled
-from creditd.engines.policy_protocol import ProbeName, ReasonedTokens, SensitivityOptions
+from creditd.engines.policy_protocol import ReasonedTokens, SensitivityOptions
 
 Floats: TypeAlias = NDArray[np.float64]
 Integers: TypeAlias = NDArray[np.int64]
@@ -141,7 +142,7 @@ class _Batch:
         with torch.no_grad():
             states, cache = passes.clean(Rows(tokens, reads))
             clean = tuple(
-                outcome(_logits(state, head, options.probe), answer, options.probe)
+                outcome(logits_of(state[None], head, options.probe), answer, options.probe)
                 for state, answer in zip(states, answers, strict=True)
             )
         start = _first_place(items) if cache is not None else 0
@@ -163,7 +164,7 @@ class _Batch:
         probe = self.options.probe
         with torch.enable_grad():
             leaf = states.requires_grad_()
-            found = outcome(_logits(leaf, self.head, probe), self.answers[row], probe)
+            found = outcome(logits_of(leaf[None], self.head, probe), self.answers[row], probe)
             (gradient,) = torch.autograd.grad(change(self.clean[row], found, probe).sum(), leaf)
         return gradient
 
@@ -181,13 +182,6 @@ class _Batch:
 def _first_place(items: Sequence[ReasonedTokens]) -> int:
     """The first token of a batch that is noisy."""
     return min(int(measured_places(item)[0]) for item in items)
-
-
-def _logits(states: torch.Tensor, head: AnswerHead, probe: ProbeName) -> torch.Tensor:
-    """Logits of the states of one item, shape (1, n, V), or (1, 1, V) of their mean."""
-    if head.averages and probe != "answer_joint":
-        states = states.float().mean(dim=0, keepdim=True)
-    return head(states)[None]
 
 
 def _gathered(draws: Floats) -> Gradients:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from creditd.engines.answer_heads import AnswerHead
 from creditd.engines.policy_protocol import ProbeName, ReasonedTokens
 
 Integers: TypeAlias = NDArray[np.int64]
@@ -74,6 +75,23 @@ def outcome(logits: torch.Tensor, answer: torch.Tensor, probe: ProbeName) -> tor
         known = torch.log_softmax(logits.double(), dim=-1)
         return known.gather(-1, answer[None, :, None].expand(len(known), -1, -1))[..., 0].mean(dim=1)
     return torch.log_softmax(logits.mean(dim=1).double(), dim=-1)
+
+
+def logits_of(states: torch.Tensor, head: AnswerHead, probe: ProbeName) -> torch.Tensor:
+    """What a head makes of the states that a probe looks at.
+
+    Args:
+        states: Shape (rows, n, D).
+        head: Of a linear one the mean of the states is taken before, where the mean of the logits is looked at.
+        probe: What is looked at.
+
+    Returns:
+        Shape (rows, n, V), or (rows, 1, V) of the mean.
+    """
+    if head.averages and probe != "answer_joint":
+        states = states.to(torch.promote_types(states.dtype, torch.float32)).mean(dim=1, keepdim=True)
+    n_rows, n_read, width = states.shape
+    return head(states.reshape(n_rows * n_read, width)).reshape(n_rows, n_read, -1)
 
 
 def change(clean: torch.Tensor, found: torch.Tensor, probe: ProbeName) -> torch.Tensor:

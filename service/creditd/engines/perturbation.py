@@ -25,6 +25,7 @@ from creditd.engines.outcome_probes import (
     answer_ids,
     answer_places,
     change,
+    logits_of,
     measured_places,
     outcome,
     read_tokens,
@@ -135,7 +136,7 @@ def perturbed(
     found = np.empty(len(places))
     with torch.no_grad():
         states, cache = passes.clean(Rows(tokens[None], (reads,)))
-        clean = _outcomes(torch.stack(states), head, answer, probe)
+        clean = outcome(logits_of(torch.stack(states), head, probe), answer, probe)
         read_again = READ_AGAIN.get(passes.device.type, READ_AGAIN["cuda"])
         changed = places if passes.shares else np.zeros_like(places)
         for group in groups_of(
@@ -182,15 +183,6 @@ def padding_to_perturb(tokenizer: PreTrainedTokenizerBase, config: PreTrainedCon
     return int(pad_id)
 
 
-def _outcomes(states: torch.Tensor, head: AnswerHead, answer: torch.Tensor, probe: ProbeName) -> torch.Tensor:
-    """Outcomes of states, shape (rows, n, D)."""
-    if head.averages and probe != "answer_joint":
-        states = states.float().mean(dim=1, keepdim=True)
-    n_rows, n_read, width = states.shape
-    logits = head(states.reshape(n_rows * n_read, width))
-    return outcome(logits.reshape(n_rows, n_read, -1), answer, probe)
-
-
 def _changes(
     clean: torch.Tensor, states: torch.Tensor, head: AnswerHead, answer: torch.Tensor, probe: ProbeName
 ) -> Floats:
@@ -199,7 +191,7 @@ def _changes(
     vocabulary = clean.shape[-1] if probe != "answer_joint" else head(states[:1, 0]).shape[-1]
     step = max(1, MOST_LOGITS // (n_read * vocabulary))
     parts = [
-        change(clean, _outcomes(states[start : start + step], head, answer, probe), probe)
+        change(clean, outcome(logits_of(states[start : start + step], head, probe), answer, probe), probe)
         for start in range(0, len(states), step)
     ]
     found: Floats = torch.cat(parts).cpu().numpy()

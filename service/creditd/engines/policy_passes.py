@@ -185,7 +185,7 @@ def _noise_on(
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def replaced(_module: nn.Module, _inputs: object, made: torch.Tensor) -> torch.Tensor:
-        if made.dtype != torch.float32:
+        if made.dtype.itemsize < torch.float32.itemsize:
             raise ValueError(f"a gradient at noisy embeddings is computed in float32: got {made.dtype}")
         clean = made.detach()
         leaf = (clean + noise(clean.shape[-1])).requires_grad_()
