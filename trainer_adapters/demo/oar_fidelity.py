@@ -6,7 +6,7 @@ Sensitivities and weights come over HTTP from `POST /v1/credit/oar`; what flips 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from oar_model import draw, prompt_ids, words_of
 from oar_plans import FLIPS, MEASURES, MODEL, OAR_MEASURES, PARSER, PROBE, REPLACEMENTS
 
 SEED = 11
+Words: TypeAlias = tuple[str, ...] | None
 _SIGNS = (task.TIMES, task.PLUS, task.IS, task.STOP)
 
 
@@ -102,11 +103,11 @@ def flip_rates(policy: LlamaForCausalLM, work: Work) -> dict[str, Floats]:
     random = np.random.default_rng([task.SEED, SEED])
     for place in range(task.REASONING):
         others = _replacements(random, work.completions[:, place].tolist())
+        tokens = torch.cat([work.completions[:, place, None], others], dim=1)
         for name, answers in (("kept", _kept), ("rewritten", _rewritten)):
-            before = answers(policy, work, place, work.completions[:, place])
-            after = [answers(policy, work, place, others[:, column]) for column in range(REPLACEMENTS)]
-            flipped = [[a != b for a, b in zip(one, before, strict=True)] for one in after]
-            tables[name][:, place] = np.mean(flipped, axis=0)
+            found = answers(policy, work, place, tokens)
+            flipped = [[other != before for other in after] for before, *after in found]
+            tables[name][:, place] = np.mean(flipped, axis=1)
     return tables
 
 
@@ -120,18 +121,29 @@ def _replacements(random: np.random.Generator, tokens: list[int]) -> torch.Tenso
     return torch.tensor(rows)
 
 
-def _kept(policy: LlamaForCausalLM, work: Work, place: int, tokens: torch.Tensor) -> list[Any]:
-    """The answers that are written behind the work with other tokens at one place."""
-    completions = work.completions[:, : task.REASONING + 1].clone()
-    completions[:, place] = tokens
-    made = draw(policy, torch.cat([work.prompts, completions], dim=1), None, task.ANSWER_DIGITS)
-    return made.words
+def _kept(policy: LlamaForCausalLM, work: Work, place: int, tokens: torch.Tensor) -> list[list[Words]]:
+    """The answers that are written behind the work with each of the tokens at a place, of shape (n, tokens)."""
+    prompts, completions = _repeated(work, tokens)
+    completions = completions[:, : task.REASONING + 1]
+    completions[:, place] = tokens.flatten()
+    made = draw(policy, torch.cat([prompts, completions], dim=1), None, task.ANSWER_DIGITS)
+    return _rows([tuple(words) for words in made.words], tokens)
 
 
-def _rewritten(policy: LlamaForCausalLM, work: Work, place: int, tokens: torch.Tensor) -> list[Any]:
+def _rewritten(policy: LlamaForCausalLM, work: Work, place: int, tokens: torch.Tensor) -> list[list[Words]]:
     """The answers when everything behind a place is written anew; None where none is."""
-    head = torch.cat([work.completions[:, :place], tokens[:, None]], dim=1)
-    made = draw(policy, torch.cat([work.prompts, head], dim=1), None, task.WRITTEN - place - 1)
-    return [
-        task.answer(words_of([*begun, *rest])) for begun, rest in zip(head.tolist(), made.ids.tolist(), strict=True)
-    ]
+    prompts, completions = _repeated(work, tokens)
+    head = torch.cat([completions[:, :place], tokens.flatten()[:, None]], dim=1)
+    made = draw(policy, torch.cat([prompts, head], dim=1), None, task.WRITTEN - place - 1)
+    answers = [task.answer(words_of(row)) for row in torch.cat([head, made.ids], dim=1).tolist()]
+    return _rows([None if words is None else tuple(words) for words in answers], tokens)
+
+
+def _repeated(work: Work, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Prompts and completions, each as often as there are tokens to try."""
+    return work.prompts.repeat_interleave(tokens.shape[1], 0), work.completions.repeat_interleave(tokens.shape[1], 0)
+
+
+def _rows(answers: list[Words], tokens: torch.Tensor) -> list[list[Words]]:
+    width = tokens.shape[1]
+    return [answers[start : start + width] for start in range(0, len(answers), width)]

@@ -164,7 +164,7 @@ FULL = Schedule(
     steps=30,
     evaluate_every=3,
     outage_steps=12,
-    study_texts=128,
+    study_texts=96,
 )
 QUICK = Schedule(
     lessons=120,
