@@ -17,7 +17,7 @@ from anyio.from_thread import start_blocking_portal
 
 from creditd.server.resources import Resources
 from creditd.wire import codec
-from server.running import GROUP, OAR, PATIENCE_S, SCAR_SOLVE, SHAPLEY, Service, running
+from server.running import COMPOSE, GROUP, OAR, PATIENCE_S, SCAR_SOLVE, SHAPLEY, Service, running
 
 SOLVE = "/v1/credit/shapley/solve"
 HUGE = 2**60
@@ -131,6 +131,11 @@ NUMBER_OF_TOKENS = {"reward": 1.0, "span": [0, 1]}
 def scar(*items: dict[str, Any], **options: Any) -> dict[str, Any]:
     """Completions without a text, whose units are given."""
     return {"items": list(items), "segmentation": {"type": "given", "max_units": None}, **options}
+
+
+def composed(n_tokens: int = 4, **changes: Any) -> dict[str, Any]:
+    """A request about one set of one candidate, of whose inside something is known."""
+    return {"sets": [{"n_tokens": n_tokens, "candidates": [{"reward": 1.0, "span": [0, 4], **changes}]}]}
 
 
 def given(*items: dict[str, Any], **options: Any) -> dict[str, Any]:
@@ -309,6 +314,46 @@ CASES: dict[str, Hostile] = {
     ),
     "most sensitivities, many completions": packed(
         given(*[{"sensitivities": buffer([0.0] * 131_072)}] * 40), "budget_exceeded", "/items", path=OAR
+    ),
+    "2^60 tokens of a composed set": text(composed(n_tokens=HUGE), "invalid_request", "/sets/0/n_tokens", path=COMPOSE),
+    "a unit to 2^60": text(
+        composed(units=[[0, HUGE]], unit_values=[1.0]),
+        "shape_mismatch",
+        "/sets/0/candidates/0/units/0",
+        path=COMPOSE,
+    ),
+    "a unit from -2^60": text(
+        composed(units=[[-HUGE, 4]], unit_values=[1.0]),
+        "shape_mismatch",
+        "/sets/0/candidates/0/units/0",
+        path=COMPOSE,
+    ),
+    "a table of 2^13 partial texts": text(
+        composed(n_tokens=13, span=[0, 13], units=[[k, k + 1] for k in range(13)], utilities=[0.0] * 2**13),
+        "too_many_players",
+        "/sets/0/candidates/0/units",
+        path=COMPOSE,
+    ),
+    "4,097 units of a candidate": text(
+        composed(n_tokens=4097, span=[0, 4097], units=[[k, k + 1] for k in range(4097)], unit_values=[0.0] * 4097),
+        "too_many_players",
+        "/sets/0/candidates/0/units",
+        path=COMPOSE,
+    ),
+    "a tree of units that ends in itself": text(
+        composed(units=[[0, 1], [1, 4]], utilities=[0.0] * 4, tree=[[0, 2]]),
+        "shape_mismatch",
+        "/sets/0/candidates/0/tree",
+        path=COMPOSE,
+    ),
+    "most tokens, many composed sets": text(
+        {"sets": composed(n_tokens=131_072)["sets"] * 40}, "budget_exceeded", "/tokens", path=COMPOSE
+    ),
+    "a mask of threes": packed(
+        {"sets": [{**composed()["sets"][0], "completion_mask": buffer([3] * 4, "<i8")}]},
+        "invalid_request",
+        "/sets/0/completion_mask/0",
+        path=COMPOSE,
     ),
     "a pattern of brackets": text(
         {"items": [{"completion": "a"}], "segmentation": {"type": "regex", "pattern": "(" * 1000}},
