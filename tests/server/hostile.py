@@ -444,6 +444,23 @@ PLACES = {
         OAR,
         '{{"items": [{{"sensitivities": [1]}}], "sensitivity": {{"type": "given"}}, "reshape": {{"floor": {}}}}}',
     ),
+    "/sets/0/candidates/0/unit_values/0": (
+        COMPOSE,
+        '{{"sets": [{{"n_tokens": 1, "candidates": [{{"reward": 1, "span": [0, 1], "units": [[0, 1]],'
+        + ' "unit_values": [{}]}}]}}]}}',
+    ),
+    "/sets/0/candidates/0/advantage": (
+        COMPOSE,
+        '{{"sets": [{{"n_tokens": 1, "set_advantage": 0, "candidates": [{{"advantage": {}, "span": [0, 1]}}]}}]}}',
+    ),
+    "/sets/0/set_advantage": (
+        COMPOSE,
+        '{{"sets": [{{"n_tokens": 1, "set_advantage": {}, "candidates": [{{"advantage": 1, "span": [0, 1]}}]}}]}}',
+    ),
+    "/inside/share": (
+        COMPOSE,
+        '{{"sets": [{{"n_tokens": 0, "candidates": []}}], "inside": {{"type": "bounded", "share": {}}}}}',
+    ),
     "/items/0/n_players": (SOLVE, '{{"items": [{{"n_players": {}}}]}}'),
     "/columns/n_tokens/0": (
         SHAPLEY,
@@ -460,6 +477,9 @@ OF_REWARDS = (
     "/rewards/0/1",
     "/kl/0",
     "/items/0/advantage",
+    "/candidates/0/advantage",
+    "/set_advantage",
+    "/unit_values/0",
     "/sensitivities/0",
 )
 """How pointers to rewards end, which are looked at set by set: one that is not finite has a code of its own."""
