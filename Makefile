@@ -66,7 +66,7 @@ named-config:
 serve-models: named-config $(VENV)/models.stamp ## install the service with torch and run it with the models of a file (CONFIG=FILE.toml)
 	@exec $(BIN)/creditd serve --host 127.0.0.1 --port $(PORT) --config $(CONFIG)
 
-serve-toy: $(VENV)/service.stamp ## run the service with the toy in the place of a reward model that SCAR.md describes (PORT=8400)
+serve-toy: $(VENV)/service.stamp ## run the service with the toys in the place of models that SCAR.md and OAR.md describe (PORT=8400)
 	@PYTHONPATH=tests PORT=$(PORT) exec $(BIN)/python -m docs.scar_service
 
 setup: $(VENV)/dev.stamp ## install everything that development needs
