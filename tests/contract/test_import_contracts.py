@@ -68,7 +68,7 @@ def contracts_of(checkout):
         [sys.executable, "-c", command, "--no-cache"],
         capture_output=True, text=True, check=False, cwd=checkout, env=environment, timeout=300,
     )  # fmt: skip
-    verdicts = re.findall(r"^(.+) (KEPT|BROKEN)$", done.stdout, re.MULTILINE)
+    verdicts = re.findall(r"^(.+) (KEPT|BROKEN)(?: \(.*\))?$", done.stdout, re.MULTILINE)
     assert verdicts, done.stdout + done.stderr
     return dict(verdicts), done.returncode
 
