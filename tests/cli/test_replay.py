@@ -250,7 +250,7 @@ def test_a_broken_recording_is_said_in_one_sentence(recorded, capsys):
         ({"request": '{"sets": []}'}, "expected the columns"),
         (
             {"operation": "/v1/other"},
-            "expected /v1/credit/shapley, /v1/credit/group, /v1/credit/scar or /v1/credit/oar",
+            "expected /v1/credit/shapley, /v1/credit/group, /v1/credit/scar, /v1/credit/oar or /v1/credit/compose",
         ),
     ):
         recorded.write_text(original)

@@ -446,8 +446,7 @@ PLACES = {
     ),
     "/sets/0/candidates/0/unit_values/0": (
         COMPOSE,
-        '{{"sets": [{{"n_tokens": 1, "candidates": [{{"reward": 1, "span": [0, 1], "units": [[0, 1]],'
-        + ' "unit_values": [{}]}}]}}]}}',
+        '{{"sets":[{{"n_tokens":1,"candidates":[{{"reward":1,"span":[0,1],"units":[[0,1]],"unit_values":[{}]}}]}}]}}',
     ),
     "/sets/0/candidates/0/advantage": (
         COMPOSE,
