@@ -2,40 +2,18 @@
 
 import asyncio
 import math
-from dataclasses import fields
 
 import numpy as np
 import pytest
 
-from creditd.client import AsyncClient, Client, InvalidRequestError, NotFoundError, OarResult, PartialResultError
+from creditd.client import AsyncClient, Client, InvalidRequestError, NotFoundError, PartialResultError
 from creditd.client.exchanges import answer_of, parsed
+from oar_completions import WORKED, assert_same, local
 
-WORKED = [0.0, 0.1, 0.5, 1.0, 4.0]
 WEIGHTS = [0.087724, 0.877242, 1.056937, 1.223612, 1.754484]
 """methods.md §4: derived there to six digits."""
 DIGITS = 1e-6
 FORMATS = ["binary", "json"]
-
-
-def local(wire_format="binary", **options):
-    """The result in this process."""
-    with Client("local:", wire_format=wire_format) as client:
-        return client.oar(**options)
-
-
-def assert_same(one, other):
-    """Equal bits in every field that says something of the completions."""
-    for field in fields(OarResult):
-        ours, theirs = getattr(one, field.name), getattr(other, field.name)
-        if field.name in {"request_id", "usage", "service"}:
-            continue
-        if hasattr(ours, "row_splits"):
-            assert ours.row_splits.tolist() == theirs.row_splits.tolist(), field.name
-            ours, theirs = ours.values, theirs.values
-        if isinstance(ours, np.ndarray):
-            assert ours.tobytes() == theirs.tobytes(), field.name
-        else:
-            assert ours == theirs, field.name
 
 
 @pytest.mark.parametrize("wire_format", FORMATS)

@@ -96,7 +96,7 @@ class OarOperations(Conversations):
             InvalidRequestError: If the request is wrong, or no completion could be answered.
             NotFoundError: If the service has no such model; local mode has none at all.
             WeightVersionUnknownError: If the policy never heard of the version: push the weights, and ask again.
-            WeightVersionMismatchError: If it has another version, and nobody waits or nobody pushed it in time.
+            WeightVersionMismatchError: If it has another version and `if_not_ready` is `fail`, or its time is over.
             PartialResultError: If some completions have no answer; `result` holds the others.
             TransportError: If no answer came.
             DeadlineExceededError: If none came in time.
