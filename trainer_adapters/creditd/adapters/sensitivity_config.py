@@ -41,7 +41,7 @@ class SensitivityConfig:
             concerned (`group_reward`), which is counted.
         deterministic: Whether the policy reads each completion by itself, so that others change no bit of it.
         deadline_s: Seconds for one request, retries included.
-        push_deadline_s: Seconds for handing over the weights once, retries included.
+        push_deadline_s: Seconds for each shard of weights that are handed over, retries included.
         run: Names this run in versions of weights, which are `RUN:STEP`; it has to differ from those of all other runs
             that use the policy. None: a new name each time training begins.
         most_tokens: Tokens of one pass of the trainer's own model, `in_process`.
@@ -64,7 +64,7 @@ class SensitivityConfig:
     on_failure: SensitivityFailurePolicy = "raise"
     deterministic: bool = False
     deadline_s: float = 120.0
-    push_deadline_s: float = 600.0
+    push_deadline_s: float = 120.0
     run: str | None = None
     most_tokens: int = 4096
     max_credit_share: float | None = 0.25
