@@ -87,8 +87,9 @@ def test_a_route_is_short(route):
 def test_all_routes_were_found():
     """The walk above sees every route there is."""
     assert {route.name for route in routes()} == {
-        "credit_shapley", "credit_shapley_solve", "credit_group", "credit_scar", "credit_scar_solve",
-        "credit_oar", "credit_compose", "info", "models", "utilities", "livez", "readyz", "metrics", "first_page", "openapi", "replace_weights",
+        "credit_shapley", "credit_shapley_solve", "credit_group", "credit_scar", "credit_scar_solve", "credit_oar",
+        "credit_compose", "info", "models", "utilities", "livez", "readyz", "metrics", "first_page", "openapi",
+        "replace_weights",
     }  # fmt: skip
 
 
