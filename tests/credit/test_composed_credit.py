@@ -713,3 +713,13 @@ def test_columns_that_do_not_fit_are_refused():
     for changes in ({"parts": ()}, {"masks": ()}, {"inside": ()}, {"slopes": np.zeros(3)}):
         with pytest.raises(ValueError, match="expected"):
             dataclasses.replace(batch, **changes)
+
+
+def test_columns_that_are_needed_are_named():
+    """Without spans, or without token counts, there is nothing to give an advantage to."""
+    batch = batch_of(*TWO)
+    for lacking in ({"spans": None}, {"n_tokens": None}):
+        with pytest.raises(ValueError, match="need spans and n_tokens"):
+            composed_credit(
+                dataclasses.replace(batch, sets=dataclasses.replace(batch.sets, **lacking)), ComposeOptions()
+            )
