@@ -1,5 +1,7 @@
 """Small causal language models of every shape that policies have, completions, and what plain transformers say."""
 
+from contextlib import contextmanager
+
 import numpy as np
 import torch
 from transformers import (
@@ -81,6 +83,17 @@ def saved_policy(folder, name="qwen3", *, seed=0, **special):
 def passes_of(model, *, shares=True, beat=lambda: None):
     """A policy as its passes see it."""
     return Passes(backbone_of(model), model.get_input_embeddings(), model.device, shares, beat)
+
+
+@contextmanager
+def tokens_of(model):
+    """The tokens of each pass from now on."""
+    tokens = []
+    handle = model.get_input_embeddings().register_forward_hook(
+        lambda _module, inputs, _made: tokens.append(inputs[0].numel())
+    )
+    yield tokens
+    handle.remove()
 
 
 def item_of(seed=0, *, prompt=12, reasoning=30, conclusion=4, answer=3, after=2, measured=None):

@@ -18,7 +18,16 @@ from creditd.engines.perturbation import (  # noqa: E402
     perturbation_tokens,
     perturbed,
 )
-from engines.policies import PROBES, SHARING, STATEFUL, item_of, passes_of, plain_perturbation, policy  # noqa: E402
+from engines.policies import (  # noqa: E402
+    PROBES,
+    SHARING,
+    STATEFUL,
+    item_of,
+    passes_of,
+    plain_perturbation,
+    policy,
+    tokens_of,
+)
 from engines.saved import tokenizer  # noqa: E402
 
 AGREEMENT = 1e-5
@@ -110,19 +119,14 @@ def test_in_bfloat16_logits_are_made_in_float32():
 def test_passes_and_tokens_are_told_beforehand():
     """What is said to be computed is what is computed, with clean beginnings and without."""
     model = policy()
+    head = policy_head(model)
     for shares in (True, False):
         for item in (item_of(), item_of(measured=[0, 9, 10, 25])):
             sizes = {"most_tokens": 150, "read_again": AGAIN, "shares": shares}
-            beats, tokens = [], []
-            passes = passes_of(model, shares=shares, beat=lambda: beats.append(1))
-            handle = model.get_input_embeddings().register_forward_hook(
-                lambda _module, inputs, _made: tokens.append(inputs[0].numel())
-            )
-            perturbed(passes, policy_head(model), item, probe="last", token_id=0, most_tokens=150)
-            handle.remove()
-            # The head is looked at before, by two passes of its own.
-            assert len(beats) == len(tokens[2:]) == perturbation_passes(item, **sizes)
-            assert sum(tokens[2:]) == perturbation_tokens(item, **sizes)
+            with tokens_of(model) as tokens:
+                perturbed(passes_of(model, shares=shares), head, item, probe="last", token_id=0, most_tokens=150)
+            assert len(tokens) == perturbation_passes(item, **sizes)
+            assert sum(tokens) == perturbation_tokens(item, **sizes)
 
 
 def test_groups_have_every_place_once_within_their_limits():
