@@ -29,7 +29,7 @@ FINITE_DIFFERENCES = 1e-4
 """Of the largest sensitivity, against central differences in float64."""
 FLOAT32 = 2e-3
 """The same in float32: a gradient that vanishes without noise is a small difference of large terms."""
-BATCHES = 2e-4
+BATCHES = 1e-3
 """The same between batches, in which sums are made in other orders."""
 STEP = 1e-4
 

@@ -114,5 +114,5 @@ def change(clean: torch.Tensor, found: torch.Tensor, probe: ProbeName) -> torch.
     if probe == "answer_joint":
         return clean - found
     # Where the clean probability is 0, so is the term, whatever the other one is.
-    terms = torch.where(clean > -torch.inf, clean.exp() * (clean - found), 0.0)
+    terms = torch.where(clean == -torch.inf, 0.0, clean.exp() * (clean - found))
     return terms.sum(dim=-1)

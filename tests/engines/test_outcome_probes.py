@@ -1,0 +1,109 @@
+import numpy as np
+import pytest
+
+pytest.importorskip("transformers", reason="the lane `models` installs torch and transformers")
+pytestmark = pytest.mark.models
+
+import torch  # noqa: E402
+
+from creditd.engines.outcome_probes import (  # noqa: E402
+    answer_ids,
+    answer_places,
+    change,
+    logits_of,
+    measured_places,
+    outcome,
+    read_tokens,
+)
+from engines.policies import PROBES, item_of  # noqa: E402
+
+
+def softmax(logits):
+    """Of the last axis, in NumPy."""
+    found = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return found / found.sum(axis=-1, keepdims=True)
+
+
+@pytest.fixture
+def logits():
+    """Of two rows, three answer tokens and eleven tokens of a vocabulary."""
+    return torch.from_numpy(np.random.default_rng(0).normal(size=(2, 3, 11)).astype(np.float32))
+
+
+def test_distributions_and_their_divergence(logits):
+    """Softmax of the mean of the logits; Σ p·log(p/q) with the clean one first."""
+    found = outcome(logits, torch.tensor([1, 2, 3]), "answer_mean")
+    expected = softmax(logits.double().numpy().mean(axis=1))
+    assert found.exp().numpy() == pytest.approx(expected, abs=1e-7)
+    divergence = (expected[0] * np.log(expected[0] / expected[1])).sum()
+    assert float(change(found[:1], found[1:], "answer_mean")) == pytest.approx(divergence, abs=1e-7)
+    assert float(change(found[:1], found[:1], "last")) == 0.0
+
+
+def test_the_mean_likelihood_of_the_answer(logits):
+    """λ is a mean over answer tokens; its change is signed."""
+    answer = torch.tensor([1, 2, 10])
+    found = outcome(logits, answer, "answer_joint")
+    known = np.log(softmax(logits.double().numpy()))
+    expected = known[:, [0, 1, 2], answer.numpy()].mean(axis=1)
+    assert found.numpy() == pytest.approx(expected, abs=1e-6)
+    first, second = (float(change(found[i : i + 1], found[1 - i :][:1], "answer_joint")) for i in (0, 1))
+    assert first == pytest.approx(-second)
+    assert first == pytest.approx(expected[0] - expected[1], abs=1e-6)
+
+
+def test_a_token_without_probability_adds_nothing():
+    """Where the clean probability is 0, so is the term, and never NaN."""
+    clean = torch.tensor([[0.0, -torch.inf]], dtype=torch.float64)
+    assert float(change(clean, torch.tensor([[-1.0, -torch.inf]], dtype=torch.float64), "last")) == 1.0
+
+
+def test_what_is_no_number_stays_none():
+    """NaN is never taken for a token without probability."""
+    clean = torch.tensor([[torch.nan, 0.0]], dtype=torch.float64)
+    assert torch.isnan(change(clean, torch.zeros((1, 2), dtype=torch.float64), "last")).all()
+
+
+def test_small_divergences_keep_their_digits():
+    """A divergence of 1e-10 nats is told to four digits: it is taken in float64."""
+    logits = torch.zeros((2, 1, 4), dtype=torch.float32)
+    logits[1, 0, 0] = 2.0**-15
+    found = outcome(logits, torch.tensor([0]), "last")
+    size = float(change(found[:1], found[1:], "last"))
+    step = 2.0**-15
+    expected = np.log((3 + np.exp(step)) / 4) - step / 4
+    assert size == pytest.approx(expected, rel=1e-4)
+    assert 1e-11 < size < 1e-9
+
+
+class _Sums:
+    """A head that is linear, and counts the states that it is asked."""
+
+    def __init__(self, *, averages):
+        self.averages, self.asked = averages, 0
+
+    def __call__(self, states):
+        self.asked += len(states)
+        return states * 2.0
+
+
+@pytest.mark.parametrize("probe", PROBES)
+def test_a_linear_head_is_asked_for_a_mean_where_a_mean_is_wanted(logits, probe):
+    """Once a row; with a cap, or for likelihoods, for every state. Numbers are the same."""
+    linear, other = _Sums(averages=True), _Sums(averages=False)
+    answer = torch.tensor([1, 2, 3])
+    found = outcome(logits_of(logits, linear, probe), answer, probe)
+    assert torch.allclose(found, outcome(logits_of(logits, other, probe), answer, probe))
+    assert linear.asked == (6 if probe == "answer_joint" else 2)
+    assert other.asked == 6
+
+
+def test_places_are_those_that_predict():
+    """One before the answer tokens; `last` has the first alone; the token of a prompt may be one."""
+    item = item_of(prompt=5, reasoning=4, conclusion=2, answer=3, measured=[1, 3])
+    assert answer_places(item, "last").tolist() == [10]
+    assert answer_places(item, "answer_mean").tolist() == answer_places(item, "answer_joint").tolist() == [10, 11, 12]
+    assert measured_places(item).tolist() == [6, 8]
+    assert len(read_tokens(item)) == 13
+    assert answer_ids(item).tolist() == item.completion_ids[6:9].tolist()
+    assert answer_places(item_of(prompt=5, reasoning=0, conclusion=0), "last").tolist() == [4]
