@@ -24,10 +24,10 @@ from creditd.engines.noise import normal_noise
 from creditd.engines.outcome_probes import (
     answer_ids,
     answer_places,
-    change,
-    logits_of,
+    change_gradient,
     measured_places,
-    outcome,
+    n_logits,
+    outcome_of,
     read_tokens,
 )
 from creditd.engines.policy_passes import Passes, Rows, filled
@@ -115,6 +115,7 @@ class _Batch:
         places: For each row its measured columns.
         answers: For each row the tokens of its answer.
         clean: For each row the clean outcome.
+        vocabulary: Logits of each position.
     """
 
     passes: Passes
@@ -125,6 +126,7 @@ class _Batch:
     places: tuple[Integers, ...]
     answers: tuple[torch.Tensor, ...]
     clean: tuple[torch.Tensor, ...]
+    vocabulary: int
 
     @classmethod
     def begun(
@@ -141,32 +143,29 @@ class _Batch:
         answers = tuple(torch.from_numpy(answer_ids(item)).to(passes.device) for item in items)
         with torch.no_grad():
             states, cache = passes.clean(Rows(tokens, reads))
+            vocabulary = n_logits(states[0], head)
             clean = tuple(
-                outcome(logits_of(state[None], head, options.probe), answer, options.probe)
+                outcome_of(state[None], head, answer, options.probe, vocabulary=vocabulary)
                 for state, answer in zip(states, answers, strict=True)
             )
         start = _first_place(items) if cache is not None else 0
         later = Rows(tokens[:, start:], tuple(one - start for one in reads), start)
         places = tuple(measured_places(item) - start for item in items)
-        return cls(passes, head, options, later, cache, places, answers, clean)
+        return cls(passes, head, options, later, cache, places, answers, clean, vocabulary)
 
     def draw(self, number: int) -> list[Floats]:
         """|⟨∇_{e_t} J, e_t⟩| of one draw, for each row shape (R,)."""
         made = self.passes.noisy(self.rows, self.cache, lambda width: self._noise(number, width))
         # The way through the head is gone for one item at a time, so that logits are few.
-        through_head = [self._through_head(row, states.detach()) for row, states in enumerate(made.states)]
+        through_head = [
+            change_gradient(
+                self.clean[row], states, self.head, self.answers[row], self.options.probe, vocabulary=self.vocabulary
+            )
+            for row, states in enumerate(made.states)
+        ]
         (gradient,) = torch.autograd.grad(made.states, made.leaf, through_head)
         products = (gradient.double() * made.clean.double()).sum(dim=-1).abs().cpu().numpy()
         return [products[row, columns] for row, columns in enumerate(self.places)]
-
-    def _through_head(self, row: int, states: torch.Tensor) -> torch.Tensor:
-        """∇J with respect to the states that are read of a row."""
-        probe = self.options.probe
-        with torch.enable_grad():
-            leaf = states.requires_grad_()
-            found = outcome(logits_of(leaf[None], self.head, probe), self.answers[row], probe)
-            (gradient,) = torch.autograd.grad(change(self.clean[row], found, probe).sum(), leaf)
-        return gradient
 
     def _noise(self, number: int, width: int) -> torch.Tensor:
         """Shape (B, L, width), float32: 0 but at measured tokens."""

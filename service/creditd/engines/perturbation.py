@@ -17,17 +17,17 @@ from typing import TypeAlias
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedConfig, PreTrainedTokenizerBase
 
-from creditd.engines.answer_heads import MOST_LOGITS, AnswerHead
+from creditd.engines.answer_heads import AnswerHead
 from creditd.engines.errors import ModelUnsuitableError
 from creditd.engines.outcome_probes import (
     answer_ids,
     answer_places,
-    change,
-    logits_of,
+    changes,
     measured_places,
-    outcome,
+    n_logits,
+    outcome_of,
     read_tokens,
 )
 from creditd.engines.policy_passes import Passes, Rows
@@ -136,7 +136,8 @@ def perturbed(
     found = np.empty(len(places))
     with torch.no_grad():
         states, cache = passes.clean(Rows(tokens[None], (reads,)))
-        clean = outcome(logits_of(torch.stack(states), head, probe), answer, probe)
+        vocabulary = n_logits(states[0], head)
+        clean = outcome_of(torch.stack(states), head, answer, probe, vocabulary=vocabulary)
         read_again = READ_AGAIN.get(passes.device.type, READ_AGAIN["cuda"])
         changed = places if passes.shares else np.zeros_like(places)
         for group in groups_of(
@@ -146,7 +147,8 @@ def perturbed(
             rows = np.repeat(tokens[None, start:], group.stop - group.start, axis=0)
             rows[np.arange(len(rows)), places[group] - start] = token_id
             states = passes.after(Rows(rows, (reads - start,) * len(rows), start), cache)
-            found[group] = _changes(clean, torch.stack(states), head, answer, probe)
+            changed_by = changes(clean, torch.stack(states), head, answer, probe, vocabulary=vocabulary)
+            found[group] = changed_by.cpu().numpy()
     # Reading it again would give nothing but rounding.
     found[tokens[places] == token_id] = 0.0
     return found
@@ -163,36 +165,28 @@ def perturbation_passes(
     return 1 + sum(1 for _ in groups)
 
 
-def padding_to_perturb(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> int:
+def padding_to_perturb(
+    tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig, generation: GenerationConfig | None = None
+) -> int:
     """The padding token, where it stands for nothing else.
 
     Args:
         tokenizer: The policy's.
         config: The policy's.
+        generation: The policy's configuration of generation, which may name further tokens that end a text. None: it
+            has none.
 
     Raises:
         ModelUnsuitableError: If there is none, or it ends a text as well: a token has to be named then.
     """
-    pad_id, ends = tokenizer.pad_token_id, config.get_text_config().eos_token_id
+    pad_id = tokenizer.pad_token_id
     if pad_id is None:
         raise ModelUnsuitableError("the tokenizer has no padding token; expected a token_id to perturb with")
-    if pad_id in {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])}:
+    ends = {tokenizer.eos_token_id}
+    for named in (config.get_text_config().eos_token_id, None if generation is None else generation.eos_token_id):
+        ends |= set(named) if isinstance(named, list | tuple) else {named}
+    if pad_id in ends:
         raise ModelUnsuitableError(
             "the padding token is the end of a text as well; expected a token_id to perturb with"
         )
     return int(pad_id)
-
-
-def _changes(
-    clean: torch.Tensor, states: torch.Tensor, head: AnswerHead, answer: torch.Tensor, probe: ProbeName
-) -> Floats:
-    """Changes of the outcomes of states, shape (rows, n, D), some rows at a time so that logits stay few."""
-    n_read = 1 if head.averages and probe != "answer_joint" else states.shape[1]
-    vocabulary = clean.shape[-1] if probe != "answer_joint" else head(states[:1, 0]).shape[-1]
-    step = max(1, MOST_LOGITS // (n_read * vocabulary))
-    parts = [
-        change(clean, outcome(logits_of(states[start : start + step], head, probe), answer, probe), probe)
-        for start in range(0, len(states), step)
-    ]
-    found: Floats = torch.cat(parts).cpu().numpy()
-    return found

@@ -153,7 +153,7 @@ class PolicyEngine(LocalEngine[LoadedPolicy, PolicyWork]):
             options: How they are measured.
             alone: Whether each item is run by itself, so that no other changes a bit of its sensitivities. By
                 perturbation it always is.
-            checkpoint: Called before each item; what it raises ends the work.
+            checkpoint: Called before each item, in every loop over them; what it raises ends the work.
 
         Raises:
             ModelUnsuitableError: If there is no token to perturb with.
@@ -176,20 +176,16 @@ class PolicyEngine(LocalEngine[LoadedPolicy, PolicyWork]):
             else:
                 places.append(len(measured))
                 measured.append(item)
-        distinct = Distinct.of(measured)
-        places = [one if one < 0 else distinct.places[one] for one in places]
+        distinct = Distinct.of(measured, checkpoint)
         work = PolicyWork(distinct.items, options, alone)
-        slices = sliced(work, self._loaded, SLICE_BATCHES * self.spec.batch_tokens) if distinct.items else []
-        lengths = [len(item.prompt_ids) + item.answer[1] - 1 for item in measured]
-        passes = [
-            1 + (options.noise_samples if options.method == "gradient" else len(item.positions)) for item in measured
-        ]
+        most_tokens = SLICE_BATCHES * self.spec.batch_tokens
+        slices = sliced(work, self._loaded, most_tokens, checkpoint) if distinct.items else []
         usage = EngineUsage(
-            evaluations=sum(passes[distinct.places.index(number)] for number in range(len(distinct.items))),
-            tokens_computed=sum(self._loaded.n_tokens([item], options) for one in slices for item in one.items),
-            tokens_naive=sum(length * n_passes for length, n_passes in zip(lengths, passes, strict=True)),
+            evaluations=sum(_passes(item, options) for item in distinct.items),
+            tokens_computed=sum(one.n_tokens or 0 for one in slices),
+            tokens_naive=sum((len(one.prompt_ids) + one.answer[1] - 1) * _passes(one, options) for one in measured),
         )
-        asked = _Asked(tuple(slices), work.lengths, tuple(places))
+        asked = _Asked(tuple(slices), work.lengths, tuple(one if one < 0 else distinct.places[one] for one in places))
         return PreparedSensitivities(len(items), failures, usage, asked)
 
     def sensitivities(
@@ -204,22 +200,27 @@ class PolicyEngine(LocalEngine[LoadedPolicy, PolicyWork]):
         Args:
             prepared: From `prepared_sensitivities`.
             expires_s: When nobody waits any more, on the clock.
-            pin: Which weights the answer has to be of. Where nothing is left to measure, it is not looked at.
+            pin: Which weights the answer has to be of, also where nothing is left to measure.
 
         Raises:
             EngineOverloadedError: If more tokens wait than the limit.
             EngineStoppedError: If the engine is closed, or its thread has ended.
             WeightVersionUnknownError: If the pinned version was neither announced nor ever current.
+
+        Cost:
+            O(slices), so that it may be called where nothing may take long.
         """
         asked: _Asked = prepared.work
-        if asked.slices:
-            queued = self._batcher.submit_slices(asked.slices, expires_s, pin)
+        version = self.weight_version
+        if asked.slices or pin.version not in {None, version}:
+            # A work of nothing waits for the weights that it is pinned to, or fails, as any other.
+            slices = asked.slices or (PolicyWork((), SensitivityOptions("gradient")),)
+            queued = self._batcher.submit_slices(slices, expires_s, pin)
             return answer_of(queued, partial(_measured, prepared))
         if not self._batcher.is_alive:
             raise EngineStoppedError("the engine is stopped")
-        self._versions.demand_known(pin)
         answer: Future[MeasuredTokens] = Future()
-        answer.set_result(_measured(prepared, Answered(np.empty(0), 0.0, 0.0, self.weight_version)))
+        answer.set_result(_measured(prepared, Answered(np.empty(0), 0.0, 0.0, version)))
         return answer
 
     def _checked(self, options: SensitivityOptions) -> SensitivityOptions:
@@ -235,7 +236,8 @@ class PolicyEngine(LocalEngine[LoadedPolicy, PolicyWork]):
             return replace(options, perturbation_id=None)
         found = options.perturbation_id
         if found is None:
-            found = padding_to_perturb(self._loaded.tokenizer, self._loaded.model.config)
+            model = self._loaded.model
+            found = padding_to_perturb(self._loaded.tokenizer, model.config, model.generation_config)
         if not 0 <= found < self._loaded.n_embeddings:
             raise ModelUnsuitableError(
                 f"got token {found} to perturb with; expected one of a vocabulary of {self._loaded.n_embeddings}"
@@ -261,6 +263,11 @@ class PolicyEngine(LocalEngine[LoadedPolicy, PolicyWork]):
             detail = f"got token {int(ids.max() if ids.min() >= 0 else ids.min())}"
             return TextFailure("invalid_request", f"{detail}; expected one below {self._loaded.n_embeddings}")
         return None
+
+
+def _passes(item: ReasonedTokens, options: SensitivityOptions) -> int:
+    """How often an item is evaluated: once clean, then for each measured token or each draw of noise."""
+    return 1 + (options.noise_samples if options.method == "gradient" else len(item.positions))
 
 
 def _measured(prepared: PreparedSensitivities, answered: Answered) -> MeasuredTokens:

@@ -26,7 +26,7 @@ from creditd.engines.model_spec import ModelSpec
 from creditd.engines.numerics import numerics_of
 from creditd.engines.perturbation import READ_AGAIN, perturbation_tokens, perturbed
 from creditd.engines.policy_check import PolicyCheck, check_beginnings
-from creditd.engines.policy_memory import gradient_bytes, perturbation_bytes
+from creditd.engines.policy_memory import clean_rows, gradient_bytes, perturbation_bytes
 from creditd.engines.policy_passes import Ask, Passes
 from creditd.engines.policy_protocol import ReasonedTokens, SensitivityOptions
 from creditd.engines.policy_work import item_batches
@@ -129,7 +129,7 @@ class LoadedPolicy:
 
     def batches(self, items: Sequence[ReasonedTokens]) -> Iterator[list[int]]:
         """Places of items that are run together by the gradient."""
-        return item_batches(items, self.most_tokens, length_turn(self.model))
+        return item_batches(items, self.most_tokens, length_turn(self.model), clean_rows(_n_logits(self.model)))
 
     def _passes(self, ask: Ask, beat: Callable[[], None]) -> Passes:
         return Passes(ask, self.model.get_input_embeddings(), self.model.device, self.shares, beat)
@@ -250,23 +250,22 @@ def measuring_bytes(model: PreTrainedModel, *, most_tokens: int, longest: int, s
         shares: Whether rows go on from keys and values of their beginnings.
 
     Returns:
-        Bytes. Answers of more than a quarter of the longest sequence, looked at by a head that takes no mean, need
-        more.
+        Bytes, whatever the length of the answer.
 
     Cost:
         O(parameters).
     """
     shape = ForwardShape.of(model)
-    vocabulary = int(model.get_output_embeddings().weight.shape[0])
-    n_read = max(1, longest // LONGEST_ANSWER)
+    vocabulary = _n_logits(model)
     by_perturbation = perturbation_bytes(
-        shape, most_tokens=most_tokens, longest=longest, vocabulary=vocabulary, n_read=n_read, shares=shares
+        shape, most_tokens=most_tokens, longest=longest, vocabulary=vocabulary, n_read=longest, shares=shares
     )
     by_gradient = gradient_bytes(
-        model, shape, most_tokens=most_tokens, longest=longest, vocabulary=vocabulary, n_read=n_read
+        model, shape, most_tokens=most_tokens, longest=longest, vocabulary=vocabulary, n_read=longest
     )
     return max(by_perturbation, by_gradient)
 
 
-LONGEST_ANSWER = 4
-"""Part of the longest sequence that an answer is taken to have at most, as its divisor."""
+def _n_logits(model: PreTrainedModel) -> int:
+    """Logits of each position, V."""
+    return int(model.get_output_embeddings().weight.shape[0])

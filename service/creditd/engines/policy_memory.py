@@ -15,6 +15,8 @@ from creditd.engines.memory import FLOAT32, ForwardShape, batch_bytes
 from creditd.engines.perturbation import MOST_ROWS
 
 _FLOAT64 = 8
+MOST_CLEAN = 1 << 24
+"""Clean log-probabilities that are kept for the rows of a batch, unless those of one row are more."""
 _LOGITS = 2 * FLOAT32 + 3 * _FLOAT64
 """Of one logit in memory at once: itself and its mean in float32; its log-probability, a term and a copy in float64."""
 _LOGITS_BACK = 3 * FLOAT32 + 5 * _FLOAT64
@@ -35,7 +37,7 @@ def perturbation_bytes(
         most_tokens: Most tokens of a pass; one longer row goes by itself.
         longest: Longest row, N.
         vocabulary: V.
-        n_read: Most positions of one row that are read at once: answer tokens, or 1 where their mean is taken before.
+        n_read: Most positions of one row that are read: answer tokens, or 1 where their mean is taken before.
         shares: Whether rows go on from keys and values of their beginning.
 
     Returns:
@@ -45,7 +47,8 @@ def perturbation_bytes(
         O(1).
     """
     kept = _keys_bytes(shape, longest) * shape.n_layers if shares else 0
-    return kept + _rows_bytes(shape, most_tokens, longest) + _head_bytes(shape, vocabulary, n_read, _LOGITS)
+    logits = _head_bytes(shape, _logits_at_once(vocabulary, MOST_ROWS * n_read), _LOGITS)
+    return kept + _rows_bytes(shape, most_tokens, longest) + logits
 
 
 def gradient_bytes(
@@ -59,11 +62,11 @@ def gradient_bytes(
         most_tokens: Most tokens of a batch; one longer row goes by itself.
         longest: Longest row, N.
         vocabulary: V.
-        n_read: Most positions of one row that are read at once.
+        n_read: Most positions of one row that are read.
 
     Returns:
         Bytes beside the weights: the copy of them in float32, keys and values of the batch, what is kept of each layer
-        for the way back, a pass, and logits.
+        for the way back, a pass, logits, and the clean log-probabilities of all rows.
 
     Cost:
         O(parameters).
@@ -78,7 +81,18 @@ def gradient_bytes(
     saved = shape.n_layers * (FLOAT32 * numbers * n_tokens + scores) + 4 * FLOAT32 * shape.hidden * n_tokens
     kept = _keys_bytes(shape, n_tokens) * shape.n_layers
     passes = _rows_bytes(shape, most_tokens, longest)
-    return copy_bytes(model) + kept + saved + passes + _head_bytes(shape, vocabulary, n_read, _LOGITS_BACK)
+    clean = _FLOAT64 * vocabulary * min(most_tokens, clean_rows(vocabulary))
+    logits = _head_bytes(shape, _logits_at_once(vocabulary, n_read), _LOGITS_BACK)
+    return copy_bytes(model) + kept + saved + passes + clean + logits
+
+
+def clean_rows(vocabulary: int) -> int:
+    """Most rows of a batch by the gradient, of each of which the clean log-probabilities are kept.
+
+    Args:
+        vocabulary: V.
+    """
+    return max(1, MOST_CLEAN // vocabulary)
 
 
 def copy_bytes(model: nn.Module) -> int:
@@ -109,8 +123,12 @@ def _rows_bytes(shape: ForwardShape, most_tokens: int, longest: int) -> int:
     return known + mask + repeated + scores + batch_bytes(shape, most_tokens=most_tokens, longest=longest)
 
 
-def _head_bytes(shape: ForwardShape, vocabulary: int, n_read: int, each: int) -> int:
+def _logits_at_once(vocabulary: int, n_positions: int) -> int:
+    """Of some positions as many as `MOST_LOGITS` has room for, and one at least."""
+    return max(vocabulary, min(MOST_LOGITS, n_positions * vocabulary))
+
+
+def _head_bytes(shape: ForwardShape, n_logits: int, each: int) -> int:
     """Logits, and the part of the head that is turned to float32."""
-    n_logits = max(MOST_LOGITS, n_read * vocabulary)
     part = FLOAT32 * max(VOCABULARY_PART, shape.hidden) if shape.n_bytes != FLOAT32 else 0
     return each * n_logits + part

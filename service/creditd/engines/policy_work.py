@@ -6,7 +6,7 @@ Items that are the same are measured once, so that copies have the same numbers 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Protocol, TypeAlias
 
@@ -48,11 +48,13 @@ class PolicyWork:
         items: Each with at least one measured token.
         options: How they are measured; the token to perturb with is named.
         alone: Whether each is run by itself.
+        n_tokens: Tokens that go through the model, where they were counted before.
     """
 
     items: tuple[ReasonedTokens, ...]
     options: SensitivityOptions
     alone: bool = False
+    n_tokens: int | None = field(default=None, compare=False)
 
     @cached_property
     def lengths(self) -> tuple[int, ...]:
@@ -73,12 +75,18 @@ class Distinct:
     places: tuple[int, ...]
 
     @classmethod
-    def of(cls, items: Sequence[ReasonedTokens]) -> Distinct:
-        """Items that differ in what is read or measured of them."""
+    def of(cls, items: Sequence[ReasonedTokens], checkpoint: Callable[[], None] = lambda: None) -> Distinct:
+        """Items that differ in what is read or measured of them.
+
+        Args:
+            items: Any.
+            checkpoint: Called before each item.
+        """
         numbers: dict[bytes, int] = {}
         kept: list[ReasonedTokens] = []
         places = []
         for item in items:
+            checkpoint()
             number = numbers.setdefault(_key(item), len(kept))
             if number == len(kept):
                 kept.append(item)
@@ -93,7 +101,9 @@ def _key(item: ReasonedTokens) -> bytes:
     return b"".join(part.tobytes() for part in parts)
 
 
-def sliced(work: PolicyWork, measurer: Measurer, most_tokens: int) -> list[PolicyWork]:
+def sliced(
+    work: PolicyWork, measurer: Measurer, most_tokens: int, checkpoint: Callable[[], None] = lambda: None
+) -> list[PolicyWork]:
     """A work in slices that are run one at a time, in order, so that others have their turn between.
 
     Args:
@@ -101,44 +111,46 @@ def sliced(work: PolicyWork, measurer: Measurer, most_tokens: int) -> list[Polic
         measurer: What it costs.
         most_tokens: Tokens from which a slice is full. By perturbation an item that has more is cut as well; by the
             gradient an item is measured at once.
+        checkpoint: Called before each item.
 
     Returns:
-        Works whose items are those of the work, in order; an item that was cut has its measured tokens in some in a
-        row.
+        Works whose items are those of the work, in order, with their tokens counted; an item that was cut has its
+        measured tokens in some in a row.
 
     Cost:
         A clean pass more for each cut through an item.
     """
-    items = work.items
-    if work.options.method == "perturbation":
-        items = tuple(part for item in items for part in _cut(item, work.options, measurer, most_tokens))
-    slices: list[list[ReasonedTokens]] = [[]]
+    slices: list[PolicyWork] = []
+    items: list[ReasonedTokens] = []
     tokens = 0
-    for item in items:
-        n_tokens = measurer.n_tokens([item], work.options)
-        if slices[-1] and tokens + n_tokens > most_tokens:
-            slices.append([])
-            tokens = 0
-        slices[-1].append(item)
-        tokens += n_tokens
-    return [replace(work, items=tuple(part)) for part in slices]
+    for whole in work.items:
+        checkpoint()
+        for item, n_tokens in _cut(whole, work.options, measurer, most_tokens):
+            if items and tokens + n_tokens > most_tokens:
+                slices.append(replace(work, items=tuple(items), n_tokens=tokens))
+                items, tokens = [], 0
+            items.append(item)
+            tokens += n_tokens
+    return [*slices, replace(work, items=tuple(items), n_tokens=tokens)]
 
 
 def _cut(
     item: ReasonedTokens, options: SensitivityOptions, measurer: Measurer, most_tokens: int
-) -> Iterator[ReasonedTokens]:
-    """An item as some that have a part of its measured tokens each."""
-    n_parts = min(len(item.positions), -(-measurer.n_tokens([item], options) // most_tokens))
+) -> Iterator[tuple[ReasonedTokens, int]]:
+    """An item and its tokens; by perturbation it may be some items that have a part of its measured tokens each."""
+    n_tokens = measurer.n_tokens([item], options)
+    n_parts = min(len(item.positions), -(-n_tokens // most_tokens)) if options.method == "perturbation" else 1
     if n_parts <= 1:
-        yield item
+        yield item, n_tokens
         return
     # Early tokens cost more than late ones, so that parts of equal cost have unequal numbers of them.
     behind = len(item.prompt_ids) + item.answer[1] - 1 - (len(item.prompt_ids) + np.asarray(item.positions))
     shares = np.cumsum(behind) / behind.sum()
     cuts = np.unique(np.searchsorted(shares, np.arange(1, n_parts) / n_parts))
-    for part in np.split(np.asarray(item.positions), cuts):
-        if len(part):
-            yield replace(item, positions=part)
+    for positions in np.split(np.asarray(item.positions), cuts):
+        if len(positions):
+            part = replace(item, positions=positions)
+            yield part, measurer.n_tokens([part], options)
 
 
 class PolicyScorer:
@@ -153,7 +165,9 @@ class PolicyScorer:
         self._measurer = measurer
 
     def n_tokens(self, work: PolicyWork) -> int:
-        """Tokens that go through the model."""
+        """Tokens that go through the model; those of a slice were counted when it was cut."""
+        if work.n_tokens is not None:
+            return work.n_tokens
         return sum(self._measurer.n_tokens([item], work.options) for item in work.items)
 
     def score(self, works: Sequence[PolicyWork], beat: Callable[[], None]) -> list[Floats]:
@@ -161,7 +175,9 @@ class PolicyScorer:
         found: list[Floats | None] = [None] * len(works)
         together: dict[SensitivityOptions, list[int]] = {}
         for place, work in enumerate(works):
-            if work.options.method == "perturbation":
+            if not work.items:
+                found[place] = np.empty(0)
+            elif work.options.method == "perturbation":
                 # Rows of a pass are all of one item, whether it is alone or not.
                 parts = [self._measurer.perturbed(item, work.options, beat) for item in work.items]
                 found[place] = np.concatenate(parts)
@@ -197,12 +213,17 @@ class PolicyScorer:
         )
 
 
-def item_batches(items: Sequence[ReasonedTokens], most_tokens: int, turn: int | None) -> Iterator[list[int]]:
+def item_batches(
+    items: Sequence[ReasonedTokens], most_tokens: int, turn: int | None, most_rows: int | None = None
+) -> Iterator[list[int]]:
     """Places of items that are rows of one batch.
 
     Args:
         items: Any.
         most_tokens: Most tokens of a batch, filling included; one longer row goes by itself.
         turn: Rows up to this length and longer ones go apart. None: they need not.
+        most_rows: Most rows of a batch. None: as many as its tokens allow.
     """
-    return length_batches([read_tokens(item) for item in items], most_tokens, turn)
+    for batch in length_batches([read_tokens(item) for item in items], most_tokens, turn):
+        step = most_rows or len(batch)
+        yield from (batch[start : start + step] for start in range(0, len(batch), step))
