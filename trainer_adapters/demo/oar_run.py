@@ -107,8 +107,9 @@ class Trainings:
         """One run with a service of its own, which is killed half-way if that is what the run is for."""
         fragile = self._free.get()
         try:
+            before = fragile.counts()
             training = self._pool.submit(_train, plan, fragile.service, self._checkpoint)
-            lost = fragile.lose_request(plan.killed_in_step, training.done) if plan.outage else None
+            lost = fragile.lose_request(plan.killed_in_step, before, training.done) if plan.outage else None
             run = training.result()
             if lost is not None:
                 run["lost"] = lost

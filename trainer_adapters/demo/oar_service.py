@@ -110,40 +110,44 @@ class FragileService:
         found = {record["request_id"] for log in self.logs for record in logged(log, OAR_ROUTE)}
         return sum(request_id in found for request_id in request_ids)
 
-    def lose_request(self, number: int, has_ended: Callable[[], bool]) -> dict[str, float]:
+    def counts(self) -> tuple[int, int]:
+        """Weights and requests that the service has answered since it was started last."""
+        uploads = logged(self.service.log, WEIGHTS_ROUTE, least_bytes=SHARD_BYTES)
+        return len(uploads), len(logged(self.service.log, OAR_ROUTE))
+
+    def lose_request(self, number: int, before: tuple[int, int], has_ended: Callable[[], bool]) -> dict[str, float]:
         """Kill the service while it computes a request, and start it anew.
 
         It waits until the weights for that request are there and every request before it has been answered.
 
         Args:
-            number: Which request of the log is lost, from 1.
+            number: Which request of a training is lost, from 1.
+            before: The counts when the training began.
             has_ended: Whether nobody will ask any more.
 
         Returns:
-            `weights_before` and `requests_before`, how many of each had been answered when it was killed, and `seconds`
-            until it listened again.
+            `weights_before` and `requests_before`, how many of each it had answered the training when it was killed,
+            and `seconds` until it listened again.
 
         Raises:
             RuntimeError: If the request was answered before the service could be killed, or never came.
         """
         limit = time.monotonic() + WAIT_LIMIT_S
-        while len(self._weights()) < number:
+        while self.counts()[0] - before[0] < number:
             if has_ended() or time.monotonic() > limit:
                 raise RuntimeError(f"no weights for request {number} came")
             time.sleep(POLL_S)
         time.sleep(IN_FLIGHT_S)
         started = time.monotonic()
         self.kill()
-        counts = [len(self._weights()), len(logged(self.service.log, OAR_ROUTE))]
-        if counts != [number, number - 1]:
-            raise RuntimeError(f"got {counts} weights and requests answered; expected [{number}, {number - 1}]")
+        weights, requests = (now - then for now, then in zip(self.counts(), before, strict=True))
+        if (weights, requests) != (number, number - 1):
+            raise RuntimeError(
+                f"got {weights} weights and {requests} requests answered; expected {number} and one less"
+            )
         self.start()
         return {
-            "weights_before": counts[0],
-            "requests_before": counts[1],
+            "weights_before": weights,
+            "requests_before": requests,
             "seconds": time.monotonic() - started,
         }
-
-    def _weights(self) -> list[dict[str, Any]]:
-        """The uploads that were taken."""
-        return logged(self.service.log, WEIGHTS_ROUTE, least_bytes=SHARD_BYTES)
