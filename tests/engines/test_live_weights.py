@@ -16,6 +16,7 @@ from creditd.engines.errors import (  # noqa: E402
     EngineStoppedError,
     WeightsRefusedError,
     WeightVersionMismatchError,
+    WeightVersionUnknownError,
 )
 from creditd.engines.policy_protocol import WeightPin  # noqa: E402
 from creditd.engines.weight_files import staged_from_path  # noqa: E402
@@ -142,6 +143,19 @@ def test_weights_that_do_not_fit_change_nothing(served, change, why):
     assert np.array_equal(scores, before)
     assert served.changes == []
     assert served.push("new", "v1").weight_version == "v1"
+
+
+def test_a_refused_push_fails_those_who_wait_for_it(served):
+    """At once and not at their deadlines; those who wait for other weights have them."""
+    for version in ("v1", "v2"):
+        served.versions.announce(version)
+    waiting, other = (served.batcher.submit(1, pin=WeightPin(version)) for version in ("v1", "v2"))
+    with pytest.raises(WeightsRefusedError):
+        served.push(changed(served, lambda one: one.pop("model.norm.weight")), "v1")
+    with pytest.raises(WeightVersionUnknownError, match="pushed and refused"):
+        waiting.result(PATIENCE_S)
+    served.push("new", "v2")
+    assert other.result(PATIENCE_S).weight_version == "v2"
 
 
 def test_numbers_that_become_infinite_by_the_cast_are_refused(tmp_path):

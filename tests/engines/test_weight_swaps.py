@@ -268,6 +268,25 @@ def test_a_refused_change_changes_nothing(service):
     assert service.versions.state().n_swaps == 0
 
 
+def test_work_that_waits_for_refused_weights_fails_at_once(service):
+    """Nobody waits for what will not come; works for other weights, and for those that come back, wait on."""
+    service.batcher.swap(lambda _beat: None, "v2").result(PATIENCE_S)
+    for version in ("v3", "v4"):
+        service.versions.announce(version)
+    refused, other, back = (service.batcher.submit([1.0], pin=pinned(version)) for version in ("v3", "v4", "v1"))
+    service.batcher.refuse("v3")
+    with pytest.raises(WeightVersionUnknownError, match="pushed and refused; those of the policy are of version v2"):
+        refused.result(0.0)
+    assert service.batcher.parked_tokens == 2
+    with pytest.raises(WeightVersionUnknownError):
+        service.batcher.submit([1.0], pin=pinned("v3"))
+    service.batcher.refuse("v1")
+    for version in ("v4", "v1"):
+        service.swap(1.0, version).result(PATIENCE_S)
+    assert service.found(other) == ([1.0], "v4")
+    assert service.found(back) == ([1.0], "v1")
+
+
 def test_a_change_that_fails_half_way_stops_the_engine(service, caplog):
     """Nobody knows what the weights are: nothing is answered any more, and everybody is told why."""
 

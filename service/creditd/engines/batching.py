@@ -185,6 +185,16 @@ class Batcher(Generic[W]):
             self._changed.notify()
         return swap.future
 
+    def refuse(self, version: str) -> None:
+        """Say that weights will not come: works that wait for them fail with `WeightVersionUnknownError`.
+
+        Args:
+            version: Theirs. If it is or was current, works may wait for it as before.
+        """
+        with self._changed:
+            self._versions.disclaim(version)
+            self._queue.drop_refused(version)
+
     @property
     def queued_tokens(self) -> int:
         """Tokens that wait for the device or are being run."""

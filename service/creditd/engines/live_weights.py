@@ -121,7 +121,7 @@ class LiveWeights:
         try:
             report = self._replaced(staged)
         except BaseException as error:
-            self._versions.disclaim(staged.version)
+            self._batcher.refuse(staged.version)
             staged.release()
             if isinstance(error, EngineError):
                 staged.outcome.set_exception(error)

@@ -116,15 +116,17 @@ class WeightVersions:
         Raises:
             WeightVersionUnknownError: If it was neither announced nor ever current, as far as is remembered.
         """
-        version = pin.version
-        with self._lock:
-            if version is None or version == self._current or version in self._past or version in self._announced:
-                return
-            if version in self._digests:
-                return  # verified, and on its way into the model
+        if pin.version is None or self.knows(pin.version):
+            return
         raise WeightVersionUnknownError(
             f"the pinned weight_version was never pushed to this policy; its weights are of version {self._current}"
         )
+
+    def knows(self, version: str) -> bool:
+        """Whether a version is or was current, was announced, or is verified and on its way into the model."""
+        with self._lock:
+            names = (self._past, self._announced, self._digests)
+            return version == self._current or any(version in known for known in names)
 
     def _forget(self, version: str) -> None:
         """Drop the digest of a name that is not in use."""

@@ -16,7 +16,7 @@ from typing import Any, Generic, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from creditd.engines.errors import EngineError, EngineExpiredError
+from creditd.engines.errors import EngineError, EngineExpiredError, WeightVersionUnknownError
 from creditd.engines.policy_protocol import WeightPin
 from creditd.engines.weight_versions import WeightVersions, mismatch
 
@@ -202,6 +202,21 @@ class WorkQueue(Generic[W]):
         self.parked_tokens -= n_tokens
         self.queued_tokens += n_tokens
         self._jobs.extendleft(reversed(ready))
+
+    def drop_refused(self, version: str) -> None:
+        """Fail works that wait for weights which were refused, unless the version is known all the same."""
+        if self._versions.knows(version):
+            return
+        refused = [job for job in self._parked if job.pin.version == version]
+        self._parked = [job for job in self._parked if job.pin.version != version]
+        for job in refused:
+            self.parked_tokens -= job.n_tokens
+            job.fail(
+                WeightVersionUnknownError(
+                    "the weights of the pinned weight_version were pushed and refused; those of the policy are of "
+                    f"version {self._versions.current}"
+                )
+            )
 
     def drop_unwanted(self) -> None:
         """Take out what nobody waits for any more."""

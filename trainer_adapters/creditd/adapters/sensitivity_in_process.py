@@ -29,7 +29,7 @@ from creditd.wire.oar_choices import GradientSensitivity, PerturbationSensitivit
 from creditd.wire.oar_items import OarBatch, oar_batch
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedTokenizerBase
+    from transformers import GenerationConfig, PretrainedConfig, PreTrainedTokenizerBase
 
 _Found: TypeAlias = SensitivityCredit | SensitivityError
 
@@ -41,16 +41,21 @@ class OwnPolicy:
         config: How.
         tokenizer: Of the policy.
         model_config: Of the policy.
+        generation: Of the policy, where it has one: it may name further tokens that end a text.
 
     Raises:
         ValueError: If there is no token to perturb with.
     """
 
     def __init__(
-        self, config: SensitivityConfig, tokenizer: PreTrainedTokenizerBase, model_config: PretrainedConfig
+        self,
+        config: SensitivityConfig,
+        tokenizer: PreTrainedTokenizerBase,
+        model_config: PretrainedConfig,
+        generation: GenerationConfig | None = None,
     ) -> None:
         self._config = config
-        self._options = _options(config, tokenizer, model_config)
+        self._options = _options(config, tokenizer, model_config, generation)
 
     def reshaped(
         self, model: nn.Module, accelerator: Accelerator, everyone: Sequence[ReasonedRollout], own: slice
@@ -119,7 +124,10 @@ class OwnPolicy:
 
 
 def _options(
-    config: SensitivityConfig, tokenizer: PreTrainedTokenizerBase, model_config: PretrainedConfig
+    config: SensitivityConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    model_config: PretrainedConfig,
+    generation: GenerationConfig | None,
 ) -> SensitivityOptions:
     """How sensitivities are measured."""
     asked = config.request()
@@ -131,7 +139,7 @@ def _options(
     token_id = chosen.token_id if isinstance(chosen, PerturbationSensitivity) else None
     if token_id is None:
         try:
-            token_id = padding_to_perturb(tokenizer, model_config)
+            token_id = padding_to_perturb(tokenizer, model_config, generation)
         except ModelUnsuitableError as error:
             raise ValueError(f"sensitivity: {error}, as {{'type': 'perturbation', 'token_id': …}}") from None
     return SensitivityOptions("perturbation", probe, perturbation_id=token_id)

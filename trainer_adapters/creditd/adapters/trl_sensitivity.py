@@ -76,7 +76,9 @@ class SensitivityMixin:
         if config.in_process:
             from creditd.adapters.sensitivity_in_process import OwnPolicy  # noqa: PLC0415 - needs the engines
 
-            self._own_policy = OwnPolicy(config, tokenizer, self.accelerator.unwrap_model(self.model).config)
+            policy = self.accelerator.unwrap_model(self.model)
+            generation = getattr(policy, "generation_config", None)
+            self._own_policy = OwnPolicy(config, tokenizer, policy.config, generation)
             return
         self._sensitivity_client = Client(
             config.url, api_key=config.api_key, deadline_s=config.deadline_s, record=config.record, keep=config.keep
