@@ -13,10 +13,10 @@ from transformers import (
     GPTNeoXForCausalLM,
     GraniteConfig,
     GraniteForCausalLM,
+    Lfm2Config,
+    Lfm2ForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
-    MambaConfig,
-    MambaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
     MixtralConfig,
@@ -53,8 +53,8 @@ SHARING = {
 }
 """Models that go on from keys and values: with windows, soft caps, scales and experts among them."""
 STATEFUL = {
-    "mamba": lambda: MambaForCausalLM(
-        MambaConfig(vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=2, state_size=4, time_step_rank=4)
+    "lfm2": lambda: Lfm2ForCausalLM(
+        Lfm2Config(**_GROUPED, layer_types=["conv", "full_attention"], block_multiple_of=8)
     ),
 }
 """Models that keep something else."""

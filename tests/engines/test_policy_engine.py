@@ -64,7 +64,7 @@ def close(found, expected, share):
 @pytest.mark.parametrize("name", ["qwen3", "gemma2", "gpt2", *STATEFUL])
 def test_an_engine_says_what_plain_transformers_say(engine_of, name, probe):
     """Models that go on from keys and values, and one that reads whole rows; the answer names the weights."""
-    engine = engine_of(name, max_tokens=POSITIONS)
+    engine = engine_of(name)
     item = item_of()
     found = asked(engine, [item], replace(PERTURBED, probe=probe))
     assert close(found.sensitivities[0], plain_perturbation(engine._loaded.model, item, probe, 0), AGREEMENT)

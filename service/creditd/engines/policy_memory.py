@@ -47,7 +47,7 @@ def perturbation_bytes(
         O(1).
     """
     kept = _keys_bytes(shape, longest) * shape.n_layers if shares else 0
-    logits = _head_bytes(shape, _logits_at_once(vocabulary, MOST_ROWS * n_read), _LOGITS)
+    logits = _head_bytes(shape, vocabulary, MOST_ROWS * n_read, _LOGITS)
     return kept + _rows_bytes(shape, most_tokens, longest) + logits
 
 
@@ -82,7 +82,7 @@ def gradient_bytes(
     kept = _keys_bytes(shape, n_tokens) * shape.n_layers
     passes = _rows_bytes(shape, most_tokens, longest)
     clean = _FLOAT64 * vocabulary * min(most_tokens, clean_rows(vocabulary))
-    logits = _head_bytes(shape, _logits_at_once(vocabulary, n_read), _LOGITS_BACK)
+    logits = _head_bytes(shape, vocabulary, n_read, _LOGITS_BACK)
     return copy_bytes(model) + kept + saved + passes + clean + logits
 
 
@@ -128,7 +128,7 @@ def _logits_at_once(vocabulary: int, n_positions: int) -> int:
     return max(vocabulary, min(MOST_LOGITS, n_positions * vocabulary))
 
 
-def _head_bytes(shape: ForwardShape, n_logits: int, each: int) -> int:
-    """Logits, and the part of the head that is turned to float32."""
-    part = FLOAT32 * max(VOCABULARY_PART, shape.hidden) if shape.n_bytes != FLOAT32 else 0
-    return each * n_logits + part
+def _head_bytes(shape: ForwardShape, vocabulary: int, n_positions: int, each: int) -> int:
+    """Logits of some positions, and the part of the head that is turned to float32."""
+    part = min(max(VOCABULARY_PART, shape.hidden), vocabulary * shape.hidden) if shape.n_bytes != FLOAT32 else 0
+    return each * _logits_at_once(vocabulary, n_positions) + FLOAT32 * part
