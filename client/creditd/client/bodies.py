@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel
-from pydantic_core import PydanticSerializationError, to_json, to_jsonable_python
+from pydantic_core import PydanticSerializationError, to_json
 
 from creditd.client.arrays import (
     Column,
@@ -30,16 +29,13 @@ from creditd.client.arrays import (
     splits_of,
 )
 from creditd.client.mappings import Name, SetColumns, Wanted, gathered, mappings_in
+from creditd.client.packing import listed, packable
 from creditd.credit.candidate_sets import ErrorField
 from creditd.credit.set_utilities import NEEDS
 from creditd.wire import codec
-from creditd.wire.buffers import NumbersAndNulls
 from creditd.wire.errors import ErrorCode
 
 JSON = "application/json"
-_OF_NUMBERS = frozenset({"values", "rewards", "set_rewards", "utilities"})
-_OF_INTEGERS = frozenset({"row_splits", "starts", "stops", "n_tokens", "groups", "candidate_ids", "labels", "unions"})
-"""Fields whose lists travel as buffers when all of their entries are what the name says."""
 Choice: TypeAlias = str | Mapping[str, Any] | BaseModel
 """A name, a mapping with `type` and parameters, or a model of `creditd.wire.v1`."""
 Options: TypeAlias = Mapping[str, Any] | BaseModel
@@ -102,58 +98,11 @@ def encoded(body: Mapping[str, Any], media_type: str = JSON) -> bytes:
     given = {name: value for name, value in body.items() if value is not None}
     try:
         if media_type == JSON:
-            return to_json(given, inf_nan_mode="constants", fallback=_listed)
-        return codec.encode({name: _packable(value, name) for name, value in given.items()})
+            return to_json(given, inf_nan_mode="constants", fallback=listed)
+        return codec.encode({name: packable(value, name) for name, value in given.items()})
     except (PydanticSerializationError, TypeError, ValueError) as error:
         detail = f"got something without a JSON form ({error}); expected numbers, strings, lists and mappings"
         raise refusal("", detail) from None
-
-
-def _packable(value: Any, name: str) -> Any:  # noqa: ANN401 - any part of a document
-    """A part of a document with its columns of numbers as arrays, and everything else as JSON would have it."""
-    if isinstance(value, Mapping):
-        return {str(key): _packable(entry, key) for key, entry in value.items()}
-    if isinstance(value, np.ndarray | NumbersAndNulls):
-        return value
-    if isinstance(value, list) and value:
-        if isinstance(value[0], Mapping):
-            return [_packable(entry, name) for entry in value]
-        if name in _OF_NUMBERS or name in _OF_INTEGERS:
-            array = _packed_rows(value, integers=name in _OF_INTEGERS)
-            if array is not None:
-                return array
-    return to_jsonable_python(value, inf_nan_mode="constants", fallback=_listed)
-
-
-def _packed_rows(values: list[Any], *, integers: bool) -> NDArray[Any] | NumbersAndNulls | None:
-    """A list of numbers, or of equally long lists of them, as an array; None if it is something else."""
-    if not isinstance(values[0], list):
-        return _packed(values, integers=integers)
-    width = len(values[0])
-    if width == 0 or not all(isinstance(row, list) and len(row) == width for row in values):
-        return None
-    flat = _packed([value for row in values for value in row], integers=integers)
-    if isinstance(flat, NumbersAndNulls):
-        return NumbersAndNulls(values=flat.values.reshape(-1, width), missing=flat.missing.reshape(-1, width))
-    return None if flat is None else flat.reshape(-1, width)
-
-
-def _packed(values: list[Any], *, integers: bool) -> NDArray[Any] | NumbersAndNulls | None:
-    """A list of numbers as an array; None if it has something else in it, which the schema may have words for."""
-    kinds = set(map(type, values))
-    nulls = type(None) in kinds
-    kinds.discard(type(None))
-    if not kinds or not kinds <= ({int} if integers else {int, float}):
-        return None
-    dtype = np.int64 if kinds == {int} else np.float64
-    try:
-        array = np.array([0 if value is None else value for value in values] if nulls else values, dtype=dtype)
-    except OverflowError:
-        return None
-    if not nulls:
-        return array
-    missing = np.fromiter((value is None for value in values), dtype=np.bool_, count=len(values))
-    return NumbersAndNulls(values=array, missing=missing)
 
 
 def wanted_by(utility: Choice, credit: Choice, *, tokens: bool) -> Wanted:
@@ -257,13 +206,6 @@ def _sizes_without_rewards(given: Mapping[str, Any], wanted: Wanted) -> Integers
         detail = "expected the texts of each set in a list of its own: nothing else says how many candidates it has"
         raise refusal("/texts", f"got {'one flat list' if texts else 'none'}; {detail}")
     raise refusal("/sets", "got None; expected sets, or columns that this utility needs, set by set")
-
-
-def _listed(value: object) -> object:
-    """Arrays, tensors and their scalars as Python's own; JSON knows no other types."""
-    if hasattr(value, "tolist"):
-        return value.tolist()
-    raise TypeError(f"{type(value).__name__}")
 
 
 def _sizes_of_tables(utilities: Rows) -> Integers:
