@@ -23,20 +23,23 @@ from transformers.cache_utils import DynamicCache
 
 from creditd.engines.answer_heads import Float32Weights, GivenLogits
 from creditd.engines.gradient import gradients
+from creditd.engines.model_files import positions_of
 from creditd.engines.outcome_probes import answer_places
 from creditd.engines.perturbation import MOST_ROWS, READ_AGAIN, perturbation_passes, perturbed
 from creditd.engines.policy_passes import Ask, Passes, Rows
 from creditd.engines.policy_protocol import ProbeName, ReasonedTokens, SensitivityOptions
 from creditd.engines.policy_work import Distinct, item_batches
 from creditd.engines.reward_scorers import length_turn
+from creditd.engines.sharded_models import is_sharded, kept_gradients
 
 Floats: TypeAlias = NDArray[np.float64]
 
 MOST_PASS_LOGITS = 1 << 25
 """Logits of one pass at most, but for one row that has more."""
+REFUSED = 1 << 30
+"""What processes agree on in the place of passes where one of them got items that cannot be measured."""
 _WRAPPERS = ("DistributedDataParallel", "DeepSpeedEngine", "OptimizedModule")
 """What is taken off a model: it is for gradients of the weights, or for compiled code, and not for the weights."""
-_SHARDING = ("FullyShardedDataParallel", "FSDPModule")
 _STATEFUL = ("linear", "mamba", "recurrent", "conv")
 """Kinds of layers that keep something else than keys and values, by parts of their names."""
 
@@ -81,6 +84,7 @@ def measure_sensitivities(
         most_tokens: Most tokens of a pass; a longer row goes by itself.
         agree: From the number of units of this process to the largest of all processes: an all-reduce, called once.
             A unit is a pass by perturbation; by the gradient a clean pass and, for each draw, one there and back.
+            `REFUSED` stands for items that cannot be measured.
         shares: Whether rows go on from keys and values of their beginnings. None: unless the configuration names
             layers that keep something else.
         beat: Called before each pass.
@@ -90,9 +94,11 @@ def measure_sensitivities(
         in its type. Items without measured positions have none.
 
     Raises:
-        ValueError: If the token to perturb with is not named, an answer has no token before it, a measured position is
-            not before the answer, or by the gradient the model computes in another type than float32 and is sharded,
-            so that no copy of its weights can be made. The last is found after `agree`, by all processes alike.
+        ValueError: If the token to perturb with is not named or not in the vocabulary, an answer has no token before
+            it, a measured position is not before the answer, a token is not in the vocabulary, a row is longer than the
+            model has positions, or by the gradient the model computes in another type than float32 and is sharded, so
+            that no copy of its weights can be made. In every process, whichever of them it was found in, and none waits
+            for another in vain.
 
     Cost:
         As `perturbed` and `gradients`; by the gradient also a copy of the weights that are not float32, for as long as
@@ -104,15 +110,18 @@ def measure_sensitivities(
     Differs from the paper:
         As `creditd.engines.perturbation` and `creditd.engines.gradient`.
     """
-    _check(items, options)
     model, inner = _unwrapped(model), _language_model(model)
     config = inner.config.get_text_config()
+    wrong = _wrong(items, options, int(config.vocab_size), positions_of(inner))
+    if wrong is not None:
+        agree(REFUSED)
+        raise ValueError(wrong)
     shares = _keeps_keys(inner) if shares is None else shares
     own = Distinct.of([item for item in items if len(item.positions)])
     limits = _Limits(most_tokens, int(config.vocab_size), shares, inner.device, length_turn(inner))
     with _undisturbed(model, inner.device), ExitStack() as held:
         called = model
-        if options.method == "gradient" and not _is_sharded(model):
+        if options.method == "gradient" and not is_sharded(model):
             weights = Float32Weights.of(model)
             held.callback(weights.copies.clear)
             called = weights.call(model) if weights.copies else model
@@ -184,7 +193,7 @@ def _by_perturbation(
         )
         for item, most in zip(items, rows, strict=True)
     ]
-    idle = agree(sum(counts)) - sum(counts)
+    idle = _agreed(sum(counts), agree) - sum(counts)
     found = [
         perturbed(
             passes,
@@ -211,7 +220,7 @@ def _by_gradient(
     agree: Callable[[int], int],
 ) -> list[Measured]:
     batches = list(limits.batches(items, options.probe))
-    idle = agree(len(batches)) - len(batches)
+    idle = _agreed(len(batches), agree) - len(batches)
     found: dict[int, Measured] = {}
     for batch in batches:
         made = gradients(passes, GivenLogits(), [items[place] for place in batch], options, pad_id=0)
@@ -222,19 +231,45 @@ def _by_gradient(
     return [found[place] for place in range(len(items))]
 
 
-def _check(items: Sequence[ReasonedTokens], options: SensitivityOptions) -> None:
-    """Refuse what no process could measure, before any pass."""
-    if options.method == "perturbation" and options.perturbation_id is None:
-        raise ValueError("got no perturbation_id; expected the token to perturb with")
+def _agreed(n_units: int, agree: Callable[[int], int]) -> int:
+    """The largest number of units, if no process was refused."""
+    most = agree(n_units)
+    if most >= REFUSED:
+        raise ValueError("another process got items that cannot be measured: nothing is, expected none")
+    return most
+
+
+def _wrong(
+    items: Sequence[ReasonedTokens], options: SensitivityOptions, vocabulary: int, longest: int | None
+) -> str | None:
+    """What is wrong with items or options; None: nothing."""
+    if options.method == "perturbation":
+        if options.perturbation_id is None:
+            return "got no perturbation_id; expected the token to perturb with"
+        if not 0 <= options.perturbation_id < vocabulary:
+            return f"got the perturbation_id {options.perturbation_id}; expected a token below {vocabulary}"
     for place, item in enumerate(items):
-        start, stop = item.answer
-        if not 0 <= start < stop <= len(item.completion_ids) or len(item.prompt_ids) + start < 1:
-            raise ValueError(
-                f"item {place}: got the answer [{start}, {stop}); expected tokens of the completion with one before it"
-            )
-        positions = np.asarray(item.positions)
-        if len(positions) and not (positions[0] >= 0 and positions[-1] < start and (np.diff(positions) > 0).all()):
-            raise ValueError(f"item {place}: expected measured positions that ascend and stand before the answer")
+        what = _wrong_item(item, vocabulary, longest)
+        if what is not None:
+            return f"item {place}: {what}"
+    return None
+
+
+def _wrong_item(item: ReasonedTokens, vocabulary: int, longest: int | None) -> str | None:
+    """What is wrong with an item; None: nothing."""
+    start, stop = item.answer
+    if not 0 <= start < stop <= len(item.completion_ids) or len(item.prompt_ids) + start < 1:
+        return f"got the answer [{start}, {stop}); expected tokens of the completion with one before it"
+    positions = np.asarray(item.positions)
+    if len(positions) and not (positions[0] >= 0 and positions[-1] < start and (np.diff(positions) > 0).all()):
+        return "expected measured positions that ascend and stand before the answer"
+    n_tokens = len(item.prompt_ids) + stop - 1
+    if longest is not None and n_tokens > longest:
+        return f"got {n_tokens} tokens before the last one of the answer; expected at most {longest}"
+    ids = np.concatenate([item.prompt_ids, item.completion_ids[:stop]])
+    if ids.min() < 0 or ids.max() >= vocabulary:
+        return f"got token {int(ids.max() if ids.min() >= 0 else ids.min())}; expected one below {vocabulary}"
+    return None
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:
@@ -258,12 +293,6 @@ def _keeps_keys(model: PreTrainedModel) -> bool:
     kinds = getattr(model.config.get_text_config(), "layer_types", None) or ()
     stateful = bool(getattr(model, "_is_stateful", False))
     return not stateful and not any(part in str(kind) for kind in kinds for part in _STATEFUL)
-
-
-def _is_sharded(model: nn.Module) -> bool:
-    """Whether each process has a part of the weights alone: FSDP of either kind, or ZeRO-3."""
-    names = {kind.__name__ for module in model.modules() for kind in type(module).__mro__}
-    return any(name in names for name in _SHARDING) or any(hasattr(one, "ds_id") for one in model.parameters())
 
 
 def _through(called: Callable[..., Any], inner: PreTrainedModel) -> Ask:
@@ -297,13 +326,13 @@ def _undisturbed(model: nn.Module, device: torch.device) -> Iterator[None]:
     made by that.
     """
     modes = [(module, module.training) for module in model.modules()]
-    asking = [] if _is_sharded(model) else [one for one in model.parameters() if one.requires_grad]
+    asking = [] if is_sharded(model) else [one for one in model.parameters() if one.requires_grad]
     for parameter in asking:
         parameter.requires_grad = False
     for module, _ in modes:
         module.training = False
     try:
-        with torch.autocast(device.type, enabled=False):
+        with torch.autocast(device.type, enabled=False), kept_gradients(model):
             yield
     finally:
         for module, mode in modes:
