@@ -87,10 +87,17 @@ def test_tags_have_the_names_that_are_given():
         ("a ####  \n5", None),
         ("a ### 5", None),
         ("a ##### 5", ("a #", "5")),
+        ("a\n#### 5\n####", ("a\n", "5")),
+        ("a\n#### 5\n#### \nbye", ("a\n", "5")),
+        ("a #### 1,000 ####", ("a ", "1,000")),
+        ("a #### 5 ###### ####\n", ("a ", "5")),
+        ("#### 4\n#### 5 ####\n####\n", ("#### 4\n", "5")),
+        ("#### \n 7 #####", None),
+        ("########", None),
     ],
 )
 def test_hashes(text, expected):
-    """The rest of the line behind the last mark."""
+    """The rest of the line behind the last mark that has something behind it."""
     assert parts(text, HASHES) == expected
 
 

@@ -77,6 +77,7 @@ SENSITIVITY_MUTANTS = {
         "answer_parsers", "reasoning_characters", _ranges(0), "test_answer_parsers.py"
     ),
     "characters of the answer": Mutant("answer_parsers", "reasoning_characters", _ranges(1), "test_answer_parsers.py"),
+    "characters behind a mark": Mutant("answer_parsers", "_behind_hashes", _ranges(1), "test_answer_parsers.py"),
     "tokens without blanks": Mutant(
         "answer_parsers", "_without_blanks", lambda _, _text, places: places, "test_answer_parsers.py"
     ),

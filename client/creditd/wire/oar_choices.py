@@ -87,8 +87,8 @@ class TextParser(WireModel):
     """The answer is where texts of mathematics have it; the reasoning is everything before."""
 
     type: Literal["hashes", "boxed", "last_line"]
-    r"""`hashes`: the rest of the line behind the last `####`; `boxed`: within the last `\boxed{…}`; `last_line`: the
-    last line that is not blank."""
+    r"""`hashes`: the rest of the line behind the last `####` that has something behind it on its line; `boxed`: within
+    the last `\boxed{…}`; `last_line`: the last line that is not blank."""
 
 
 ParserChoice: TypeAlias = Annotated[GivenParser | TagsParser | TextParser, Field(discriminator="type")]

@@ -62,7 +62,8 @@ def find_reasoning(text: str, offsets: npt.ArrayLike, parser: ParserOptions) -> 
         tags        the answer stands in the last complete pair of answer tags; the reasoning in the last complete pair
                     of reasoning tags before it. A closing reasoning tag alone has its opening one in the prompt. With
                     neither, everything before the answer tag is reasoning
-        hashes      the answer is the rest of the line behind the last "####"; everything before that is reasoning
+        hashes      the answer is the rest of the line behind the last "####" that has something behind it on its line,
+                    up to a "####" that has nothing; everything before the first of the two is reasoning
         boxed       the answer is the content of the last \boxed{…} whose braces are balanced; everything before that
                     \boxed is reasoning. \{ and \} count as letters
         last_line   the answer is the last line that is not blank; everything before that line is reasoning
@@ -171,13 +172,19 @@ def _last_pair(text: str, tag: str, limit: int) -> tuple[int, int, int, int] | N
 
 
 def _behind_hashes(text: str) -> tuple[Span, Span] | None:
-    """Return what stands before the last mark, and the rest of its line."""
-    mark = text.rfind(_MARK)
-    if mark < 0:
-        return None
-    start = mark + len(_MARK)
-    stop = text.find("\n", start)
-    return (0, mark), (start, len(text) if stop < 0 else stop)
+    """Return what stands before the last mark that has something behind it, and the rest of its line."""
+    end = len(text)
+    while (mark := text.rfind(_MARK, 0, end)) >= 0:
+        start = mark + len(_MARK)
+        newline = text.find("\n", start, end)
+        stop = end if newline < 0 else newline
+        if not text[start:stop].isspace() and start < stop:
+            return (0, mark), (start, stop)
+        # More hashes in a row are the same mark.
+        while mark and text[mark - 1] == _MARK[0]:
+            mark -= 1
+        end = mark
+    return None
 
 
 def _in_box(text: str) -> tuple[Span, Span] | None:
