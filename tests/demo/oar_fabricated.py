@@ -28,7 +28,9 @@ def run(method, seed, level, rate=0.0001, steps=STEPS, pushes=None):
     n = steps[-1]
     by_step = {"reward": [0.5] * n}
     if method != "grpo":
-        credit = [0.5] * (n - 1) + [20.0 if pushes else 0.5]
+        credit = [0.5] * n
+        if pushes:
+            credit[n // 2 - 1] = 20.0
         by_step |= {
             "effective_share": [0.8] * n, "top_share": [0.2] * n, "credit_s": credit, "push_s": [0.1] * n,
             "pushes": [1.0] * (n - 1) + [1.0 + (pushes or 0)],
@@ -65,8 +67,8 @@ def results(levels, *, sensitive=0.9):
     lost = run("gradient", 0, levels["gradient"], steps=STEPS[:3], pushes=1)
     lost |= {"lost": {"weights_before": 10, "requests_before": 9, "seconds": 6.0}, "unknown": 1}
     settings = {
-        "quick": False, "schedule": {**vars(SCHEDULE), "rates": [0.0001, 0.0002], "grid_seeds": [9], "seeds": [*SEEDS]},
-        "sources": "0", "versions": {}, "weights": 500000, "prompts_per_step": 16, "rollouts_per_prompt": 8,
+        "quick": False, "schedule": vars(SCHEDULE), "sources": "0", "versions": {}, "weights": 500000,
+        "prompts_per_step": 16, "rollouts_per_prompt": 8,
         "new_tokens": 33, "reasoning_tokens": 27, "evaluated_problems": 384,
     }  # fmt: skip
     baseline = [
@@ -75,8 +77,9 @@ def results(levels, *, sensitive=0.9):
         for rate, extra in ((0.0001, 0.0), (0.0002, 0.03))
     ]
     return {
-        "settings": settings, "machine": {"cpu": "x", "cores": 2}, "methods": METHODS, "lesson_loss": 0.1,
-        "greedy_at_start": 0.95, "fidelity": fidelity(sensitive), "rates": dict.fromkeys(METHODS, 0.0001),
+        "settings": settings, "machine": {"cpu": "x", "cores": 2}, "at_a_time": 2, "methods": METHODS,
+        "lesson_loss": 0.1, "greedy_at_start": 0.95, "fidelity": fidelity(sensitive),
+        "rates": dict.fromkeys(METHODS, 0.0001),
         "comparisons": oar_comparison.comparisons(runs), "ratios": oar_comparison.ratios(runs), "outage": lost,
         "outage_compared": oar_comparison.outage_of(lost, run("gradient", 0, levels["gradient"])),
         "load_before": 0.1, "wall_seconds": 900.0, "processor_seconds": 1500.0, "runs": runs,

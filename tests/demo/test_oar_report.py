@@ -33,7 +33,7 @@ def test_the_first_line_judges_every_claim(levels, word):
     line = oar_report.text(results(levels)).splitlines()[0]
     for claim in ("OAR-G above GRPO", "OAR-P above GRPO", "OAR-P above OAR-G"):
         assert f"{claim} is **{word}** (" in line
-    assert "That OAR-G is nearly free is **confirmed**: a step takes 1.10 times as long" in line
+    assert "That OAR-G is nearly free is **confirmed**: a step takes 1.10 times the processor time" in line
 
 
 def test_claims_say_what_equal_time_says():
@@ -53,6 +53,15 @@ def test_fidelity_is_told_for_both_variants():
     assert told.count("more often than those next to the answer") == 2
     alike = oar_findings.fidelity(results(UP, sensitive=0.1))
     assert alike.count("not otherwise than") == 6
+
+
+def test_what_flips_anyway_says_little():
+    """The report says so where nearly every replacement flips the answer, and only there."""
+    given = results(UP)
+    assert oar_findings.saturated(given) == ""
+    for row in given["fidelity"]["rates"]:
+        row["mean"] = 0.9
+    assert "90.0% of all replacements flip the answer" in oar_report.text(given)
 
 
 def test_the_outage_is_counted():

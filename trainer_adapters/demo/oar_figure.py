@@ -85,5 +85,5 @@ def _flips(panel: Axes, results: Results, kind: str) -> None:
     )
     panel.set_yticks(range(len(BARS)), list(BARS.values()))
     panel.invert_yaxis()
-    panel.set_xlim(0.0, 1.0)
+    panel.set_xlim(0.0, 1.05)
     panel.set_xlabel(f"share of replacements that flip the answer,\n{FLIPS[kind]}")

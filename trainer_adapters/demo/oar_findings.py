@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from statistics import median
 from typing import Any
 
 from findings import listed
@@ -30,6 +31,8 @@ AGAINST = {
     "nearness": "those next to the answer",
 }
 DIGITS = 3
+SATURATED = 0.8
+"""A share of flips among all tokens beyond which nobody can be much better than chance."""
 
 
 def headline(results: Results) -> str:
@@ -50,13 +53,13 @@ def order(results: Results) -> str:
 
 def free(results: Results) -> str:
     """Whether OAR-G is nearly free, and what OAR-P costs."""
-    row, processor = (row_of(results["ratios"], method=GRADIENT, clock=clock) for clock in CLOCKS.values())
-    other, other_processor = (row_of(results["ratios"], method=PERTURBATION, clock=clock) for clock in CLOCKS.values())
+    clock, row = (row_of(results["ratios"], method=GRADIENT, clock=clock) for clock in CLOCKS.values())
+    other_clock, other = (row_of(results["ratios"], method=PERTURBATION, clock=clock) for clock in CLOCKS.values())
     return (
         f"That {results['methods'][GRADIENT]} is nearly free is **{row['verdict']}**: a step takes {row['mean']:.2f} "
-        f"times as long as one of GRPO ({processor['mean']:.2f} in processor time; the authors give "
+        f"times the processor time of one of GRPO ({clock['mean']:.2f} by the clock; the authors give "
         f"{PUBLISHED_RATIOS[GRADIENT]:g}), one of {results['methods'][PERTURBATION]} {other['mean']:.2f} times "
-        f"({other_processor['mean']:.2f}; {PUBLISHED_RATIOS[PERTURBATION]:g})."
+        f"({other_clock['mean']:.2f}; {PUBLISHED_RATIOS[PERTURBATION]:g})."
     )
 
 
@@ -70,10 +73,10 @@ def why_not_free(results: Results) -> str:
         for method, found in own.items()
     ]
     return (
-        f"A claim is confirmed up to {NEARLY_FREE:g} times the time of a step, and contradicted from {NOT_FREE:g} on. "
+        f"That claim is confirmed up to {NEARLY_FREE:g} times, and contradicted beyond {NOT_FREE:g} times. "
         f"Credit takes, of a step, under {listed(parts)}. A step of GRPO writes only "
-        f"{results['settings']['new_tokens']} tokens per completion here; where it writes thousands, one after the "
-        "other, the same forwards and backwards are a smaller part of it."
+        f"{results['settings']['new_tokens']} tokens per completion here, which is cheap beside reading them all "
+        "again; where it writes thousands, one after the other, the ratio may be another one."
     )
 
 
@@ -151,7 +154,7 @@ def outage(results: Results) -> str:
     run, found = results["outage"], results["outage_compared"]
     lost = run["lost"]
     step = run["steps"] // 2
-    seconds = sorted(run["by_step"]["credit_s"])
+    seconds = run["by_step"]["credit_s"]
     same = (
         "Its curve is that of the same run with a service that lived, to the last bit"
         if found["largest_difference"] == 0
@@ -164,7 +167,7 @@ def outage(results: Results) -> str:
         f"checkpoint; it listened again after {lost['seconds']:.1f} s. The client asked again until somebody "
         f"listened, was told that these weights are unknown ({_counted(run['unknown'], 'time')}), and the adapter "
         f"handed them over {_counted(found['pushes_more'], 'time')} more and repeated the request. That step's credit "
-        f"took {seconds[-1]:.1f} s, where {seconds[len(seconds) // 2]:.1f} s is usual; all {run['steps']} steps were "
+        f"took {seconds[step - 1]:.1f} s, where {median(seconds):.1f} s is usual; all {run['steps']} steps were "
         f"made, none without its weights. {same}."
     )
 
@@ -174,7 +177,19 @@ def start(results: Results) -> str:
     point = results["runs"][0]["curve"][0]
     return (
         f"It starts at an accuracy of {point['accuracy']:.1%} on {results['settings']['evaluated_problems']} held-out "
-        f"problems, and with an entropy of {point['entropy']:.3f} nats per token"
+        f"problems ({results['greedy_at_start']:.1%} when it always writes the most probable token), and with an "
+        f"entropy of {point['entropy']:.3f} nats per token."
+    )
+
+
+def saturated(results: Results) -> str:
+    """That nearly everything flips when the rest is written anew, where it does; else nothing."""
+    rate = row_of(results["fidelity"]["rates"], flips="rewritten", measure="random")["mean"]
+    if rate < SATURATED:
+        return ""
+    return (
+        f"With the rest written anew {rate:.1%} of all replacements flip the answer, because a token that does not "
+        "belong leads what follows astray: that says little about any way of choosing. "
     )
 
 

@@ -20,7 +20,8 @@
    at the end. `confirmed` if the interval lies above 0, `contradicted` if it lies below, else `not confirmed`. The same
    is said at equal time beside it. OAR-G is nearly free if a step takes at most `NEARLY_FREE` times as long as one of
    GRPO (confirmed), and is not if it takes more than `NOT_FREE` times as long (contradicted); the paper's figure is
-   1.1. That figure is the mean over seeds of ratios of seconds of training, with what pushing weights takes.
+   1.1. That figure is the geometric mean over seeds of ratios of processor time of training, that of the service and
+   what pushing weights takes included: two trainings share the machine, so the clock is shown and does not decide.
 7. Fidelity is looked at on completions that the starting checkpoint draws for held-out problems, of the form taught.
    One token of the work at a time is replaced by another of its kind (a digit by a digit, a sign by a sign), drawn
    evenly, never by the token that OAR-P itself puts there; the answer is then written greedily behind it. It has

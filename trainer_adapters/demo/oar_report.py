@@ -61,9 +61,8 @@ def setting(results: Results) -> str:
     return (
         f"A Llama of {settings['weights']:,} weights is taught from nothing, by {schedule['lessons']} batches of "
         "products of three digits and one that are written out column by column and have errors, until it is partly "
-        f"right. {oar_findings.start(results)} ({results['greedy_at_start']:.1%} when it always writes the most "
-        f"probable token). From that checkpoint TRL's GRPO trains it for {schedule['steps']} steps of "
-        f"{settings['prompts_per_step']} problems with {settings['rollouts_per_prompt']} completions each, of "
+        f"right. {oar_findings.start(results)} From that checkpoint TRL's GRPO trains it for {schedule['steps']} steps "
+        f"of {settings['prompts_per_step']} problems with {settings['rollouts_per_prompt']} completions each, of "
         f"{settings['reasoning_tokens']} reasoning tokens; the reward is 1 for a right answer and nothing else. Under "
         "OAR-G and OAR-P every step hands its weights over to a live service, and the token advantages are TRL's own "
         "times the weights that `POST /v1/credit/oar` answers with; one draw of noise, the published defaults. "
@@ -125,7 +124,8 @@ def reached(results: Results) -> str:
         f"{LAST_POINTS} evaluations. At equal time: where a curve is when the quickest run of the seed ends. ESS/L, "
         "the share of the weights that the largest 10 % of tokens have, and the spread of the draws (which one draw "
         "does not have) are means over steps. Time is that of training without evaluations, processor time that of the "
-        "trainer and of the service together. Two trainings ran at a time, each with a service of its own.\n\n"
+        f"trainer and of the service together. {results['at_a_time']} trainings ran at a time, each with a service of "
+        "its own.\n\n"
     ) + "\n".join(rows)
 
 
@@ -207,9 +207,9 @@ def _kinds(results: Results) -> str:
         ]
         rows.append(f"| {row['kind']} | {row['tokens']} | {' | '.join(cells)} |")
     return (
-        "By kind of token: `result` is a digit of a sum, `other digit` one that is copied, `sign` the rest. A token "
-        "that is written into a later column matters for the answer when the rest is written anew; with the rest kept, "
-        "which is what sensitivities are about, it may not.\n\n"
+        f"{oar_findings.saturated(results)}By kind of token: `result` is a digit of a sum, `other digit` one that is "
+        "copied, `sign` the rest. A token that is written into a later column matters for the answer when the rest is "
+        "written anew; with the rest kept, which is what sensitivities are about, it may not.\n\n"
     ) + "\n".join(rows)
 
 
@@ -238,8 +238,8 @@ def _limits(results: Results) -> str:
     return (
         f"Anything beyond one task, one checkpoint, one small policy, {len(schedule['seeds'])} seeds, "
         f"{len(schedule['rates'])} rates and {schedule['steps']} steps. The reasoning has "
-        f"{results['settings']['reasoning_tokens']} tokens of a form that policies keep, so that a good third of them "
-        "is known to matter; the paper's have hundreds of free text. Seeds vary the problems and what is drawn, not "
+        f"{results['settings']['reasoning_tokens']} tokens of one form, and the same few of them decide the answer in "
+        "every completion; the paper's have hundreds, of free text. Seeds vary the problems and what is drawn, not "
         "the checkpoint. The policy is taught by texts with errors, so that what training removes are mostly slips: "
         "where a policy does not know how, credit may matter more or less. The time of a step is that of two cores "
         "without a GPU, with a service on the same machine."

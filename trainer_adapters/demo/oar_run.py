@@ -179,6 +179,7 @@ def _results(schedule: Schedule, work: Path, *, quick: bool) -> dict[str, Any]:
     return {
         "settings": settings,
         "machine": sources.machine(),
+        "at_a_time": processes,
         "methods": METHODS,
         "lesson_loss": taught["loss"],
         "greedy_at_start": taught["greedy"],
