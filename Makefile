@@ -162,6 +162,9 @@ trainer: $(TRL)/stamp ## lane: tests against real trainers, TRL $(TRL_OLDEST) an
 	PYTHONPATH=$(TRL)/oldest $(TRL)/bin/python -m pytest -q -m trainer tests/adapters tests/conventions/test_trl_conventions.py
 	$(call run_conventions,verl,$(VERL))
 	$(call run_conventions,openrlhf,$(OPENRLHF))
+	@if $(MAKE) --no-print-directory $(VERL)/stamp; then \
+		$(VERL)/bin/python -m pytest -q -m models -W ignore::DeprecationWarning tests/engines/test_in_process.py; \
+	else echo "######## lane trainer: policies with verl's transformers NOT RUN, it could not be installed here ########"; fi
 	@echo "######## lane trainer: adapters of OpenRLHF and verl NOT RUN, there are none in this version ########"
 
 demo: $(TRL)/stamp ## train a small language model with every credit rule, and report (at most 20 minutes on two cores)
