@@ -137,3 +137,12 @@ def test_a_padding_token_that_ends_texts_is_refused_at_the_start():
         OwnPolicy(asked, reader, model(more=[MARK]).config)
     named = SensitivityConfig(parser="hashes", in_process=True, sensitivity={"type": "perturbation", "token_id": 4})
     OwnPolicy(named, reader, model(more=[MARK]).config)
+
+
+def test_ends_that_only_the_generation_names_are_no_padding(tmp_path):
+    """A policy that ends texts with several tokens names them there, its padding token among them."""
+    reader = tokenizer([MARK])
+    reshaping(tmp_path / "usual", sensitivity="perturbation", ends=[reader.eos_token_id], **OWN)
+    for ends in ([reader.eos_token_id, reader.pad_token_id], reader.pad_token_id):
+        with pytest.raises(ValueError, match="token_id"):
+            reshaping(tmp_path / "ends", sensitivity="perturbation", ends=ends, **OWN)
