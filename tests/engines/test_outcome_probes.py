@@ -6,13 +6,17 @@ pytestmark = pytest.mark.models
 
 import torch  # noqa: E402
 
+from creditd.engines import outcome_probes  # noqa: E402
 from creditd.engines.outcome_probes import (  # noqa: E402
     answer_ids,
     answer_places,
     change,
+    change_gradient,
+    changes,
     logits_of,
     measured_places,
     outcome,
+    outcome_of,
     read_tokens,
 )
 from engines.policies import PROBES, item_of  # noqa: E402
@@ -96,6 +100,40 @@ def test_a_linear_head_is_asked_for_a_mean_where_a_mean_is_wanted(logits, probe)
     assert torch.allclose(found, outcome(logits_of(logits, other, probe), answer, probe))
     assert linear.asked == (6 if probe == "answer_joint" else 2)
     assert other.asked == 6
+
+
+@pytest.mark.parametrize("averages", [True, False])
+@pytest.mark.parametrize("most", [1, 2 * 11, 5 * 11, 1 << 20])
+@pytest.mark.parametrize("probe", PROBES)
+def test_long_answers_are_looked_at_a_part_at_a_time(probe, most, averages, monkeypatch):
+    """Outcomes, changes and gradients are the same however few logits are in memory at once."""
+    monkeypatch.setattr(outcome_probes, "MOST_LOGITS", most)
+    draw = torch.Generator().manual_seed(0)
+    weights = torch.randn(11, 6, generator=draw, dtype=torch.float64)
+
+    def head(states):
+        asked.append(len(states))
+        found = states @ weights.T
+        return found if averages else 2.0 * torch.tanh(found / 2.0)
+
+    head.averages = averages
+    asked = []
+    n_read = 1 if probe == "last" else 7
+    clean_states, states = torch.randn(2, 3, n_read, 6, generator=draw, dtype=torch.float64)
+    answer = torch.arange(n_read) + 2
+    clean = outcome(logits_of(clean_states[:1], head, probe), answer, probe)
+    expected = change(clean, outcome(logits_of(states, head, probe), answer, probe), probe)
+    leaf = states[0].clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(
+        change(clean, outcome(logits_of(leaf[None], head, probe), answer, probe), probe).sum(), leaf
+    )
+    asked.clear()
+    kept = outcome_of(clean_states[:1], head, answer, probe, vocabulary=11)
+    found = changes(kept, states, head, answer, probe, vocabulary=11)
+    back = change_gradient(kept, states[0], head, answer, probe, vocabulary=11)
+    assert torch.allclose(found, expected, rtol=1e-9)
+    assert torch.allclose(back, gradient, rtol=1e-6, atol=1e-9)
+    assert max(asked) <= max(1, most // 11)
 
 
 def test_places_are_those_that_predict():
