@@ -26,7 +26,7 @@ from engines.shapes import peak_bytes  # noqa: E402
 WIDE_AGREEMENT = 1e-9
 """Of the largest sensitivity, in float64."""
 WAIT_S = 120
-LONGEST, WIDE = 300, 30_000
+LONGEST, WIDE = 300, 60_000
 
 
 class Watched:
