@@ -400,12 +400,20 @@ def test_credits_of_partial_texts_are_those_of_the_orders_of_arrival():
     assert not np.allclose(over_tree, item.unit_values[1])
 
 
-def test_partial_texts_that_end_elsewhere_than_the_reward_leave_a_gap():
-    """The worth of the whole text is what is shared out; the candidate's reward says what its credit is."""
-    members = [candidate(0.9, (0, 4), units=[[0, 4]], utilities=[0.0, 0.5]), candidate(0.6, (4, 8))]
+def test_partial_texts_that_end_beside_the_reward_leave_a_gap():
+    """A model rounds: the worth of the whole text is what is shared out, the reward says what the credit is."""
+    members = [candidate(0.9, (0, 4), units=[[0, 4]], utilities=[0.0, 0.895]), candidate(0.6, (4, 8))]
     (account, _) = answered(batch_of(members))[0].ledger.candidates
-    assert account.unit_sum == pytest.approx(0.25)
-    assert account.credit_gap == pytest.approx(0.25 - 0.6, abs=1e-12)
+    assert account.unit_sum == pytest.approx(0.595)
+    assert account.credit_gap == pytest.approx(-0.005, abs=1e-12)
+
+
+def test_partial_texts_that_end_elsewhere_than_the_reward_are_of_another_candidate():
+    """More than rounding is a mistake of the caller's."""
+    members = [candidate(0.9, (0, 4), units=[[0, 4]], utilities=[0.0, 0.88]), candidate(0.6, (4, 8))]
+    error = refused(batch_of(members))
+    assert (error.code, error.field, error.position, error.entry) == ("invalid_request", "utilities", 0, 1)
+    assert error.detail.startswith("got 0.88 for all units; expected the candidate's reward, 0.9")
 
 
 def test_candidates_that_do_not_play_are_left_out():
@@ -585,7 +593,7 @@ ONE = [[0, 4]]
         ({"units": ONE, "values": [1.0], "tree": []}, "invalid_request", "tree", None),
         ({"units": ONE, "utilities": [0.0, 1.0], "tree": [[0, 0]]}, "shape_mismatch", "tree", None),
         (
-            {"units": [[0, 1], [1, 4]], "utilities": [0.0] * 4, "tree": [[0, 0]]},
+            {"units": [[0, 1], [1, 4]], "utilities": [0.0, 0.0, 0.0, 1.0], "tree": [[0, 0]]},
             "shape_mismatch",
             "tree",
             None,
@@ -666,7 +674,7 @@ def test_limits_of_units():
     one = candidate(1.0, (0, 4), units=[[k, k + 1] for k in range(4)], values=[0.1] * 4)
     error = refused(batch_of([one]), ComposeOptions(max_units=3))
     assert (error.code, error.detail) == ("too_many_players", "got 4 units; expected at most 3")
-    table = candidate(1.0, (0, 4), units=[[k, k + 1] for k in range(4)], utilities=[0.1] * 16)
+    table = candidate(1.0, (0, 4), units=[[k, k + 1] for k in range(4)], utilities=[*[0.1] * 15, 1.0])
     options = ComposeOptions(SetCreditOptions(max_table_players=3))
     assert refused(batch_of([table]), options).code == "too_many_players"
     assert answered(batch_of([table]), ComposeOptions(SetCreditOptions(max_table_players=4)))

@@ -27,6 +27,11 @@ Integers: TypeAlias = NDArray[np.int64]
 Booleans: TypeAlias = NDArray[np.bool_]
 
 
+WHOLE_TOLERANCE = 0.01
+"""Of the largest utility: what the text of all units may be worth other than the candidate. Models in bfloat16 round by
+nearly as much; what differs within it is in `credit_gap`."""
+
+
 class _PartsError(Exception):
     """What is wrong with one set, or with the inside of one of its candidates."""
 
@@ -106,6 +111,7 @@ def _check_candidate(batch: ComposedSets, options: ComposeOptions, row: int, fla
         _check_numbers("unit_values", parts.values)
     if parts.utilities is not None:
         _check_utilities(batch, options, parts.utilities, len(units))
+        _check_whole(float(batch.sets.rewards[flat]), parts.utilities)
         _check_tree(parts.tree, len(units))
 
 
@@ -181,6 +187,18 @@ def _check_utilities(batch: ComposedSets, options: ComposeOptions, utilities: Fl
         detail = f"utilities holds {len(utilities)} values; expected 2**{n_units} for {n_units} units"
         raise _PartsError("shape_mismatch", "utilities", detail)
     _check_numbers("utilities", utilities[1:], offset=1)
+
+
+def _check_whole(reward: float, utilities: Floats) -> None:
+    """The text of all units is worth what the candidate is, but for how a model rounds from one batch to the next."""
+    if len(utilities) == 1 or np.isnan(reward):
+        return
+    whole, last = float(utilities[-1]), len(utilities) - 1
+    if abs(whole - reward) > WHOLE_TOLERANCE * max(abs(reward), float(np.abs(utilities[1:]).max())):
+        detail = (
+            f"got {whole:.6g} for all units; expected the candidate's reward, {reward:.6g}, because it is their text"
+        )
+        raise _PartsError("invalid_request", "utilities", detail, last)
 
 
 def _check_tree(tree: Integers | None, n_units: int) -> None:
