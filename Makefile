@@ -148,6 +148,9 @@ define run_conventions
 	else echo "######## lane trainer: conventions of $(1) NOT RUN, it could not be installed here (see above) ########"; fi
 endef
 
+# Sensitivities by the trainer's own model, with the transformers that verl pins; torch itself warns of what it loads there.
+OF_OWN_MODELS := tests/engines/test_in_process.py tests/engines/test_in_process_refusals.py tests/engines/test_sharded_models.py
+
 models: $(TRL)/stamp ## lane: engines with torch and transformers, in the environment of TRL
 	$(TRL)/bin/python -m pytest -q -n auto -m models
 
@@ -163,7 +166,7 @@ trainer: $(TRL)/stamp ## lane: tests against real trainers, TRL $(TRL_OLDEST) an
 	$(call run_conventions,verl,$(VERL))
 	$(call run_conventions,openrlhf,$(OPENRLHF))
 	@if $(MAKE) --no-print-directory $(VERL)/stamp; then \
-		$(VERL)/bin/python -m pytest -q -m models -W ignore::DeprecationWarning tests/engines/test_in_process.py; \
+		$(VERL)/bin/python -m pytest -q -m models -W ignore::DeprecationWarning $(OF_OWN_MODELS); \
 	else echo "######## lane trainer: policies with verl's transformers NOT RUN, it could not be installed here ########"; fi
 	@echo "######## lane trainer: adapters of OpenRLHF and verl NOT RUN, there are none in this version ########"
 
