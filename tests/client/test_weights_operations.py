@@ -111,6 +111,42 @@ def test_a_long_shard_travels_in_pieces_and_whole(size, runner) -> None:
     assert spool.seen[-1].headers["x-retry-count"] == "1"
 
 
+@pytest.mark.parametrize(("announced", "patience"), [(5.0, 5.0), (None, 60.0)])
+def test_a_service_that_is_away_is_waited_for_before_anything_is_made(announced, patience, runner, clock) -> None:
+    """No longer than the announcement may take; no shard is made for it."""
+    start, made = clock.now, []
+
+    def away(_):
+        raise httpx.ConnectError("gone")
+
+    def shards():
+        made.append(1)
+        yield b"a"
+
+    options = {"deadline_s": 60.0, "announce_deadline_s": announced}
+    with pytest.raises(exceptions.TransportError):
+        runner.call(
+            runner.client(away), "push_weights", "org/policy", shards(), weight_version="v", n_shards=1, **options
+        )
+    assert patience / 4 < clock.now - start <= patience
+    assert made == []
+
+
+def test_a_shard_has_the_time_of_a_shard(runner, clock) -> None:
+    """However short that of the announcement is."""
+    spool, start = Spool(), clock.now
+
+    def slow(request):
+        if request.headers["content-type"] != "application/json" and clock.now < start + 10.0:
+            raise httpx.ConnectError("gone")
+        return spool(request)
+
+    options = {"weight_version": "v", "deadline_s": 60.0, "announce_deadline_s": 1.0}
+    answer = runner.call(runner.client(slow), "push_weights", "org/policy", [b"a"], **options)
+    assert answer.status == "live"
+    assert clock.now >= start + 10.0
+
+
 def test_weights_on_a_shared_disk_are_named(runner) -> None:
     """`load_weights` sends a path, and whatever else was said."""
     spool = Spool()

@@ -104,6 +104,7 @@ class WeightsOperations(Inquiries):
         adapter: bool = False,
         merged: bool = False,
         deadline_s: float | None = None,
+        announce_deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> Steps[WeightsResponse]:
         """Send weights to a policy, which takes them once the last shard is there.
@@ -122,6 +123,8 @@ class WeightsOperations(Inquiries):
                 under `adapter_config`, as JSON.
             merged: Whether an adapter is added to the weights, or computed beside them. Sensitivities are the same.
             deadline_s: Seconds allowed for each shard, waits and retries included. None: the client's.
+            announce_deadline_s: The same for the announcement: how long a service that is away is waited for before
+                anything is sent. None: `deadline_s`.
             request_id: Identity of the requests in logs, the same for all shards. None: a new one.
 
         Returns:
@@ -136,8 +139,9 @@ class WeightsOperations(Inquiries):
         """
         n_shards = _number_of(shards, n_shards)
         request_id = checked_request_id(request_id)
+        patience_s = deadline_s if announce_deadline_s is None else announce_deadline_s
         answer = yield from self.announce_weights(
-            model, weight_version=weight_version, deadline_s=deadline_s, request_id=request_id
+            model, weight_version=weight_version, deadline_s=patience_s, request_id=request_id
         )
         number = 0
         for content in shards:

@@ -40,10 +40,13 @@ class SensitivityConfig:
         on_failure: When there are no weights: `raise`, or the trainer's own advantage on every token of the completions
             concerned (`group_reward`), which is counted.
         deterministic: Whether the policy reads each completion by itself, so that others change no bit of it.
-        deadline_s: Seconds for one request, retries included.
-        push_deadline_s: Seconds for each shard of weights that are handed over, retries included.
-        run: Names this run in versions of weights, which are `RUN:STEP`; it has to differ from those of all other runs
-            that use the policy. None: a new name each time training begins.
+        deadline_s: Seconds for one request, retries included; also for the announcement that comes before weights, so
+            that a service which is away is waited for as long at most.
+        push_deadline_s: Seconds for each shard of weights once they are announced, the way to its last bit and retries
+            included; the last one is answered once the policy has them all. A large model has large shards: this is for
+            256 MiB.
+        run: What names of runs begin with, for people who read versions of weights. Versions are `RUN-UNIQUE:STEP`,
+            with another UNIQUE each time training begins, so that two runs may have the same. None: UNIQUE alone.
         most_tokens: Tokens of one pass of the trainer's own model, `in_process`.
         max_credit_share: Share of the step time above which, after three steps, one warning is given. None: never.
         api_key: Key of the service, which has to be one for administration; None takes CREDITD_API_KEY.

@@ -103,6 +103,7 @@ class SensitivityMixin:
             self.accelerator,
             weight_version=version,
             deadline_s=config.push_deadline_s,
+            announce_deadline_s=min(config.deadline_s, config.push_deadline_s),
         )
 
     def _generate(self: Any, prompts: list[Any]) -> Any:

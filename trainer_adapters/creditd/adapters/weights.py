@@ -91,6 +91,7 @@ def push_policy(
     dtype: torch.dtype | None = None,
     merged: bool = False,
     deadline_s: float | None = None,
+    announce_deadline_s: float | None = None,
 ) -> PushReport:
     """Give a policy of a service the weights of a model as they are now; every process calls this together.
 
@@ -104,6 +105,8 @@ def push_policy(
         dtype: What numbers with a fraction are cast to before they travel, such as `torch.bfloat16`. None: they stay.
         merged: Whether the service adds an adapter to the weights, or computes it beside them.
         deadline_s: Seconds for each shard, retries included. None: the client's.
+        announce_deadline_s: Seconds for the announcement before the first shard, retries included: how long a service
+            that is away is waited for. None: `deadline_s`.
 
     Returns:
         What it came to; answers are of these weights now.
@@ -126,7 +129,16 @@ def push_policy(
     if rank != 0:
         found = _follow(push)
     else:
-        found = _lead(push, n_processes, client, model, weight_version, merged=merged, deadline_s=deadline_s)
+        found = _lead(
+            push,
+            n_processes,
+            client,
+            model,
+            weight_version,
+            merged=merged,
+            deadline_s=deadline_s,
+            announce_deadline_s=announce_deadline_s,
+        )
     return PushReport(**found, seconds=time.perf_counter() - started)
 
 
@@ -148,6 +160,7 @@ def _lead(
     *,
     merged: bool,
     deadline_s: float | None,
+    announce_deadline_s: float | None,
 ) -> dict[str, Any]:
     """Send all shards, and tell the other processes which one comes, or how it ended."""
     n_bytes = 0
@@ -174,6 +187,7 @@ def _lead(
             adapter=push.config is not None,
             merged=merged and push.config is not None,
             deadline_s=deadline_s,
+            announce_deadline_s=announce_deadline_s,
         )
     except Exception as error:
         failure = error if isinstance(error, CreditdError) else RuntimeError(f"{type(error).__name__}: {error}")
