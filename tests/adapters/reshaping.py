@@ -26,6 +26,11 @@ MADE = []
 """Trainers of a test."""
 
 
+def uneven(completions, **_):
+    """A reward by length that is the mean of no group."""
+    return [(len(completion) / 10) ** 3 for completion in completions]
+
+
 @contextmanager
 def closing():
     """Close the connections of trainers afterwards, which nobody else does."""

@@ -13,6 +13,7 @@ from creditd.adapters.sensitivity import (
     asked_of_service,
     plain_advantages,
     settled,
+    unasked,
 )
 from creditd.adapters.sensitivity_config import SensitivityConfig
 from creditd.client import (
@@ -128,6 +129,38 @@ def test_constant_weights_leave_every_bit(url):
     assert [set(row.tolist()) for row in found.token_advantages] == [{0.1}, {-1 / 3}]
 
 
+def test_nobody_is_asked_about_completions_without_contrast(url):
+    """No token of theirs is read, their groups stay whole, and they are counted apart from failures and answers."""
+    none = np.zeros(len(ROLLOUTS[0].completion_ids))
+    hidden = rollout("x #### 1", 0.5, written=(False,) * 8)
+    rollouts = [ROLLOUTS[0], rollout("so 3 #### 8", 0.0), rollout(advantage=none), hidden]
+    assert [one.has_contrast for one in rollouts] == [True, False, False, False]
+    answer = asked(url, rollouts)
+    assert answer.n_reweighted.tolist() == [6, 0, 0, 0]
+    assert answer.usage.evaluations == asked(url, rollouts[:1], group_size=1).usage.evaluations > 0
+    found = settled(answer, CONFIG, rollouts)
+    alone = settled(asked(url, rollouts[:1], group_size=1), CONFIG, rollouts[:1])
+    np.testing.assert_array_equal(found.token_advantages[0], alone.token_advantages[0])
+    assert not any(row.any() for row in found.token_advantages[1:])
+    assert found.weights[1:] == [None] * 3
+    assert found.metrics["credit/without_contrast"] == 0.75
+    for name in ("credit/reweighted", "credit/effective_share", "credit/answer_not_found", "credit/fallbacks"):
+        assert found.metrics[name] == alone.metrics[name]
+
+
+def test_fallbacks_are_a_share_of_what_was_asked():
+    """Completions without contrast miss nothing."""
+    rollouts = [rollout(advantage=0.0), *ROLLOUTS]
+    failure = TransportError("gone")
+    found = settled(failure, replace(CONFIG, on_failure="group_reward"), rollouts)
+    assert found.metrics == {"credit/fallbacks": 1.0, "credit/errors": 1.0, "credit/without_contrast": 0.2}
+    assert unasked(rollouts[:1]).metrics == {
+        "credit/fallbacks": 0.0,
+        "credit/errors": 0.0,
+        "credit/without_contrast": 1.0,
+    }
+
+
 def test_a_completion_that_fails_falls_back_alone(url):
     """Its own advantage stays on its tokens; under `raise` nothing is trained on."""
     rollouts = [*ROLLOUTS[:3], rollout("far too long for this policy #### 1", 0.75)]
@@ -151,7 +184,7 @@ def test_a_lost_service_leaves_the_plain_advantages():
         settled(failure, CONFIG, ROLLOUTS)
     found = settled(failure, replace(CONFIG, on_failure="group_reward"), ROLLOUTS)
     assert [set(row.tolist()) for row in found.token_advantages] == [{0.5}, {-1.5}, {0.25}, {0.75}]
-    assert found.metrics == {"credit/fallbacks": 1.0, "credit/errors": 1.0}
+    assert found.metrics == {"credit/fallbacks": 1.0, "credit/errors": 1.0, "credit/without_contrast": 0.0}
     assert (found.request_id, found.weight_version) == (None, None)
 
 

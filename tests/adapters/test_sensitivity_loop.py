@@ -131,6 +131,28 @@ def test_weights_are_handed_over_with_the_step(client):
     assert len(pushed) == 2
 
 
+def test_nobody_is_asked_about_completions_whose_advantage_is_zero(client):
+    """Rows stay where they are; the others have what they have beside anybody."""
+    answer = found(client, advantages=[0.5, 0.0, 2.0], expect={"group_size": 3}, groups=[0, 0, 0])
+    assert answer.token_advantages[0] == by_hand(0, answer.result.weight_version).tolist()
+    assert answer.token_advantages[1] == [0.0] * LENGTHS[1]
+    assert answer.weights[1] == [1.0] * LENGTHS[1]
+    assert answer.result.n_reweighted[1] == 0
+    assert answer.result.usage.evaluations < found(client).result.usage.evaluations
+
+
+def test_without_any_advantage_there_is_no_request_and_no_push():
+    """Nor a service; masked tokens have no weight."""
+    weights = CurrentWeights(lambda _: pytest.fail("pushed"))
+    masks = [[place != 1 for place in range(length)] for length in LENGTHS]
+    with Client("http://127.0.0.1:9", deadline_s=0.2) as nobody:
+        options = {"weights": weights, "completion_masks": masks, "expect": {"group_size": 1}, "reshape": {"beta": 2.0}}
+        answer = found(nobody, advantages=[0.0, -0.0, 0.0], **options)
+    assert answer.token_advantages == [[0.0] * length for length in LENGTHS]
+    assert answer.weights == [[float(kept) for kept in row] for row in masks]
+    assert answer.result.weight_version is None
+
+
 def shard():
     """A safetensors file with one number."""
     header = b'{"x":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
@@ -140,6 +162,7 @@ def shard():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
+        ({"advantages": [1.0]}, "advantages: got 1; expected 3, one per completion"),
         ({"lengths": [1, 2]}, "lengths: got 2; expected 3, one per completion"),
         ({"prompt_lengths": [1, 1, 3]}, "prompt_lengths: got 3 for prompt 2, which has 2 tokens"),
         ({"completion_masks": [[1], [1], [1]]}, "completion_masks: got 1 entries"),

@@ -8,7 +8,18 @@ import torch
 from peft import LoraConfig
 from trl import GRPOTrainer
 
-from adapters.reshaping import CONSTANT, MARK, MASKS, closing, config, entries, parameters, reshaping, served_model
+from adapters.reshaping import (
+    CONSTANT,
+    MARK,
+    MASKS,
+    closing,
+    config,
+    entries,
+    parameters,
+    reshaping,
+    served_model,
+    uneven,
+)
 from adapters.tiny import model, tokenizer
 from adapters.trainers import MARKS, Watch
 from creditd.adapters.sensitivity_config import SensitivityConfig
@@ -112,7 +123,7 @@ def test_a_number_that_is_none_is_a_failure(tmp_path):
     """Under `raise` the run ends; else the completions concerned keep their advantage, and are counted."""
 
     def broken(directory, **options):
-        trainer = reshaping(directory, max_steps=1, **OWN, **options)
+        trainer = reshaping(directory, rewards=[uneven], max_steps=1, **OWN, **options)
         with torch.no_grad():
             trainer.model.lm_head.weight[:] = float("nan")
         return trainer

@@ -20,7 +20,7 @@ import torch
 from trl import GRPOTrainer
 
 from adapters.policy_service import sensed
-from adapters.reshaping import CONSTANT, MARK, MASKS, closing, entries, parameters, reshaping, served_model
+from adapters.reshaping import CONSTANT, MARK, MASKS, closing, entries, parameters, reshaping, served_model, uneven
 from adapters.tiny import PARSER
 from adapters.trainers import MARKS, Watch, asked, check_alignment, check_gradients, length, score
 from creditd.adapters.trl import CandidateReward, CreditConfig, CreditGRPOTrainer
@@ -71,6 +71,7 @@ def test_each_token_is_trained_on_its_advantage_times_its_weight(url, tmp_path, 
         tmp_path / "out",
         url,
         record=str(tmp_path / "wire"),
+        rewards=[uneven],
         masks=masks,
         max_steps=4,
         num_iterations=2,
@@ -95,7 +96,7 @@ def test_each_token_is_trained_on_its_advantage_times_its_weight(url, tmp_path, 
         assert request["weight_version"] == reply["weight_version"]
         of_groups = [request["items"][start : start + 4] for start in range(0, len(request["items"]), 4)]
         for group in of_groups:
-            given = torch.tensor([float(len(item["completion"]) % 3) for item in group])
+            given = torch.tensor(uneven([item["completion"] for item in group]))
             own = (given - given.mean()) / (given.std() + 1e-4)
             assert [item["advantage"] for item in group] == pytest.approx(own.tolist(), abs=1e-6)
         for item, found in zip(request["items"], reply["items"], strict=True):
@@ -141,6 +142,65 @@ def test_without_a_service_the_plain_advantages_are_trained_on(tmp_path):
     assert trainer.sensitivity_request_ids == []
     with pytest.raises(TransportError):
         reshaping(tmp_path / "raise", deadline_s=0.3, push_deadline_s=0.3).train()
+
+
+def test_a_service_that_is_away_is_waited_for_as_long_as_for_an_answer(tmp_path, monkeypatch):
+    """Before anything is sent; shards, which may be large, have a deadline of their own."""
+    told = []
+
+    def away(*_, **options):
+        told.append((options["announce_deadline_s"], options["deadline_s"]))
+        raise TransportError("gone")
+
+    monkeypatch.setattr(Client, "push_weights", away)
+    for deadline_s, push_deadline_s in ((7.0, 600.0), (70.0, 60.0)):
+        reshaping(
+            tmp_path / str(deadline_s),
+            on_failure="group_reward",
+            deadline_s=deadline_s,
+            push_deadline_s=push_deadline_s,
+            max_steps=1,
+        ).train()
+    assert told == [(7.0, 600.0), (60.0, 60.0)]
+
+
+def test_without_contrast_nothing_is_asked_and_nothing_handed_over(tmp_path):
+    """By a service that is not there, nor by the own model: TRL's advantages are all 0, and so is what is trained."""
+    for options in ({}, {"in_process": True, "model": None}):
+        trainer = reshaping(
+            tmp_path / str(len(options)), rewards=[lambda completions, **_: [1.0] * len(completions)], **options
+        )
+        trainer._own_policy = None
+        watch = Watch(trainer)
+        trainer.train()
+        assert not any(advantages.any() for _, _, advantages in watch.generated)
+        assert entries(trainer, "credit/without_contrast") == [1.0, 1.0]
+        assert entries(trainer, "credit/fallbacks") == entries(trainer, "credit/errors") == [0.0, 0.0]
+        assert entries(trainer, "credit/pushes") == ([] if options else [0.0, 0.0])
+
+
+def test_of_a_generation_those_with_contrast_are_asked_about(url, tmp_path):
+    """Of a group whose rewards are equal no token is measured; the other has its weights."""
+
+    def reward(completions, **_):
+        return [float(place < 4 and place % 2) for place in range(len(completions))]
+
+    advantages = []
+    for place, options in (("there", {}), ("here", {"in_process": True, "model": None, "sensitivity": "perturbation"})):
+        wire = {} if options else {"record": str(tmp_path / "wire")}
+        trainer = reshaping(tmp_path / place, url, rewards=[reward], max_steps=1, **wire, **options)
+        watch = Watch(trainer)
+        trainer.train()
+        assert entries(trainer, "credit/without_contrast") == [0.5]
+        assert entries(trainer, "credit/answer_not_found") == [0.25]
+        advantages.append(watch.generated[0][2])
+    (request,) = asked(tmp_path / "wire")
+    masks = [item.get("completion_mask") for item in request["items"]]
+    assert masks[:4] == [None] * 4 or all(all(mask) for mask in masks[:4])
+    assert not any(any(mask) for mask in masks[4:])
+    for found in advantages:
+        assert found[:4].any()
+        assert not found[4:].any()
 
 
 def test_weights_are_handed_over_when_the_step_changed(url, tmp_path):
@@ -263,7 +323,8 @@ def test_credit_of_tokens_is_weighed_token_by_token(url, tmp_path):
     ((_, kept, advantages),) = watch.generated
     assert advantages[kept == 1].tolist() == expected.astype(np.float32).tolist()
     assert len(set(flat)) > 3
-    assert entries(trainer, "sensitivity/answer_not_found") == [0.25]
+    assert entries(trainer, "sensitivity/without_contrast") == [0.25]
+    assert entries(trainer, "sensitivity/answer_not_found") == [pytest.approx(1 / 3)]
     assert entries(trainer, "credit/candidates")
 
 

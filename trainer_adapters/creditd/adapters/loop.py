@@ -13,7 +13,7 @@ torch is imported for its own tensors alone; arrays of other frameworks get arra
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -137,7 +137,7 @@ class SensitivityAdvantages:
             torch a tensor of its shape, float32, on its device; else an array of their shape, float64. Exactly 0 on
             padding and on tokens that are masked.
         weights: The same of the weights of tokens.
-        result: The whole answer: sensitivities, how the weights are spread, flags, the version of the policy.
+        result: The answer: sensitivities, how the weights are spread, flags, the version of the policy.
     """
 
     token_advantages: Any
@@ -161,6 +161,8 @@ def sensitivity_advantages(
 ) -> SensitivityAdvantages:
     """An advantage for each token of completions: that of the completion, by how much the answer depends on the token.
 
+    Nobody is asked about completions whose advantage is 0, and if all are, no weights are handed over either.
+
     Args:
         client: Whom to ask.
         prompt_ids: Tokens of what each of B completions answers: B lists, or an array or tensor of shape (B, P), padded
@@ -180,7 +182,8 @@ def sensitivity_advantages(
 
     Returns:
         Advantages in the form of the tokens. A completion without an answer has NaN, which only
-        `on_item_error="return"` lets happen.
+        `on_item_error="return"` lets happen. One whose advantage is 0 has weights of 1 where the policy wrote; in
+        `result` none of its tokens is reweighted. If all are 0, `result` is of this process and of no policy.
 
     Raises:
         ValueError: If lengths or masks do not fit the tokens.
@@ -195,22 +198,46 @@ def sensitivity_advantages(
     if decode is not None:
         read = [token_offsets(row, decode) for row in rows]
         texts = {"completions": [text for text, _ in read], "token_offsets": [offsets for _, offsets in read]}
-    asked: dict[str, Any] = {
-        "advantages": [float(advantage) for advantage in advantages],
-        "completion_masks": None if completion_masks is None else _rows(completion_masks, n_tokens, "completion_masks"),
-        **texts,
-        **options,
-    }
+    written = [[True] * n for n in n_tokens]
+    if completion_masks is not None:
+        written = [[bool(own) for own in row] for row in _rows(completion_masks, n_tokens, "completion_masks")]
+    values = [float(advantage) for advantage in advantages]
+    if len(values) != len(rows):
+        raise ValueError(f"advantages: got {len(values)}; expected {len(rows)}, one per completion")
+    measured = [row if value != 0 else [False] * len(row) for row, value in zip(written, values, strict=True)]
+    asked: dict[str, Any] = {"advantages": values, "completion_masks": measured, **texts, **options}
     prompts = _prompts(prompt_ids, prompt_lengths)
-    if weights is None:
+    if not any(values):
+        result = _without_policy(prompts, rows, options)
+    elif weights is None:
         result = client.oar(prompts, rows, **asked)
     else:
         result = weights.answer(lambda version: client.oar(prompts, rows, weight_version=version, **asked), step)
+    found = [
+        result.weights[row] if value != 0 else np.array(written[row], dtype=np.float64)
+        for row, value in enumerate(values)
+    ]
     return SensitivityAdvantages(
         token_advantages=in_form_of(completion_ids, result.token_advantages),
-        weights=in_form_of(completion_ids, result.weights),
+        weights=in_form_of(completion_ids, Ragged.from_rows(found)),
         result=result,
     )
+
+
+def _without_policy(
+    prompts: Sequence[Sequence[int]], rows: Sequence[Sequence[int]], options: Mapping[str, Any]
+) -> OarResult:
+    """The answer about completions of which nothing is asked: no token is reweighted, and all advantages are 0."""
+    kept = {name: options[name] for name in ("ids", "groups", "reshape", "expect") if name in options}
+    with Client("local:") as local:
+        return local.oar(
+            prompts,
+            rows,
+            sensitivities=[[0.0] * len(row) for row in rows],
+            completion_masks=[[False] * len(row) for row in rows],
+            advantages=[0.0] * len(rows),
+            **kept,
+        )
 
 
 def causal_units(

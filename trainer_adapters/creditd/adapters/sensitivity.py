@@ -57,6 +57,16 @@ class ReasonedRollout:
     written: tuple[bool, ...] | None
     advantage: Base
 
+    @property
+    def has_contrast(self) -> bool:
+        """Whether a token that the loss trains has an advantage; without one no weight changes the loss."""
+        return bool(plain_advantages(self).any())
+
+    @property
+    def measured(self) -> tuple[bool, ...] | None:
+        """T truth values, whether the policy is asked about the token; None: about all. Without contrast about none."""
+        return self.written if self.has_contrast else (False,) * len(self.completion_ids)
+
 
 @dataclass(frozen=True)
 class Reshaped:
@@ -64,7 +74,7 @@ class Reshaped:
 
     Attributes:
         token_advantages: One array of shape (T,), float64, per rollout.
-        weights: The same of weights; None where the failure policy had its way.
+        weights: The same of weights; None where the failure policy had its way, or nobody was asked.
         metrics: Numbers for the trainer's log, by name.
         request_id: Identity of the request, None unless a service gave the answer.
         weight_version: The weights that were asked, None likewise.
@@ -121,14 +131,14 @@ def asked_of_service(
         weight_version: The weights that have to answer.
 
     Returns:
-        One usable number per token of each rollout.
+        One usable number per token of each rollout. Of one without contrast nothing is measured, and all are 0.
 
     Raises:
         PartialResultError: If some rollouts have no answer.
         ResponseError: If a number is missing, not finite, or too large for a float32.
         CreditdError: Whatever else the client raises.
     """
-    masks = [one.written for one in rollouts]
+    masks = [one.measured for one in rollouts]
     choices = config.request()
 
     def ask() -> OarResult:
@@ -295,8 +305,8 @@ def settled(
         answer = failure.result if isinstance(failure, PartialResultError) else None
     counts = {"credit/errors": float(failure is not None), "credit/fallbacks": 1.0}
     if not isinstance(answer, OarResult):
-        plain = [plain_advantages(rollout) for rollout in rollouts]
-        return Reshaped(plain, [None] * len(rollouts), counts, None, None, failure)
+        found = unasked(rollouts)
+        return Reshaped(found.token_advantages, found.weights, found.metrics | counts, None, None, failure)
     found = reshaped(rollouts, weighed_by(answer))
     return Reshaped(
         found.token_advantages,
@@ -317,19 +327,30 @@ def reshaped(rollouts: Sequence[ReasonedRollout], weighed: Weighed) -> Reshaped:
 
     Returns:
         For an advantage of the whole completion the token advantages as they came; for advantages of tokens each times
-        the weight of its token. `metrics` has the share of rows without weights, and means over the others.
+        the weight of its token. `metrics` has the share of rows without contrast; of those with it the share without
+        weights, and means over the others.
     """
+    contrast = np.array([rollout.has_contrast for rollout in rollouts], dtype=np.bool_)
+    kept = [weights if asked else None for weights, asked in zip(weighed.weights, contrast.tolist(), strict=True)]
     tokens = []
-    for rollout, weights, advantages in zip(rollouts, weighed.weights, weighed.token_advantages, strict=True):
+    for rollout, weights, advantages in zip(rollouts, kept, weighed.token_advantages, strict=True):
         if weights is None or advantages is None:
             tokens.append(plain_advantages(rollout))
         elif isinstance(rollout.advantage, float):
             tokens.append(advantages)
         else:
             tokens.append(rollout.advantage * weights)
-    without = np.array([weights is None for weights in weighed.weights], dtype=np.bool_)
-    metrics = {"credit/fallbacks": float(without.mean())} | _metrics(weighed, ~without)
-    return Reshaped(tokens, weighed.weights, metrics, None, None)
+    used = np.array([weights is not None for weights in kept], dtype=np.bool_)
+    fallbacks = float((~used[contrast]).mean()) if contrast.any() else 0.0
+    metrics = {"credit/fallbacks": fallbacks, "credit/without_contrast": float((~contrast).mean())}
+    return Reshaped(tokens, kept, metrics | _metrics(weighed, used), None, None)
+
+
+def unasked(rollouts: Sequence[ReasonedRollout]) -> Reshaped:
+    """The plain advantages of rollouts that nobody was asked about."""
+    without = sum(not rollout.has_contrast for rollout in rollouts) / len(rollouts)
+    metrics = {"credit/fallbacks": 0.0, "credit/errors": 0.0, "credit/without_contrast": without}
+    return Reshaped([plain_advantages(one) for one in rollouts], [None] * len(rollouts), metrics, None, None)
 
 
 def plain_advantages(rollout: ReasonedRollout) -> Floats:

@@ -151,7 +151,7 @@ def _request(config: SensitivityConfig, rollouts: Sequence[ReasonedRollout]) -> 
         {
             "prompt_ids": list(one.prompt_ids),
             "completion_ids": list(one.completion_ids),
-            "completion_mask": None if one.written is None else list(one.written),
+            "completion_mask": None if one.measured is None else list(one.measured),
             "completion": one.text,
             "token_offsets": [list(pair) for pair in one.offsets],
             "advantage": one.advantage if isinstance(one.advantage, float) else 1.0,

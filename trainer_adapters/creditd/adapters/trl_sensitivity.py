@@ -31,6 +31,7 @@ from creditd.adapters.sensitivity import (
     Reshaped,
     asked_of_service,
     settled,
+    unasked,
 )
 from creditd.adapters.sensitivity_config import SensitivityConfig
 from creditd.adapters.trl import CreditMixin
@@ -121,10 +122,14 @@ class SensitivityMixin:
         everyone = by_all(self.accelerator, lambda: self._rollouts(out, generated))
         n_own = len(out["completion_ids"])
         own = slice(self.accelerator.process_index * n_own, (self.accelerator.process_index + 1) * n_own)
-        if self._sensitivity.in_process:
-            reshaped: Reshaped = self._own_policy.reshaped(self.model, self.accelerator, everyone, own)
+        reshaped: Reshaped
+        if not any(one.has_contrast for one in everyone):
+            reshaped = unasked(everyone)
+        elif self._sensitivity.in_process:
+            reshaped = self._own_policy.reshaped(self.model, self.accelerator, everyone, own)
         else:
             reshaped = settled(self._answer(everyone), self._sensitivity, everyone)
+        if not self._sensitivity.in_process:
             reshaped.metrics.update(self._policy_weights.taken())
             lag = self._policy_weights.lag_of(reshaped.weight_version, self.state.global_step)
             reshaped.metrics.update({} if lag is None else {"credit/version_lag": float(lag)})
