@@ -4,7 +4,10 @@ import pytest
 
 pytest.importorskip("trl", reason="the lane `trainer` installs TRL")
 
+from types import SimpleNamespace
+
 import torch
+from accelerate import Accelerator, DistributedType, FullyShardedDataParallelPlugin
 from peft import LoraConfig
 from trl import GRPOTrainer
 
@@ -22,8 +25,10 @@ from adapters.reshaping import (
 )
 from adapters.tiny import model, tokenizer
 from adapters.trainers import MARKS, Watch
+from creditd.adapters import trl_sensitivity
 from creditd.adapters.sensitivity_config import SensitivityConfig
 from creditd.adapters.sensitivity_in_process import OwnPolicy
+from creditd.adapters.trl_settings import check_type
 from services import running_service
 
 pytestmark = MARKS
@@ -137,6 +142,46 @@ def test_a_number_that_is_none_is_a_failure(tmp_path):
     assert trainer._metrics["train"]["credit/fallbacks"] == [0.75]
     rows = [set(row[mask == 1].tolist()) for row, mask in zip(advantages, kept, strict=True)]
     assert all(len(row) == 1 for row in rows)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_sharded_model_in_a_short_type_has_no_gradient_from_the_start(version):
+    """As accelerate will have it: by FSDP of either kind, or ZeRO-3; whole ones are copied."""
+
+    def prepared(precision, **plugins):
+        kind = DistributedType.FSDP if "fsdp_plugin" in plugins else DistributedType.DEEPSPEED
+        return SimpleNamespace(distributed_type=kind, mixed_precision=precision, state=SimpleNamespace(**plugins))
+
+    def fsdp(precision):
+        plugin = FullyShardedDataParallelPlugin(fsdp_version=version)
+        if precision != "no":
+            plugin.set_mixed_precision(precision)
+        return prepared(precision, fsdp_plugin=plugin)
+
+    def zero(precision, stage):
+        return prepared(precision, deepspeed_plugin=SimpleNamespace(zero_stage=stage))
+
+    whole, short = model(more=[MARK]), model(more=[MARK]).bfloat16()
+    for accelerator, policy in (
+        (fsdp("bf16"), whole), (fsdp("fp16"), whole), (fsdp("no"), short),
+        (zero("bf16", 3), whole), (zero("no", 3), short),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=r"computes in torch\.b?float16.*expected bf16=False"):
+            check_type(accelerator, policy)
+    for accelerator, policy in (
+        (fsdp("no"), whole), (zero("no", 3), whole), (zero("bf16", 2), short),
+        (prepared("bf16", deepspeed_plugin=None), short), (Accelerator(cpu=True), short),
+    ):  # fmt: skip
+        check_type(accelerator, policy)
+
+
+def test_the_type_is_looked_at_where_it_matters(tmp_path, monkeypatch):
+    """For gradients of the own model, whoever gives them their name."""
+    seen = []
+    monkeypatch.setattr(trl_sensitivity, "check_type", lambda _, policy: seen.append(policy.dtype))
+    for sensitivity in ("gradient", DRAWS, "perturbation"):
+        reshaping(tmp_path, sensitivity=sensitivity, **OWN)
+    assert seen == [torch.float32] * 2
 
 
 def test_a_padding_token_that_ends_texts_is_refused_at_the_start():

@@ -37,9 +37,10 @@ from creditd.adapters.sensitivity_config import SensitivityConfig
 from creditd.adapters.trl import CreditMixin
 from creditd.adapters.trl_processes import by_all, by_one
 from creditd.adapters.trl_rows import check_rows, filled, filled_up, overrider, replace_last, tokenizer_of
-from creditd.adapters.trl_settings import check_deadlines, check_loss
+from creditd.adapters.trl_settings import check_deadlines, check_loss, check_type
 from creditd.adapters.weights import push_policy
 from creditd.client import Client, CreditdError, OarResult
+from creditd.client.bodies import type_of
 
 __all__ = ["SensitivityConfig", "SensitivityGRPOTrainer", "SensitivityMixin"]
 
@@ -79,6 +80,8 @@ class SensitivityMixin:
 
             policy = self.accelerator.unwrap_model(self.model)
             generation = getattr(policy, "generation_config", None)
+            if type_of(config.sensitivity) == "gradient":
+                check_type(self.accelerator, policy)
             self._own_policy = OwnPolicy(config, tokenizer, policy.config, generation)
             return
         self._sensitivity_client = Client(

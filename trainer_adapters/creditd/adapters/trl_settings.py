@@ -7,6 +7,7 @@ import warnings
 from importlib.metadata import version
 from typing import Any
 
+import torch
 from trl import GRPOTrainer
 
 from creditd.adapters.credit_config import CreditConfig
@@ -15,6 +16,8 @@ from creditd.client.bodies import type_of
 
 OLDEST, NEWEST = (1, 14), (1, 16)
 """Releases of TRL whose seams the tests hold."""
+ZERO_SHARDS_WEIGHTS = 3
+"""The stage of ZeRO from which on each process has a part of the weights."""
 SCALED_AS = {"batch": ("batch_scaled",), "none": ("centered", "none")}
 """Advantages of creditd that do what `scale_rewards` says; `group`, TRL's default, leaves the choice open."""
 
@@ -83,6 +86,34 @@ def check_deadlines(trainer: Any, **deadlines_s: float) -> None:  # noqa: ANN401
                 f"got {name}={deadline_s:g} with ddp_timeout={limit:g}: the processes that wait for the answer "
                 "would give up before it; expected a shorter deadline"
             )
+
+
+def check_type(accelerator: Any, policy: Any) -> None:  # noqa: ANN401 - neither carries types here
+    """Refuse a gradient by the trainer's own model where each process will have a part of it in a short type.
+
+    Of a whole model a copy in float32 is made; of a part none can be.
+
+    Args:
+        accelerator: Of the trainer.
+        policy: The model, before it is wrapped.
+
+    Raises:
+        ValueError: If FSDP or ZeRO-3 will have it compute in another type than float32.
+    """
+    kind = str(getattr(accelerator.distributed_type, "value", accelerator.distributed_type))
+    if kind == "FSDP":
+        mixed = getattr(accelerator.state.fsdp_plugin, "mixed_precision_policy", None)
+        short = getattr(mixed, "param_dtype", None) or policy.dtype
+    elif kind == "DEEPSPEED" and getattr(accelerator.state.deepspeed_plugin, "zero_stage", 0) == ZERO_SHARDS_WEIGHTS:
+        short = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(str(accelerator.mixed_precision), policy.dtype)
+    else:
+        return
+    if short.itemsize < torch.float32.itemsize:
+        raise ValueError(
+            f"got in_process=True with the sensitivity 'gradient', of a model that {kind} shards and that computes in "
+            f"{short}, in which the order of tokens is lost; expected bf16=False and fp16=False with a model in "
+            "float32, sensitivity='perturbation', or a service"
+        )
 
 
 def _check_candidates(trainer: Any, config: CreditConfig, candidate_place: int) -> None:  # noqa: ANN401 - as above
