@@ -32,8 +32,8 @@ def run(folder, text):
     model(more=["####"]).save_pretrained(folder / "model", safe_serialization=True)
     tokenizer(more=["####"]).save_pretrained(folder / "model")
     settings = folder / "service.toml"
-    root = f"models_root = {json.dumps(str(folder))}"
-    settings.write_text(f'{root}\n[[models]]\nid = "policy"\nkind = "policy"\npath = "model"\n')
+    (text_of_settings,) = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
+    settings.write_text(text_of_settings.replace('models_root = "."', f"models_root = {json.dumps(str(folder))}"))
     with running_service("--config", str(settings), directory=folder) as url:
         log = printed(folder, text, CREDITD_URL=url)
     return log, (folder / "service.log").read_text()

@@ -131,7 +131,10 @@ CASES = {
     "no token of the policy": Case(
         {"completion_ids": [1, 2, 3], "completion_mask": [False] * 3, "answer": [2, 3]}, also=weighs(0.0, 0.0, 0.0)
     ),
-    "no token": Case({"completion_ids": [], "completion": "", "token_offsets": []}, {"parser": {"type": "last_line"}}),
+    "no token, and a parser": Case(
+        {"completion_ids": [], "completion": "", "token_offsets": []}, {"parser": {"type": "last_line"}}
+    ),
+    "no token, and given sensitivities": Case({"sensitivities": []}),
     "an answer inside its reasoning": Case(
         {"completion_ids": [1, 2, 3], "reasoning": [0, 3], "answer": [1, 2]}, FAILS, fails_with("shape_mismatch")
     ),

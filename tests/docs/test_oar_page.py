@@ -15,6 +15,7 @@ import pytest
 
 from creditd.credit.answer_parsers import ANSWER_PARSERS, ParserOptions, find_reasoning
 from creditd.credit.flags import Flag
+from creditd.server.settings import load_settings
 from creditd.wire.oar_choices import PARSER_NAMES, PROBE_NAMES, SENSITIVITY_NAMES, ReshapeChoice
 from docs.oar_cases import ADVANTAGE, CASES, LONGEST, VOCABULARY, measure
 from server.oar_calls import BEFORE_MASS, IMPORTANCE, WORKED_WEIGHTS, ask, policy, with_policies
@@ -269,7 +270,7 @@ def test_every_block_is_tested():
     """Each block is a line to paste, a target of make, a program, what a trainer runs, or its output."""
     kinds = {"curl": 0, "make": 0}
     for kind, text in blocks():
-        assert kind in {"json", "text", "sh", "python"}
+        assert kind in {"json", "text", "sh", "python", "toml"}
         if kind == "sh":
             kinds[text.split()[0]] += 1
     assert kinds["curl"] == len(curls())
@@ -279,6 +280,15 @@ def test_every_block_is_tested():
     assert sum(kind in {"json", "text"} for kind in outputs) == sum(kind in {"json", "text"} for kind, _ in blocks())
     if trained:
         assert any("OAR.md" in path.read_text() for path in (ROOT / "tests" / "adapters").glob("test_*.py"))
+
+
+def test_the_settings_register_a_policy(tmp_path):
+    """The file is read as it stands, and names the policy that the lines and programs name."""
+    (text,) = (text for kind, text in blocks() if kind == "toml")
+    (tmp_path / "service.toml").write_text(text)
+    (model,) = load_settings(tmp_path / "service.toml").models
+    assert (model.id, model.kind) == ("policy", "policy")
+    assert PAGE.count('model="policy"') >= 3
 
 
 def test_targets_of_make_exist():
