@@ -145,3 +145,12 @@ def test_places_are_those_that_predict():
     assert len(read_tokens(item)) == 13
     assert answer_ids(item).tolist() == item.completion_ids[6:9].tolist()
     assert answer_places(item_of(prompt=5, reasoning=0, conclusion=0), "last").tolist() == [4]
+
+
+def test_tokens_of_a_request_that_may_not_be_written_become_tensors():
+    """As they come out of a binary body; torch would warn of its own view of them."""
+    item = item_of()
+    item.completion_ids.flags.writeable = False
+    found = answer_ids(item)
+    assert found.tolist() == item.completion_ids[slice(*item.answer)].tolist()
+    assert torch.from_numpy(found).tolist() == found.tolist()

@@ -49,8 +49,8 @@ def answer_places(item: ReasonedTokens, probe: ProbeName) -> Integers:
 
 
 def answer_ids(item: ReasonedTokens) -> Integers:
-    """The tokens of the answer, shape (n,), int64."""
-    return np.asarray(item.completion_ids[slice(*item.answer)], dtype=np.int64)
+    """The tokens of the answer, shape (n,), int64; a copy, because those of a request may be read-only."""
+    return np.array(item.completion_ids[slice(*item.answer)], dtype=np.int64)
 
 
 def outcome(logits: torch.Tensor, answer: torch.Tensor, probe: ProbeName) -> torch.Tensor:
