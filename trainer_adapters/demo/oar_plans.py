@@ -168,7 +168,7 @@ FULL = Schedule(
     study_texts=96,
 )
 QUICK = Schedule(
-    lessons=120,
+    lessons=200,
     rates=(1e-4, 2e-4),
     grid_seeds=(10,),
     seeds=(21, 22),
