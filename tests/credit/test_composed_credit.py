@@ -8,25 +8,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from credit import composition_oracles as oracles
+from credit.composed_batches import TWO, answered, batch_of, candidate, options_of, refused
 from creditd.credit import (
     Additive,
     Bounded,
     BySensitivity,
-    CandidateParts,
-    CandidateSets,
-    ComposedSets,
-    ComposeOptions,
-    Expectation,
     Flag,
     LeaveOneOut,
     MalformedPolicy,
     Normalization,
     ReshapeOptions,
-    RewardPart,
     SetCreditOptions,
-    SetError,
     TokenPolicy,
-    composed_credit,
     reshape_weights,
     set_credit,
 )
@@ -34,77 +27,6 @@ from creditd.credit import (
 ROUNDING = 1e-12
 CLOSED = 1e-9
 """Masses of a set close to this share of the largest, as credits of a set do."""
-
-
-def candidate(reward, span, *, advantage=None, **parts):
-    """One candidate of the sets below."""
-    arrays = {
-        name: np.array(value, dtype=np.int64 if name in {"units", "tree"} else np.float64).reshape(
-            (-1, 2) if name in {"units", "tree"} else -1
-        )
-        for name, value in parts.items()
-    }
-    return SimpleNamespace(
-        reward=reward, span=span, advantage=advantage, parts=CandidateParts(**arrays) if arrays else None
-    )
-
-
-def batch_of(*sets, n_tokens=12, masks=None, inside=None, groups=None, given=False, scored=True, **columns):
-    """Sets of candidates as columns."""
-    every = [one for members in sets for one in members]
-    rewards = np.array([math.nan if one.reward is None else one.reward for one in every], dtype=np.float64)
-    missing = np.array([one.reward is None for one in every], dtype=np.bool_)
-    if not scored:
-        rewards, missing = np.zeros(len(every)), np.zeros(len(every), dtype=np.bool_)
-    names = list(range(len(sets))) if groups is None else groups
-    of_sets = {name: columns.pop(name) for name in ("set_advantages", "slopes") if name in columns}
-    numbers = [math.nan if one.advantage is None else one.advantage for one in every]
-    return ComposedSets(
-        sets=CandidateSets(
-            rewards=rewards,
-            row_splits=np.append(0, np.cumsum([len(members) for members in sets])),
-            groups=np.array(names),
-            n_groups=1 + max(names),
-            missing=missing,
-            spans=np.array([one.span for one in every], dtype=np.int64).reshape(-1, 2),
-            n_tokens=np.full(len(sets), n_tokens),
-            **columns,
-        ),
-        parts=tuple(one.parts for one in every),
-        masks=(None,) * len(sets) if masks is None else tuple(masks),
-        inside=(inside,) * len(sets),
-        advantages=np.array(numbers) if given else None,
-        scored=scored,
-        **{name: np.array(value, dtype=np.float64) for name, value in of_sets.items()},
-    )
-
-
-def options_of(tokens=TokenPolicy(), **choices):  # noqa: B008 - frozen
-    """Choices of a request."""
-    return ComposeOptions(SetCreditOptions(**choices), tokens)
-
-
-def answered(batch, options=ComposeOptions(), **more):  # noqa: B008 - frozen
-    """The answers about all sets, once there are no errors."""
-    found = composed_credit(batch, options, **more)
-    assert found.errors == ()
-    return found.items
-
-
-def refused(batch, options=ComposeOptions()):  # noqa: B008 - frozen
-    """The one error of a batch."""
-    (error,) = composed_credit(batch, options).errors
-    return error
-
-
-TWO = [
-    [
-        candidate(1.0, (1, 5), units=[[1, 2], [2, 5]], values=[0.5, 0.25]),
-        candidate(0.5, (6, 11), units=[[6, 8], [8, 11]], values=[0.3, -0.05]),
-    ],
-    [candidate(0.2, (0, 4)), candidate(0.1, (4, 12), units=[[4, 12]], values=[0.05])],
-]
-"""Two responses to one prompt."""
 
 
 @st.composite
@@ -566,168 +488,3 @@ def test_very_large_contrasts_are_flagged():
         assert Flag.UNSTABLE_NORMALIZATION not in Flag(answered(batch_of(*sets, groups=[0, 0]), options)[0].flags)
     bounded = answered(batch_of(*sets, groups=[0, 0], inside=Bounded()))[0]
     assert Flag.UNSTABLE_NORMALIZATION not in Flag(bounded.flags)
-
-
-ONE = [[0, 4]]
-
-
-@pytest.mark.parametrize(
-    ("changes", "code", "field", "entry"),
-    [
-        ({"units": [[0, 2]], "values": [1.0]}, "shape_mismatch", "units", None),
-        ({"units": [[1, 4]], "values": [1.0]}, "shape_mismatch", "units", 0),
-        ({"units": [[0, 5]], "values": [1.0]}, "shape_mismatch", "units", 0),
-        ({"units": [[-1, 4]], "values": [1.0]}, "shape_mismatch", "units", 0),
-        ({"units": [[0, 3], [2, 4]], "values": [1.0, 1.0]}, "shape_mismatch", "units", 1),
-        ({"units": [[2, 4], [0, 2]], "values": [1.0, 1.0]}, "shape_mismatch", "units", 0),
-        ({"units": [[0, 0], [0, 4]], "values": [1.0, 1.0]}, "shape_mismatch", "units", 0),
-        ({"units": [[0, 1], [2, 4]], "values": [1.0, 1.0]}, "shape_mismatch", "units", 1),
-        ({"units": ONE, "values": [1.0, 2.0]}, "shape_mismatch", "unit_values", None),
-        ({"units": ONE, "values": [math.nan]}, "non_finite_value", "unit_values", 0),
-        ({"units": ONE, "values": [1e101]}, "invalid_request", "unit_values", 0),
-        ({"units": ONE}, "invalid_request", "unit_values", None),
-        ({"values": [1.0]}, "invalid_request", "units", None),
-        ({"units": ONE, "values": [1.0], "utilities": [0.0, 1.0]}, "invalid_request", "unit_values", None),
-        ({"units": ONE, "utilities": [0.0]}, "shape_mismatch", "utilities", None),
-        ({"units": ONE, "utilities": [0.0, math.inf]}, "non_finite_value", "utilities", 1),
-        ({"units": ONE, "values": [1.0], "tree": []}, "invalid_request", "tree", None),
-        ({"units": ONE, "utilities": [0.0, 1.0], "tree": [[0, 0]]}, "shape_mismatch", "tree", None),
-        (
-            {"units": [[0, 1], [1, 4]], "utilities": [0.0, 0.0, 0.0, 1.0], "tree": [[0, 0]]},
-            "shape_mismatch",
-            "tree",
-            None,
-        ),
-        ({"sensitivities": [1.0] * 4}, "invalid_request", "sensitivities", None),
-    ],
-)
-def test_parts_that_do_not_fit_cost_their_set(changes, code, field, entry):
-    """A code, the field, the candidate and the entry; the other sets of the request are answered."""
-    sets = [[candidate(0.5, (6, 9)), candidate(1.0, (0, 4), **changes)], [candidate(0.3, (0, 4))]]
-    found = composed_credit(batch_of(*sets, groups=[0, 0]), ComposeOptions())
-    (error,) = found.errors
-    assert (error.row, error.position, error.code, error.field, error.entry) == (0, 1, code, field, entry)
-    assert "expected" in error.detail or "needs" in error.detail or "takes" in error.detail or "tree" in error.detail
-    assert found.items[0] is None
-    assert Flag.GROUP_INCOMPLETE in Flag(found.items[1].flags)
-
-
-@pytest.mark.parametrize(
-    ("changes", "code", "field"),
-    [
-        ({"units": ONE, "values": [1.0]}, "invalid_request", "units"),
-        ({"sensitivities": [1.0] * 4, "units": ONE}, "invalid_request", "units"),
-        ({"sensitivities": [1.0] * 4, "values": [1.0]}, "invalid_request", "unit_values"),
-        ({"sensitivities": [1.0] * 3}, "shape_mismatch", "sensitivities"),
-        ({"sensitivities": [1.0, math.nan, 1.0, 1.0]}, "non_finite_value", "sensitivities"),
-    ],
-)
-def test_sensitivities_that_do_not_fit_cost_their_set(changes, code, field):
-    """One number for each token that the policy chose, and nothing else beside."""
-    error = refused(batch_of([candidate(1.0, (0, 4), **changes)], inside=BySensitivity()))
-    assert (error.position, error.code, error.field) == (0, code, field)
-
-
-def test_units_hold_tokens_that_the_policy_chose():
-    """A unit of masked tokens alone has nothing to give credit to; masked tokens may stand in units and between."""
-    mask = np.array([True, False, False, True, *[True] * 8])
-    made = [candidate(1.0, (0, 4), units=units, values=[0.1] * len(units)) for units in ([[0, 1], [3, 4]], [[0, 4]])]
-    for one in made:
-        assert answered(batch_of([one], masks=[mask]))[0].ledger.candidates[0].tokens == 2
-    empty = candidate(1.0, (0, 4), units=[[0, 1], [1, 3], [3, 4]], values=[0.1] * 3)
-    error = refused(batch_of([empty], masks=[mask]))
-    assert (error.field, error.entry) == ("units", 1)
-    assert "no token that the policy chose" in error.detail
-    short = refused(batch_of([made[0]], masks=[mask[:5]]))
-    assert (short.code, short.field, short.position) == ("shape_mismatch", "completion_mask", None)
-
-
-def test_a_candidate_of_masked_tokens_has_no_units():
-    """Nothing is shared out among none; its advantage is in the account, with a mass of 0."""
-    mask = np.arange(12) >= 4
-    one = candidate(1.0, (0, 4), units=np.empty((0, 2)), utilities=[0.0])
-    item = answered(batch_of([one, candidate(0.5, (4, 8))], masks=[mask]))[0]
-    assert item.unit_values[0].tolist() == []
-    assert item.ledger.candidates[0].mass == 0.0
-    assert item.token_advantages[:4].tolist() == [0.0] * 4
-
-
-def test_utilities_of_partial_texts_need_max_and_shapley():
-    """The function that makes credit of them is that of one utility and one rule; others are refused."""
-    one = candidate(1.0, (0, 4), units=ONE, utilities=[0.0, 1.0])
-    error = refused(batch_of([one]), options_of(rule=LeaveOneOut()))
-    assert (error.field, error.position) == ("utilities", 0)
-    assert "leave_one_out" in error.detail
-    assert refused(batch_of([one], given=True, scored=False, set_advantages=[0.0])).field == "utilities"
-
-
-def test_named_rewards_that_are_normalised_one_by_one_have_no_one_slope():
-    """Additive credit needs one; bounded does not."""
-    one = candidate(1.0, (0, 4), units=[[0, 1], [1, 4]], values=[0.5, 0.5])
-    parts = (RewardPart(1.0, np.array([0.5])), RewardPart(1.0, np.array([0.5])))
-    assert refused(batch_of([one], parts=parts)).field == "inside"
-    assert answered(batch_of([one], inside=Bounded(), parts=parts))[0].ledger.candidates[0].units is not None
-
-
-def test_limits_of_units():
-    """So many units, and with utilities so many of a table."""
-    one = candidate(1.0, (0, 4), units=[[k, k + 1] for k in range(4)], values=[0.1] * 4)
-    error = refused(batch_of([one]), ComposeOptions(max_units=3))
-    assert (error.code, error.detail) == ("too_many_players", "got 4 units; expected at most 3")
-    table = candidate(1.0, (0, 4), units=[[k, k + 1] for k in range(4)], utilities=[*[0.1] * 15, 1.0])
-    options = ComposeOptions(SetCreditOptions(max_table_players=3))
-    assert refused(batch_of([table]), options).code == "too_many_players"
-    assert answered(batch_of([table]), ComposeOptions(SetCreditOptions(max_table_players=4)))
-
-
-def test_errors_of_sets_are_those_of_set_credit():
-    """NaN rewards, spans that overlap, sizes that were expected: as on the other route; the first error counts."""
-    broken = [candidate(math.nan, (0, 4)), candidate(0.5, (4, 8))]
-    assert refused(batch_of(broken)).code == "non_finite_value"
-    overlap = [candidate(1.0, (0, 4)), candidate(0.5, (3, 8))]
-    assert refused(batch_of(overlap)).field == "span"
-    expect = options_of(expect=Expectation(group_size=2))
-    assert refused(batch_of([candidate(1.0, (0, 4))]), expect).code == "group_size_mismatch"
-    known = SetError(0, "invalid_request", "reward", 0, "reward is missing")
-    found = composed_credit(batch_of(broken, [candidate(0.1, (0, 4))]), ComposeOptions(), (known,))
-    assert found.errors == (known,)
-    assert found.items[1] is not None
-
-
-def test_somebody_who_waits_no_longer_ends_the_work():
-    """The checkpoint is called for each set, and what it raises ends everything."""
-    calls = []
-
-    def leave():
-        calls.append(1)
-        if len(calls) == 3:
-            raise TimeoutError
-
-    with pytest.raises(TimeoutError):
-        composed_credit(batch_of(*TWO, groups=[0, 0]), ComposeOptions(), (), leave)
-
-
-@pytest.mark.parametrize("share", [-0.1, 1.1, math.nan])
-def test_shares_lie_between_none_and_all(share):
-    """λ in [0, 1]."""
-    for kind in (Additive, Bounded):
-        with pytest.raises(ValueError, match="0 ≤ share ≤ 1"):
-            kind(share)
-
-
-def test_columns_that_do_not_fit_are_refused():
-    """One mask and one choice per set, one part per candidate."""
-    batch = batch_of(*TWO)
-    for changes in ({"parts": ()}, {"masks": ()}, {"inside": ()}, {"slopes": np.zeros(3)}):
-        with pytest.raises(ValueError, match="expected"):
-            dataclasses.replace(batch, **changes)
-
-
-def test_columns_that_are_needed_are_named():
-    """Without spans, or without token counts, there is nothing to give an advantage to."""
-    batch = batch_of(*TWO)
-    for lacking in ({"spans": None}, {"n_tokens": None}):
-        with pytest.raises(ValueError, match="need spans and n_tokens"):
-            composed_credit(
-                dataclasses.replace(batch, sets=dataclasses.replace(batch.sets, **lacking)), ComposeOptions()
-            )
