@@ -1,10 +1,4 @@
-import json
-import os
-import socket
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -34,15 +28,14 @@ from engines.policies import (  # noqa: E402
     policy,
     tokens_of,
 )
+from engines.process_pairs import in_two_processes  # noqa: E402
 from engines.two_measurers import OPTIONS, items_of, trained  # noqa: E402
 
-ROOT = Path(__file__).resolve().parents[2]
 PERTURBED = SensitivityOptions("perturbation", perturbation_id=0)
 BY_GRADIENT = SensitivityOptions("gradient")
 AGREEMENT = 1e-5
 BATCHES = 1e-3
 """Of the largest sensitivity: as in the tests of the two methods."""
-WAIT_S = 240
 
 
 def close(found, expected, share):
@@ -190,36 +183,11 @@ def test_what_cannot_be_measured_is_refused_before_any_pass():
         assert told.pop() == in_process.REFUSED
 
 
-def in_two_processes(kind):
-    """What each of two processes printed at its end."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    paths = os.pathsep.join(str(ROOT / part) for part in ("client", "service", "tests"))
-    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
-    script = str(ROOT / "tests/engines/two_measurers.py")
-    running = [
-        subprocess.Popen(
-            [sys.executable, script, kind, port, str(rank)], env=environment, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )
-        for rank in (0, 1)
-    ]  # fmt: skip
-    try:
-        printed = [one.communicate(timeout=WAIT_S) for one in running]
-    finally:
-        for one in running:
-            one.kill()
-    for one, (_, errors) in zip(running, printed, strict=True):
-        assert one.returncode == 0, errors
-    return [json.loads(output.splitlines()[-1]) for output, _ in printed]
-
-
 @pytest.mark.parametrize("kind", ["ddp", "fsdp1", "fsdp1 with parameters", "fsdp2"])
 def test_two_processes_of_unequal_length_measure_a_sharded_model(kind):
     """None waits for ever; numbers are those of the whole model; training goes on, and so does measuring after it."""
     model = trained()
-    for rank, told in enumerate(in_two_processes(kind)):
+    for rank, told in enumerate(in_two_processes("two_measurers.py", kind)):
         assert told["refused"] == []
         assert len(told["found"]) == 2 * len(OPTIONS)
         for number, found in enumerate(told["found"]):
