@@ -140,7 +140,7 @@ class FragileService:
         time.sleep(IN_FLIGHT_S)
         started = time.monotonic()
         self.kill()
-        weights, requests = (now - then for now, then in zip(self.counts(), before, strict=True))
+        weights, requests = (count - earlier for count, earlier in zip(self.counts(), before, strict=True))
         if (weights, requests) != (number, number - 1):
             raise RuntimeError(
                 f"got {weights} weights and {requests} requests answered; expected {number} and one less"
