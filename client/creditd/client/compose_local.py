@@ -10,7 +10,7 @@ from creditd.client.compose_results import ComposeResult
 from creditd.wire import codec
 from creditd.wire.compose import ComposeRequest
 from creditd.wire.compose_items import composed_results, solve_composition
-from creditd.wire.set_batches import causes_first
+from creditd.wire.errors import causes_first
 from creditd.wire.validation import WireError
 
 

@@ -19,14 +19,14 @@ from creditd.credit.set_credit import SetCreditOptions, set_credit
 from creditd.wire import codec, groups, v1
 from creditd.wire.choices import CREDIT_NAMES, UTILITY_NAMES, options_of
 from creditd.wire.columns import batch_of
-from creditd.wire.errors import ErrorCode
+from creditd.wire.errors import ErrorCode, causes_first
 from creditd.wire.group_rows import GroupRows, solve_group
 from creditd.wire.info import Info
 from creditd.wire.limits import RequestLimits, published
 from creditd.wire.model_texts import asks_models
 from creditd.wire.oar_choices import PARSER_NAMES, PROBE_NAMES, SENSITIVITY_NAMES
 from creditd.wire.scar_choices import SEGMENTATION_NAMES, SPAN_CREDIT_NAMES
-from creditd.wire.set_batches import SetBatch, causes_first
+from creditd.wire.set_batches import SetBatch
 from creditd.wire.solve import SolveRequest
 from creditd.wire.solve_items import pointer_to, solve_item, solve_items
 from creditd.wire.validation import WireError, from_validation_error

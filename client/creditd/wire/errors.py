@@ -5,8 +5,10 @@ Codes are append-only: a code never changes its meaning, its status or whether a
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from typing import Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -144,4 +146,47 @@ def problem(code: ErrorCode, detail: str, *, request_id: str, errors: tuple[Erro
         request_id=request_id,
         retryable=kind.retryable,
         errors=errors[:MAX_ERRORS],
+    )
+
+
+class ItemFailure(Protocol):
+    """Why one set, or one completion, has no answer; each route has its own kind."""
+
+    @property
+    def code(self) -> str:
+        """Stable name of the kind of failure."""
+
+    @property
+    def detail(self) -> str:
+        """One sentence."""
+
+
+F = TypeVar("F", bound=ItemFailure)
+
+
+def causes_first(errors: Sequence[F]) -> list[F]:
+    """Errors with those that only follow from another one last.
+
+    Args:
+        errors: By row.
+
+    Returns:
+        The same errors; within causes and within consequences by row.
+    """
+    return sorted(errors, key=lambda error: error.code == ErrorCode.GROUP_INCOMPLETE.value)
+
+
+def first_items(errors: Sequence[F], pointer: Callable[[F], str]) -> tuple[ErrorItem, ...]:
+    """The first failures of an answer in which nothing succeeded.
+
+    Args:
+        errors: By row.
+        pointer: Where an error is in the request.
+
+    Returns:
+        As many as a problem document has, causes first.
+    """
+    return tuple(
+        ErrorItem(pointer=pointer(error), code=ErrorCode(error.code), detail=error.detail)
+        for error in causes_first(errors)[:MAX_ERRORS]
     )

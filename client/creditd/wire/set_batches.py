@@ -112,15 +112,3 @@ class SetBatch:
         if position is None or splits is None:
             return f"/columns/{name}/row_splits/{row + 1}"
         return f"/columns/{name}/values/{int(splits[row]) + position}"
-
-
-def causes_first(errors: Sequence[SetError]) -> list[SetError]:
-    """Errors with those that only follow from another one last.
-
-    Args:
-        errors: By row.
-
-    Returns:
-        The same errors; within causes and within consequences by row.
-    """
-    return sorted(errors, key=lambda error: error.code == "group_incomplete")

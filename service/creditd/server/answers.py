@@ -20,7 +20,6 @@ from creditd.scoring.model_questions import Estimates
 from creditd.server.convert import (
     Encode,
     envelope,
-    error_items,
     flag_counts,
     group_document,
     shapley_document,
@@ -30,11 +29,11 @@ from creditd.server.errors import ServiceError
 from creditd.server.resources import CandidateScorer
 from creditd.wire.choices import options_of
 from creditd.wire.columns import batch_of
-from creditd.wire.errors import ErrorCode, ErrorItem
+from creditd.wire.errors import ErrorItem, first_items
 from creditd.wire.group_rows import solve_group
 from creditd.wire.groups import GroupRequest
 from creditd.wire.limits import RequestLimits
-from creditd.wire.set_batches import SetBatch, causes_first
+from creditd.wire.set_batches import SetBatch
 from creditd.wire.solve import SolveRequest
 from creditd.wire.solve_items import SolvedItems, item_flags, solve_items
 from creditd.wire.solve_items import pointer_to as solve_pointer
@@ -124,7 +123,7 @@ def answer_batch(
     """
     codes, n_sets = Counter(str(error.code) for error in answer.errors), batch.sets.n_sets
     if len(answer.errors) == n_sets:
-        return nothing_answered("set", n_sets, codes, error_items(answer, batch))
+        return nothing_answered("set", n_sets, codes, first_items(answer.errors, batch.pointer))
     flags = answer.flags
     if estimates is not None:
         flags = flags | np.where(estimates.approximate & answer.ok, int(Flag.INTERVAL_APPROXIMATE), 0)
@@ -180,11 +179,7 @@ def answer_items(
     """
     codes = Counter(str(error.code) for error in answer.errors)
     if len(answer.errors) == len(asked.items):
-        items = tuple(
-            ErrorItem(pointer=solve_pointer(error), code=ErrorCode(error.code), detail=error.detail)
-            for error in causes_first(answer.errors)[:10]
-        )
-        return nothing_answered("item", len(asked.items), codes, items)
+        return nothing_answered("item", len(asked.items), codes, first_items(answer.errors, solve_pointer))
     failed = {error.row for error in answer.errors}
     flags = np.array([0 if row in failed else item_flags(answer, row) for row in range(len(asked.items))])
     used = EngineUsage(from_cache=answer.n_remembered)

@@ -11,10 +11,9 @@ from creditd.scoring.deadline import Deadline
 from creditd.server.answers import Answer, nothing_answered, refused_as_a_whole
 from creditd.server.convert import Encode, envelope, flag_counts
 from creditd.wire.compose import ComposeRequest
-from creditd.wire.compose_items import ComposedAnswer, composed_results, solve_composition
-from creditd.wire.errors import ErrorCode, ErrorItem
+from creditd.wire.compose_items import composed_results, solve_composition
+from creditd.wire.errors import first_items
 from creditd.wire.limits import RequestLimits
-from creditd.wire.set_batches import causes_first
 
 
 def answer_compose(
@@ -48,15 +47,7 @@ def answer_compose(
         answer = solve_composition(asked, limits, deadline.check)
     codes = Counter(str(error.code) for error in answer.credits.errors)
     if len(answer.credits.errors) == len(asked.sets):
-        return nothing_answered("set", len(asked.sets), codes, _first_errors(answer))
+        return nothing_answered("set", len(asked.sets), codes, first_items(answer.credits.errors, answer.pointer))
     document = {**envelope(request_id, queue_s), "sets": composed_results(asked, answer)}
     flags = np.array([0 if credit is None else credit.flags for credit in answer.credits.items], dtype=np.int64)
     return Answer(encode(document), len(asked.sets), codes, flag_counts(flags))
-
-
-def _first_errors(answer: ComposedAnswer) -> tuple[ErrorItem, ...]:
-    """The first failures of an answer in which nothing succeeded."""
-    return tuple(
-        ErrorItem(pointer=answer.pointer(error), code=ErrorCode(error.code), detail=error.detail)
-        for error in causes_first(answer.credits.errors)[:10]
-    )

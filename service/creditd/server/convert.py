@@ -24,13 +24,13 @@ from creditd.engines.registry import Registry
 from creditd.scoring.model_questions import Estimates
 from creditd.server.settings import Settings
 from creditd.wire.choices import CREDIT_NAMES, UTILITY_NAMES
-from creditd.wire.errors import ERROR_KINDS, ErrorCode, ErrorItem
+from creditd.wire.errors import ERROR_KINDS, ErrorCode
 from creditd.wire.group_rows import GroupRows
 from creditd.wire.info import Info, ModelInfo, Models, PolicyWeights
 from creditd.wire.limits import RequestLimits, published
 from creditd.wire.oar_choices import PARSER_NAMES, PROBE_NAMES, SENSITIVITY_NAMES
 from creditd.wire.scar_choices import SEGMENTATION_NAMES, SPAN_CREDIT_NAMES
-from creditd.wire.set_batches import SetBatch, causes_first
+from creditd.wire.set_batches import SetBatch
 from creditd.wire.solve import SolveRequest
 from creditd.wire.solve_items import SolvedItems, solve_item
 from creditd.wire.solve_items import pointer_to as solve_pointer
@@ -202,14 +202,6 @@ def models_document(engines: Registry) -> Models:
             )
             for one in engines.statuses()
         ]
-    )
-
-
-def error_items(answer: SetCredits, batch: SetBatch) -> tuple[ErrorItem, ...]:
-    """The first failures of an answer in which nothing succeeded."""
-    return tuple(
-        ErrorItem(pointer=batch.pointer(error), code=ErrorCode(error.code), detail=error.detail)
-        for error in causes_first(answer.errors)[:10]
     )
 
 

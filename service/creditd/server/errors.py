@@ -35,6 +35,18 @@ class ServiceError(Exception):
         self.headers = dict(headers or {})
 
 
+def refusal(code: ErrorCode, pointer: str, detail: str) -> ServiceError:
+    """A request that is refused for one reason.
+
+    Args:
+        code: What is wrong.
+        pointer: Where in the request; empty for all of it.
+        detail: One sentence.
+    """
+    item = ErrorItem(pointer=pointer, code=code, detail=detail)
+    return ServiceError(code, f"{pointer}: {detail}" if pointer else detail, (item,))
+
+
 def problem_response(error: ServiceError, request_id: str) -> Response:
     """The response that tells a caller what went wrong and whether to try again.
 

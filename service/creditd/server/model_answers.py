@@ -25,12 +25,12 @@ from creditd.scoring.model_questions import CostExceededError, EvaluatedSets, Mo
 from creditd.scoring.text_features import Targets, TextFeatures, UnusableTargetError
 from creditd.server.answers import Answer, answer_batch, refused_as_a_whole
 from creditd.server.convert import Encode, envelope
-from creditd.server.errors import ServiceError
+from creditd.server.errors import refusal
 from creditd.server.model_rounds import Caller, ModelRounds, Round
 from creditd.server.resources import Resources
 from creditd.wire.choices import options_of
 from creditd.wire.columns import batch_of
-from creditd.wire.errors import ErrorCode, ErrorItem
+from creditd.wire.errors import ErrorCode
 from creditd.wire.features import coverage_in
 from creditd.wire.limits import RequestLimits
 from creditd.wire.model_texts import prompts_of, texts_of
@@ -119,7 +119,7 @@ def _told(
             questions.tell(found)
     except UnusableTargetError as error:
         pointer, code = f"/features/targets/{error.number}", ErrorCode(error.failure.code)
-        raise _refusal(code, pointer, error.failure.detail) from None
+        raise refusal(code, pointer, error.failure.detail) from None
     upcoming = rounds.round_of(questions)
     return upcoming, None if upcoming.texts else questions.answer()
 
@@ -138,14 +138,8 @@ def _engines_of(asked: ShapleyRequest, resources: Resources) -> list[AnyEngine]:
             pointer = "/rewards/model"
             engines.append(resources.engines.scorer(asked.rewards.model))
     except UnknownModelError as error:
-        raise _refusal(ErrorCode.UNKNOWN_MODEL, pointer, str(error)) from None
+        raise refusal(ErrorCode.UNKNOWN_MODEL, pointer, str(error)) from None
     return engines
-
-
-def _refusal(code: ErrorCode, pointer: str, detail: str) -> ServiceError:
-    """A request that is refused for one reason."""
-    item = ErrorItem(pointer=pointer, code=code, detail=detail)
-    return ServiceError(code, f"{pointer}: {detail}" if pointer else detail, (item,))
 
 
 def _prepared(asked: ShapleyRequest, limits: RequestLimits) -> tuple[SetCreditOptions, SetBatch]:
@@ -166,9 +160,9 @@ def _asked(
         of_kind = _features if kind == "embedding" else _rewards_or_utilities
         questions = of_kind(asked, options, found, limits)
     except CostExceededError as error:
-        raise _refusal(ErrorCode.BUDGET_EXCEEDED, "", str(error)) from None
+        raise refusal(ErrorCode.BUDGET_EXCEEDED, "", str(error)) from None
     except ValueError as error:
-        raise _refusal(ErrorCode.INVALID_REQUEST, "/credit", str(error)) from None
+        raise refusal(ErrorCode.INVALID_REQUEST, "/credit", str(error)) from None
     return questions, rounds.round_of(questions)
 
 

@@ -28,10 +28,10 @@ from creditd.scoring.model_questions import CostExceededError
 from creditd.scoring.sensitivity import PolicyQuestions
 from creditd.server.answers import Answer, nothing_answered, refused_as_a_whole
 from creditd.server.convert import Encode, envelope, flag_counts
-from creditd.server.errors import ServiceError
+from creditd.server.errors import ServiceError, refusal
 from creditd.server.model_rounds import Caller, errors_of_the_service
 from creditd.server.resources import Resources
-from creditd.wire.errors import ErrorCode, ErrorItem
+from creditd.wire.errors import ErrorCode, first_items
 from creditd.wire.limits import RequestLimits
 from creditd.wire.oar import OarRequest
 from creditd.wire.oar_choices import GivenSensitivity, GradientSensitivity, PerturbationSensitivity
@@ -105,7 +105,7 @@ def _engine_of(name: str, resources: Resources) -> SensitivityMeasurer:
     try:
         return resources.engines.policy(name)
     except UnknownModelError as error:
-        raise _refusal(ErrorCode.UNKNOWN_MODEL, "/model", str(error)) from None
+        raise refusal(ErrorCode.UNKNOWN_MODEL, "/model", str(error)) from None
 
 
 def _questions(
@@ -124,7 +124,7 @@ def _questions(
             reads_tries=engine.status().reads_tries,
         )
     except CostExceededError as error:
-        raise _refusal(ErrorCode.BUDGET_EXCEEDED, "", str(error)) from None
+        raise refusal(ErrorCode.BUDGET_EXCEEDED, "", str(error)) from None
 
 
 def _options(asked: OarRequest) -> SensitivityOptions:
@@ -150,9 +150,9 @@ def _prepared(
     except ModelUnsuitableError as error:
         of_token = isinstance(asked.sensitivity, PerturbationSensitivity)
         pointer = "/sensitivity/token_id" if of_token else "/sensitivity"
-        raise _refusal(ErrorCode.INVALID_REQUEST, pointer, f"model {engine.spec.id}: {error}") from None
+        raise refusal(ErrorCode.INVALID_REQUEST, pointer, f"model {engine.spec.id}: {error}") from None
     except CostExceededError as error:
-        raise _refusal(ErrorCode.BUDGET_EXCEEDED, "", str(error)) from None
+        raise refusal(ErrorCode.BUDGET_EXCEEDED, "", str(error)) from None
     return prepared
 
 
@@ -190,12 +190,7 @@ def _answered(asked: OarRequest, answer: SensitivityCredits, head: Mapping[str, 
     """The answer, once every number is known."""
     n_items, codes = len(asked.items), Counter(str(error.code) for error in answer.errors)
     if len(answer.errors) == n_items:
-        causes = sorted(answer.errors, key=lambda error: error.code == "group_incomplete")
-        refused = tuple(
-            ErrorItem(pointer=pointer_to(error), code=ErrorCode(error.code), detail=error.detail)
-            for error in causes[:10]
-        )
-        return nothing_answered("item", n_items, codes, refused)
+        return nothing_answered("item", n_items, codes, first_items(answer.errors, pointer_to))
     errors = {error.row: error for error in answer.errors}
     items = [
         {"id": item.id, **(failed_item(errors[row]) if credit is None else reshaped_item(credit))}
@@ -203,9 +198,3 @@ def _answered(asked: OarRequest, answer: SensitivityCredits, head: Mapping[str, 
     ]
     flags = np.array([0 if credit is None else credit.flags for credit in answer.items], dtype=np.int64)
     return Answer(encode({**head, "items": items}), n_items, codes, flag_counts(flags))
-
-
-def _refusal(code: ErrorCode, pointer: str, detail: str) -> ServiceError:
-    """A request that is refused for one reason."""
-    item = ErrorItem(pointer=pointer, code=code, detail=detail)
-    return ServiceError(code, f"{pointer}: {detail}" if pointer else detail, (item,))

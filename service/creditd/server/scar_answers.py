@@ -23,10 +23,10 @@ from creditd.scoring.model_questions import CostExceededError
 from creditd.scoring.span_utilities import CompletionText, SpanUtilities
 from creditd.server.answers import Answer, nothing_answered, refused_as_a_whole
 from creditd.server.convert import Encode, envelope, flag_counts
-from creditd.server.errors import ServiceError
+from creditd.server.errors import refusal
 from creditd.server.model_rounds import Caller, ModelRounds, Round
 from creditd.server.resources import Resources
-from creditd.wire.errors import ErrorCode, ErrorItem
+from creditd.wire.errors import ErrorCode, first_items
 from creditd.wire.limits import RequestLimits
 from creditd.wire.scar import ScarRequest, ScarSolveRequest
 from creditd.wire.scar_choices import AbsentChoice, BlankAbsent, MaskTokenAbsent
@@ -142,7 +142,7 @@ def _engine_of(name: str, resources: Resources) -> TextScorer:
     try:
         return resources.engines.scorer(name)
     except UnknownModelError as error:
-        raise _refusal(ErrorCode.UNKNOWN_MODEL, "/model", str(error)) from None
+        raise refusal(ErrorCode.UNKNOWN_MODEL, "/model", str(error)) from None
 
 
 def _absent(choice: AbsentChoice, engine: TextScorer) -> _Absent:
@@ -156,7 +156,7 @@ def _absent(choice: AbsentChoice, engine: TextScorer) -> _Absent:
         try:
             text = engine.token_text(choice.id)
         except ModelUnsuitableError as error:
-            raise _refusal(ErrorCode.INVALID_REQUEST, "/absent/id", f"model {engine.spec.id}: {error}") from None
+            raise refusal(ErrorCode.INVALID_REQUEST, "/absent/id", f"model {engine.spec.id}: {error}") from None
     return _Absent(f"{choice.type}:{text}", text or "")
 
 
@@ -179,7 +179,7 @@ def _questions(asked: ScarRequest, filler: str, limits: RequestLimits, deadline:
             most_characters=limits.span_characters,
         )
     except CostExceededError as error:
-        raise _refusal(ErrorCode.BUDGET_EXCEEDED, "", str(error)) from None
+        raise refusal(ErrorCode.BUDGET_EXCEEDED, "", str(error)) from None
 
 
 async def _with_attention(
@@ -206,7 +206,7 @@ def _attention(engine: TextScorer, texts: Sequence[VariantTexts], caller: Caller
     try:
         return engine.prepared_attention(texts, alone=caller.alone, checkpoint=caller.deadline.check)
     except ModelUnsuitableError as error:
-        raise _refusal(ErrorCode.INVALID_REQUEST, "/credit", f"model {engine.spec.id}: {error}") from None
+        raise refusal(ErrorCode.INVALID_REQUEST, "/credit", f"model {engine.spec.id}: {error}") from None
 
 
 async def _price(questions: SpanUtilities, rounds: ModelRounds, caller: Caller) -> EngineUsage:
@@ -238,11 +238,7 @@ def _answered(asked: ScarRequest, questions: SpanUtilities, head: Mapping[str, A
 
 def _nothing(n_items: int, errors: Sequence[SpanError]) -> Answer:
     """The account of a request all of whose items failed."""
-    causes = sorted(errors, key=lambda error: error.code == "group_incomplete")
-    items = tuple(
-        ErrorItem(pointer=pointer_to(error), code=ErrorCode(error.code), detail=error.detail) for error in causes[:10]
-    )
-    return nothing_answered("item", n_items, _codes(errors), items)
+    return nothing_answered("item", n_items, _codes(errors), first_items(errors, pointer_to))
 
 
 def _codes(errors: Sequence[SpanError]) -> Counter[str]:
@@ -254,9 +250,3 @@ def _flags(answer: SpanCredits | None) -> dict[str, int]:
     """How many items carry each flag."""
     items = () if answer is None else answer.items
     return flag_counts(np.array([0 if credit is None else credit.flags for credit in items], dtype=np.int64))
-
-
-def _refusal(code: ErrorCode, pointer: str, detail: str) -> ServiceError:
-    """A request that is refused for one reason."""
-    item = ErrorItem(pointer=pointer, code=code, detail=detail)
-    return ServiceError(code, f"{pointer}: {detail}" if pointer else detail, (item,))
