@@ -7,7 +7,7 @@ from creditd.client.answers import item_error
 from creditd.client.bodies import Body
 from creditd.client.oar_answers import result_of
 from creditd.client.oar_results import OarResult
-from creditd.wire.errors import ErrorCode
+from creditd.wire.errors import causes_first
 from creditd.wire.oar import OarRequest
 from creditd.wire.oar_items import pointer_to, solve_given
 from creditd.wire.oar_results import failed_item, reshaped_item
@@ -38,7 +38,7 @@ def oar_result(body: Body, request_id: str) -> OarResult:
     if len(solved.errors) == len(request.items):
         errors = tuple(
             item_error(error.code, pointer_to(error), error.detail, body, error.row)
-            for error in sorted(solved.errors, key=lambda error: error.code == ErrorCode.GROUP_INCOMPLETE.value)
+            for error in causes_first(solved.errors)
         )
         raise local.nothing_answered("item", errors, request_id)
     failed = {error.row: failed_item(error) for error in solved.errors}

@@ -8,7 +8,7 @@ from creditd.client import local
 from creditd.client.answers import item_error
 from creditd.client.bodies import Body
 from creditd.client.scar_results import ScarResult
-from creditd.wire.errors import ErrorCode
+from creditd.wire.errors import causes_first
 from creditd.wire.scar import ScarRequest, ScarSolveRequest
 from creditd.wire.scar_items import pointer_to
 from creditd.wire.scar_solve import solve_results, solve_spans
@@ -54,7 +54,7 @@ def solve_answer(body: Body, request_id: str) -> dict[str, Any]:
     if len(solved.errors) == len(request.items):
         errors = tuple(
             item_error(error.code, pointer_to(error), error.detail, body, error.row)
-            for error in sorted(solved.errors, key=lambda error: error.code == ErrorCode.GROUP_INCOMPLETE.value)
+            for error in causes_first(solved.errors)
         )
         raise local.nothing_answered("item", errors, request_id)
     return {
