@@ -141,11 +141,12 @@ $(OPENRLHF)/stamp: pyproject.toml constraints.txt
 	$(OPENRLHF)/bin/python -m pip $(QUIET) --no-deps openrlhf==$(OPENRLHF_VERSION)
 	@touch $@
 
-# $(1) its name, $(2) its environment: a framework that cannot be installed here is said, and is not a pass.
-define run_conventions
+# $(1) what is run, $(2) its environment, $(3) what pytest is told: a framework that cannot be installed here is said, and is not
+# a pass. A recipe that names $(MAKE) itself is run even where make is only to say what it would do; one that calls this is not.
+define run_apart
 	@if $(MAKE) --no-print-directory $(2)/stamp; then \
-		$(2)/bin/python -m pytest -q -m trainer tests/conventions/test_$(1)_conventions.py; \
-	else echo "######## lane trainer: conventions of $(1) NOT RUN, it could not be installed here (see above) ########"; fi
+		$(2)/bin/python -m pytest -q $(3); \
+	else echo "######## lane trainer: $(1) NOT RUN, it could not be installed here (see above) ########"; fi
 endef
 
 # Sensitivities by the trainer's own model, with the transformers that verl pins; torch itself warns of what it loads there.
@@ -163,11 +164,9 @@ gpu: ## on a machine with a GPU, installing nothing: tests of engines there, and
 trainer: $(TRL)/stamp ## lane: tests against real trainers, TRL $(TRL_OLDEST) and $(TRL_NEWEST)
 	$(TRL)/bin/python -m pytest -q -m trainer
 	PYTHONPATH=$(TRL)/oldest $(TRL)/bin/python -m pytest -q -m trainer tests/adapters tests/conventions/test_trl_conventions.py
-	$(call run_conventions,verl,$(VERL))
-	$(call run_conventions,openrlhf,$(OPENRLHF))
-	@if $(MAKE) --no-print-directory $(VERL)/stamp; then \
-		$(VERL)/bin/python -m pytest -q -m models -W ignore::DeprecationWarning $(OF_OWN_MODELS); \
-	else echo "######## lane trainer: policies with verl's transformers NOT RUN, it could not be installed here ########"; fi
+	$(call run_apart,conventions of verl,$(VERL),-m trainer tests/conventions/test_verl_conventions.py)
+	$(call run_apart,conventions of OpenRLHF,$(OPENRLHF),-m trainer tests/conventions/test_openrlhf_conventions.py)
+	$(call run_apart,policies with the transformers of verl,$(VERL),-m models -W ignore::DeprecationWarning $(OF_OWN_MODELS))
 	@echo "######## lane trainer: adapters of OpenRLHF and verl NOT RUN, there are none in this version ########"
 
 demo: $(TRL)/stamp ## train a small language model with every credit rule, and report (at most 20 minutes on two cores)
