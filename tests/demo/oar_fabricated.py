@@ -26,7 +26,7 @@ def run(method, seed, level, rate=0.0001, steps=STEPS, pushes=None):
         for step, done in zip(steps, share, strict=True)
     ]  # fmt: skip
     n = steps[-1]
-    by_step = {"reward": [0.5] * n}
+    by_step = {"reward": [0.5] * n, "zero_std": [0.25] * n}
     if method != "grpo":
         credit = [0.5] * n
         if pushes:

@@ -100,3 +100,15 @@ def test_an_outage_is_compared_with_the_run_that_had_none():
     assert oar_comparison.outage_of(lost, run("gradient", 0, 0.8)) == {"pushes_more": 1, "largest_difference": 0.0}
     apart = oar_comparison.outage_of(lost, run("gradient", 0, 0.83))
     assert apart["largest_difference"] == pytest.approx(0.02)
+
+
+def test_a_step_with_nothing_to_ask_is_no_request():
+    """All groups of a step agree: nobody is asked, nothing is pushed, and no weights are logged; that is no 0."""
+    quiet = run("gradient", 0, 0.8, steps=STEPS[:3], pushes=1)
+    quiet["by_step"]["zero_std"][1] = 1.0
+    quiet["by_step"]["effective_share"][1] = None
+    quiet["by_step"]["pushes"][1] = 0.0
+    assert oar_comparison.requests_of(quiet) == quiet["steps"] - 1
+    assert set(oar_comparison.logged(quiet, "effective_share")) == {0.8}
+    assert len(oar_comparison.logged(quiet, "effective_share")) == quiet["steps"] - 1
+    assert oar_comparison.outage_of(quiet, run("gradient", 0, 0.8))["pushes_more"] == 1

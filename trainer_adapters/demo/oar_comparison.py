@@ -177,6 +177,16 @@ def hindsight(runs: Runs, baseline_runs: Runs) -> tuple[float, Runs]:
     return best, [*(run for run in runs if run["method"] != BASELINE), *of_rates[best]]
 
 
+def logged(run: Run, column: str) -> list[float]:
+    """What the steps of a run logged of a column, without the steps that logged nothing."""
+    return [float(value) for value in run["by_step"].get(column, ()) if value is not None]
+
+
+def requests_of(run: Run) -> int:
+    """The steps of a run of OAR that have something to ask: of some group, not all rewards are equal."""
+    return sum(share < 1.0 for share in logged(run, "zero_std"))
+
+
 def outage_of(lost: Run, undisturbed: Run) -> dict[str, Any]:
     """What a run whose service was killed has to do with the one whose service was not, ready for JSON.
 
@@ -185,14 +195,14 @@ def outage_of(lost: Run, undisturbed: Run) -> dict[str, Any]:
         undisturbed: The same without.
 
     Returns:
-        `pushes_more`: how often weights were handed over beyond once a step; `largest_difference` between the two
+        `pushes_more`: how often weights were handed over beyond once a request; `largest_difference` between the two
         curves in accuracy and entropy, at the steps of both.
     """
     points = {point["step"]: point for point in undisturbed["curve"]}
     names = ("accuracy", "entropy")
     gaps = [abs(point[name] - points[point["step"]][name]) for point in lost["curve"] for name in names]
     return {
-        "pushes_more": int(sum(lost["by_step"]["pushes"])) - lost["steps"],
+        "pushes_more": int(sum(logged(lost, "pushes"))) - requests_of(lost),
         "largest_difference": max(gaps),
     }
 

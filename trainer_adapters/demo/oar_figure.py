@@ -65,12 +65,12 @@ def _shares(panel: Axes, results: Results) -> None:
     for method in results["methods"]:
         if method != BASELINE:
             own = [run["by_step"]["effective_share"] for run in results["runs"] if run["method"] == method]
-            _band(panel, np.arange(1, len(own[0]) + 1), np.array(own), COLOURS[method], "")
+            _band(panel, np.arange(1, len(own[0]) + 1), np.array(own, dtype=np.float64), COLOURS[method], "")
     panel.axhline(1.0, color=COLOURS[BASELINE], linewidth=1.2)
 
 
 def _band(panel: Axes, places: Any, values: Any, colour: str, label: str) -> None:  # noqa: ANN401 - arrays
-    middle, spread = values.mean(axis=0), values.std(axis=0, ddof=1)
+    middle, spread = values.mean(axis=0), values.std(axis=0, ddof=1)  # nan, a gap, where a run logged nothing
     panel.plot(places, middle, color=colour, label=label)
     panel.fill_between(places, middle - spread, middle + spread, color=colour, alpha=0.13, linewidth=0)
 

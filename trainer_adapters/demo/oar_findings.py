@@ -7,7 +7,7 @@ from statistics import median
 from typing import Any
 
 from findings import listed
-from oar_comparison import CLOCKS, METRICS, at, hindsight, judged, last_mean, mean, paired
+from oar_comparison import CLOCKS, METRICS, at, hindsight, judged, last_mean, logged, mean, paired
 from oar_plans import (
     BASELINE,
     CLAIMS,
@@ -87,8 +87,8 @@ def step_parts(results: Results, method: str) -> dict[str, float]:
     return {
         "step": sum(run["seconds"] for run in own) / steps,
         "processor": sum(run["processor_seconds"] for run in own) / steps,
-        "credit": sum(sum(run["by_step"].get("credit_s", ())) for run in own) / steps,
-        "push": sum(sum(run["by_step"].get("push_s", ())) for run in own) / steps,
+        "credit": sum(sum(logged(run, "credit_s")) for run in own) / steps,
+        "push": sum(sum(logged(run, "push_s")) for run in own) / steps,
     }
 
 
@@ -154,7 +154,7 @@ def outage(results: Results) -> str:
     run, found = results["outage"], results["outage_compared"]
     lost = run["lost"]
     step = run["steps"] // 2
-    seconds = run["by_step"]["credit_s"]
+    seconds = logged(run, "credit_s")
     same = (
         "Its curve is that of the same run with a service that lived, to the last bit"
         if found["largest_difference"] == 0

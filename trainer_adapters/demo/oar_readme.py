@@ -8,7 +8,7 @@ from typing import Any
 
 import oar_findings
 import oar_report
-from oar_comparison import CLOCKS, mean
+from oar_comparison import CLOCKS, logged, mean
 from oar_plans import BASELINE
 from pages import marks, replaced, wrapped
 
@@ -78,7 +78,7 @@ def _table(results: Results) -> str:
     rows = ["| | accuracy at the end | at equal time | entropy at the end | ESS/L | s, a step |", "|---" * 6 + "|"]
     for method, name in results["methods"].items():
         own = [run for run in results["runs"] if run["method"] == method]
-        shares = [value for run in own for value in run["by_step"].get("effective_share", ())]
+        shares = [value for run in own for value in logged(run, "effective_share")]
         cells = [
             f"{mean(results['runs'], method, 'final'):.3f}",
             f"{timed[method]:.3f}",

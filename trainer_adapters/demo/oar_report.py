@@ -131,7 +131,7 @@ def reached(results: Results) -> str:
 
 def _of_steps(runs: list[Mapping[str, Any]], column: str) -> str:
     """Mean over steps and seeds of what was logged; a dash where nothing was."""
-    values = [value for run in runs for value in run["by_step"].get(column, ())]
+    values = [value for run in runs for value in oar_comparison.logged(run, column)]
     return f"{sum(values) / len(values):.3f}" if values else "–"
 
 

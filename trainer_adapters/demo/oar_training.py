@@ -48,7 +48,8 @@ LOGGED = {
     "push_bytes": "credit/push_bytes",
     "pushes": "credit/pushes",
 }
-"""What is kept of the trainer's log of each step: our name, and its."""
+"""What is kept of the trainer's log of each step: our name, and its. What a step did not log is None: weights of a step
+whose groups all have no contrast, for which nobody is asked."""
 
 
 def settings() -> dict[str, Any]:
@@ -195,7 +196,9 @@ def train(plan: Plan, checkpoint: Path, url: str, service_seconds: Callable[[], 
         "seconds": end["seconds"],
         "processor_seconds": end["processor_seconds"],
         "by_step": {
-            name: [entry[theirs] for entry in log] for name, theirs in LOGGED.items() if all(theirs in e for e in log)
+            name: [entry.get(theirs) for entry in log]
+            for name, theirs in LOGGED.items()
+            if any(theirs in entry for entry in log)
         },
         "warnings": heard.messages,
         "request_ids": list(getattr(trainer, "sensitivity_request_ids", [])),
