@@ -198,7 +198,7 @@ def test_two_processes_of_unequal_length_measure_a_sharded_model(kind):
 
 def test_a_sharded_model_that_computes_in_bfloat16_has_no_gradient_in_silence():
     """Both processes are told; by perturbation it is measured."""
-    for told in in_two_processes("fsdp2 in bfloat16"):
+    for told in in_two_processes("two_measurers.py", "fsdp2 in bfloat16"):
         assert len(told["refused"]) == 4
         assert all("computed in float32: got torch.bfloat16" in why for why in told["refused"])
         assert len(told["found"]) == 2
