@@ -268,6 +268,27 @@ def test_names_of_an_adapter_are_those_that_peft_saves(options, tmp_path):
     assert agree(service.tensors(), load_file(tmp_path / "mine" / "adapter_model.safetensors"))
 
 
+def test_patterns_that_are_regular_expressions_travel_as_names(tmp_path):
+    """A service runs none of a caller; what they say of each layer is the same."""
+    from peft import LoraConfig, get_peft_model
+    from safetensors.torch import load_file
+
+    ranks, alphas = {r"layers\.[1-9]\..*q_proj": 1}, {"v_proj": 5}
+    config = LoraConfig(r=2, target_modules=["q_proj", "v_proj"], rank_pattern=ranks, alpha_pattern=alphas)
+    model = get_peft_model(policy(), config)
+    model.save_pretrained(tmp_path)
+    service = Kept()
+    push_policy(service.client(), "policy", model, weight_version="v")
+    assert agree(service.tensors(), load_file(tmp_path / "adapter_model.safetensors"))
+    found = service.config(tmp_path)
+    layer = "model.layers.{}.self_attn.{}_proj"
+    assert found["rank_pattern"] == {
+        **{layer.format(0, name): 2 for name in "qv"},
+        layer.format(1, "q"): 1, layer.format(1, "v"): 2,
+    }
+    assert found["alpha_pattern"] == alphas
+
+
 def test_another_kind_of_adapter_is_refused():
     """A service takes LoRA, and nothing is pushed in its place."""
     from peft import IA3Config, get_peft_model

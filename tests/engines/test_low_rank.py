@@ -63,6 +63,9 @@ def far(scores, others):
         {"layers_to_transform": [1]},
         {"target_modules": "all-linear", "exclude_modules": ["o_proj"]},
         {"lora_dropout": 0.5, "init_lora_weights": "gaussian"},
+        {"target_modules": r".*layers\.[01]\.self_attn\.(q|v)_proj"},
+        {"target_modules": r".*_proj", "exclude_modules": r".*(gate|up)_proj"},
+        {"layers_to_transform": [0], "layers_pattern": "lay.*"},
     ],
     ids=lambda config: ",".join(config) or "plain",
 )
@@ -173,7 +176,6 @@ def test_an_adapter_comes_in_a_shard_as_well(served):
         ({"lora_bias": True}, "'lora_bias', which is not served"),
         ({"something_new": 1}, "'something_new', which is not served"),
         ({"target_modules": ["nothing"]}, "peft cannot put this adapter"),
-        ({"target_modules": "("}, "peft cannot put this adapter"),
         ({"r": -1}, "peft cannot put this adapter"),
         ({"r": "x"}, "peft cannot put this adapter"),
         ({"r": 4}, "of shape"),
@@ -283,3 +285,43 @@ def test_keys_that_say_nothing_are_left_out():
     """Empty ones of versions to come, those for training, and those that find the model."""
     config = {"peft_type": "LORA", "r": 2, "rank_pattern": None, "to_come": None, "task_type": "X", "lora_dropout": 0.1}
     assert checked_config(config) == {"r": 2}
+
+
+ENDLESS = "(([a-z0-9_.]+)+)+!"
+"""Python's `re` needs longer than anybody lives to see that the name of a layer does not match it."""
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"target_modules": ENDLESS}, None),
+        ({"target_modules": "("}, None),
+        ({"exclude_modules": ENDLESS}, None),
+        ({"layers_to_transform": [0], "layers_pattern": ["layers", ENDLESS]}, None),
+        ({"rank_pattern": {ENDLESS: 3}}, "rank_pattern with regular expressions"),
+        ({"alpha_pattern": {"q_proj": 2, ENDLESS: 3}}, "alpha_pattern with regular expressions"),
+        ({"rank_pattern": [3]}, "rank_pattern with regular expressions"),
+    ],
+)
+def test_no_regular_expression_of_a_caller_is_run(served, changes, words):
+    """One that never ends would stop the whole process; layers are those that have tensors."""
+    expected = logits_of(adapted(served.model, served.root / "adapter"))
+    path = served.root / "adapter/adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | changes), encoding="utf-8")
+    if words is None:
+        served.push("adapter", "v1", adapter=True)
+        assert np.array_equal(served.answer()[0], expected)
+    else:
+        with pytest.raises(WeightsRefusedError, match=words):
+            served.push("adapter", "v1", adapter=True)
+
+
+def test_a_tensor_beside_the_layers_of_the_policy_is_refused(served):
+    """Where the tensors say which layers there are, one of none is not taken for one."""
+    adapted(served.model, served.root / "adapter", target_modules=r".*\.q_proj")
+    path = served.root / "adapter/adapter_model.safetensors"
+    tensors = load_file(path)
+    tensors["base_model.model.model.layers.7.self_attn.q_proj.lora_A.weight"] = torch.zeros(3, 16)
+    save_file(tensors, path)
+    with pytest.raises(WeightsRefusedError, match="got 1 tensors that are not of the adapter"):
+        served.push("adapter", "v1", adapter=True)

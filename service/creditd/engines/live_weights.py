@@ -20,7 +20,7 @@ from torch import nn
 
 from creditd.engines.batching import Batcher
 from creditd.engines.errors import EngineError, EngineFailedError, EngineStoppedError, WeightsRefusedError
-from creditd.engines.low_rank import Adapter, LowRankAdapters, checked_config, own_name
+from creditd.engines.low_rank import Adapter, LowRankAdapters, checked_config, layer_of, own_name
 from creditd.engines.safetensors_header import StoredTensor, shown
 from creditd.engines.weight_files import StagedWeights, SwapReport
 from creditd.engines.weight_values import (
@@ -234,9 +234,10 @@ class LiveWeights:
         self, staged: StagedWeights, places: Mapping[str, Place]
     ) -> tuple[Adapter, Mapping[str, torch.Tensor]]:
         """An adapter in memory, and what of it each tensor of the files is, by its name there."""
-        config = checked_config(staged.adapter or {})
-        shapes = self._adapters.shapes(config, merged=staged.merged)
         names = {name: own_name(name) for name in places}
+        own_layers = {name.rpartition(".")[0] for name in self._tensors}
+        config = checked_config(staged.adapter or {}, own_layers & set(map(layer_of, names.values())))
+        shapes = self._adapters.shapes(config, merged=staged.merged)
         foreign = sorted(name for name, own in names.items() if own not in shapes)
         missing = sorted(set(shapes) - set(names.values()))
         if foreign or missing or len(set(names.values())) != len(names):

@@ -6,7 +6,8 @@ Reference: arXiv:2106.09685v2 (LoRA), y = W·x + (α/r)·B·A·x; merged, W + (�
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,6 +57,11 @@ _IGNORED = frozenset(
 """What is for training or for finding the model, and changes nothing here."""
 _BEGINNINGS = (True, False, "gaussian", "orthogonal", "eva")
 """Ways to begin training that leave the weights below the adapter as they were."""
+_SELECTING = ("target_modules", "exclude_modules", "layers_pattern", "layers_to_transform")
+"""What of a configuration says which layers have an adapter."""
+_NAME_OF_LAYERS = re.compile(r"\^?[A-Za-z0-9_.-]+")
+"""What peft may take for a regular expression: a name, in which no expression is. Others take as long as they like, and
+nothing else runs meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -78,11 +84,18 @@ def own_name(name: str) -> str:
     return name.removeprefix(_PREFIX)
 
 
-def checked_config(config: Mapping[str, Any]) -> dict[str, Any]:
+def layer_of(name: str) -> str:
+    """The layer that a tensor of an adapter, called as `own_name` has it, belongs to; empty for any other tensor."""
+    return name.rpartition(".lora_")[0]
+
+
+def checked_config(config: Mapping[str, Any], layers: Iterable[str] = ()) -> dict[str, Any]:
     """What of an adapter's configuration is taken.
 
     Args:
         config: The object of `adapter_config.json`.
+        layers: Layers of the policy that it has tensors for. Where a regular expression selects layers, it is these;
+            the expression is never run.
 
     Raises:
         WeightsRefusedError: If it is of another kind of adapter, or asks for something that is not done here.
@@ -99,7 +112,28 @@ def checked_config(config: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in config.items():
         if key not in _TAKEN | _IGNORED and value not in (None, False, {}, [], ""):
             raise WeightsRefusedError(f"got an adapter with {shown(key)}, which is not served; expected one without it")
-    return {key: config[key] for key in sorted(_TAKEN & set(config)) if config[key] is not None}
+    taken = {key: config[key] for key in sorted(_TAKEN & set(config)) if config[key] is not None}
+    _demand_plain(taken)
+    if not _selects_by_name(taken):
+        taken = {key: value for key, value in taken.items() if key not in _SELECTING}
+        taken["target_modules"] = sorted(layers)
+    return taken
+
+
+def _demand_plain(taken: Mapping[str, Any]) -> None:
+    """Refuse patterns for ranks that are more than names."""
+    for key in ("rank_pattern", "alpha_pattern"):
+        patterns = taken.get(key, {})
+        if not isinstance(patterns, Mapping) or not all(map(_NAME_OF_LAYERS.fullmatch, patterns)):
+            raise WeightsRefusedError(f"got a {key} with regular expressions; expected names of layers, each by itself")
+
+
+def _selects_by_name(taken: Mapping[str, Any]) -> bool:
+    """Whether layers are selected without a regular expression; in lists of layers there are names alone."""
+    patterns = [taken.get("target_modules"), taken.get("exclude_modules")]
+    layers = taken.get("layers_pattern")
+    patterns += layers if isinstance(layers, list) else [layers]
+    return all(_NAME_OF_LAYERS.fullmatch(one) for one in patterns if isinstance(one, str))
 
 
 class LowRankAdapters:

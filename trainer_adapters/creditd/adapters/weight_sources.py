@@ -23,6 +23,12 @@ _PART = re.compile(r"(?P<layer>.+)\.(?P<part>lora_\w+)\.(?P<adapter>[^.]+)(?P<re
 """A tensor of an adapter: its layer, what it is there, the name of the adapter, which PEFT leaves out of files."""
 _MAGNITUDE = "lora_magnitude_vector"
 """Of DoRA; PEFT saves it as if it were no layer of its own."""
+_NAME_OF_LAYERS = re.compile(r"\^?[A-Za-z0-9_.-]+")
+"""A pattern that is a name; a service runs no other."""
+_PATTERNS = {"rank_pattern": "r", "alpha_pattern": "lora_alpha"}
+"""What a configuration says of some layers, and where a layer of PEFT has it."""
+_ABOVE = "base_model.model."
+"""What PEFT has before the names of the model that it has wrapped."""
 _FLAT = "_flat_param"
 """How FSDP calls what it has made of the parameters of a unit."""
 
@@ -206,7 +212,8 @@ def adapter_of(
         entries: From `tensors_of`.
 
     Returns:
-        Its tensors under the names that PEFT saves them by, and its configuration as PEFT saves it.
+        Its tensors under the names that PEFT saves them by, and its configuration as PEFT saves it; in the place of
+        regular expressions in `rank_pattern` and `alpha_pattern` with all layers by name, which a service takes.
 
     Raises:
         ValueError: If several adapters are active, or one of another type than LoRA.
@@ -227,7 +234,21 @@ def adapter_of(
             rest = "" if match["part"] == _MAGNITUDE else match["rest"]
             saved = f"{match['layer']}.{match['part']}{rest}"
             found.append(SharedTensor(saved, entry.shape, entry.dtype, entry.held, entry.unit, entry.inner))
-    return found, config
+    return found, config | _named_patterns(model, config, names[0])
+
+
+def _named_patterns(model: nn.Module, config: Mapping[str, Any], adapter: str) -> dict[str, dict[str, Any]]:
+    """What regular expressions of a configuration say, layer by layer."""
+    named = {}
+    for key, attribute in _PATTERNS.items():
+        if not all(map(_NAME_OF_LAYERS.fullmatch, config.get(key) or {})):
+            of_layers = ((own_name(path), getattr(layer, attribute, None)) for path, layer in model.named_modules())
+            named[key] = {
+                path.removeprefix(_ABOVE): values[adapter]
+                for path, values in of_layers
+                if isinstance(values, Mapping) and adapter in values
+            }
+    return named
 
 
 def _within_wrappers(model: nn.Module) -> nn.Module:
