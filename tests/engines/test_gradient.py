@@ -58,12 +58,18 @@ def one(model, item, **more):
     return measured(model, [item], **more)[0].sensitivities
 
 
+def noise_at(item, seed, draw, width):
+    """Noise of the measured tokens, by their places counted from the first of them."""
+    places = item.positions - item.positions[0]
+    return normal_noise(seed, draw, int(places[-1]) + 1, width)[places]
+
+
 def by_differences(model, item, probe, *, seed=0, draw=0, noise_std=1e-3):
     """|dJ/dε| for e_t + ε·e_t at noisy embeddings, by plain transformers and central differences in float64."""
     text = torch.from_numpy(np.concatenate([item.prompt_ids, item.completion_ids]))[None]
     clean = model.get_input_embeddings()(text)
     places = len(item.prompt_ids) + item.positions
-    noise = normal_noise(seed, draw, len(places), clean.shape[-1])
+    noise = noise_at(item, seed, draw, clean.shape[-1])
     noisy = clean.clone()
     noisy[0, places] += noise_std * torch.from_numpy(noise).double()
     target = plain_outcome(model, item, probe, embeddings=clean)
@@ -95,7 +101,7 @@ def plain_gradient(model, item, probe, *, noise_std=1e-3):
     clean = model.get_input_embeddings()(text)
     places = len(item.prompt_ids) + item.positions
     leaf = clean.clone()
-    noise = torch.from_numpy(normal_noise(0, 0, len(places), clean.shape[-1]))
+    noise = torch.from_numpy(noise_at(item, 0, 0, clean.shape[-1]))
     leaf[0, places] += noise_std * noise.to(leaf.dtype)
     leaf.requires_grad_()
     target = plain_outcome(model, item, probe, embeddings=clean)
@@ -114,6 +120,16 @@ def test_sensitivities_in_float32_are_those_of_plain_transformers(name, probe):
     exact = policy(name) if name == "mixtral" else policy(name, dtype=torch.float64)
     expected = plain_gradient(exact, item, probe)
     assert np.abs(found - expected).max() <= FLOAT32 * expected.max()
+
+
+def test_tokens_that_are_not_measured_take_noise_from_no_other():
+    """A token has the noise of its place: what of the reasoning others wrote changes nothing of it."""
+    model, places = policy("llama, tied"), [2, 3, 7, 8, 12]
+    item = item_of(prompt=8, reasoning=16, measured=places)
+    expected = plain_gradient(policy("llama, tied", dtype=torch.float64), item, "answer_mean")
+    assert np.abs(one(model, item) - expected).max() <= FLOAT32 * expected.max()
+    batch = measured(model, [item_of(4, prompt=5, reasoning=3), item])
+    assert np.abs(batch[1].sensitivities - expected).max() <= FLOAT32 * expected.max()
 
 
 def test_a_policy_in_bfloat16_is_measured_in_float32():

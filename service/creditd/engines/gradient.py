@@ -83,8 +83,8 @@ def gradients(
         pad_id: Fills up rows.
 
     Returns:
-        One for each item. Noise depends on seed, draw, number among the measured tokens and hidden index alone, so
-        equal items have equal noise wherever they stand.
+        One for each item. Noise depends on seed, draw, place counted from the first measured token and hidden index
+        alone, so equal items have equal noise wherever they stand.
 
     Cost:
         A pass over all tokens, and for each draw one over those from the first measured token on, there and back.
@@ -170,11 +170,12 @@ class _Batch:
     def _noise(self, number: int, width: int) -> torch.Tensor:
         """Shape (B, L, width), float32: 0 but at measured tokens."""
         options, device = self.options, self.passes.device
-        longest = max(map(len, self.places))
+        longest = max(int(columns[-1] - columns[0]) + 1 for columns in self.places)
         normal = options.noise_std * torch.from_numpy(normal_noise(options.seed, number, longest, width)).to(device)
         noise = torch.zeros((*self.rows.tokens.shape, width), device=device)
         for row, columns in enumerate(self.places):
-            noise[row, torch.from_numpy(columns).to(device)] = normal[: len(columns)]
+            there = torch.from_numpy(columns).to(device)
+            noise[row, there] = normal[there - there[0]]
         return noise
 
 
