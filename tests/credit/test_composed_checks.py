@@ -70,11 +70,12 @@ def test_parts_that_do_not_fit_cost_their_set(changes, code, field, entry):
         ({"sensitivities": [1.0] * 4, "units": ONE}, "invalid_request", "units"),
         ({"sensitivities": [1.0] * 4, "values": [1.0]}, "invalid_request", "unit_values"),
         ({"sensitivities": [1.0] * 3}, "shape_mismatch", "sensitivities"),
-        ({"sensitivities": [1.0, math.nan, 1.0, 1.0]}, "non_finite_value", "sensitivities"),
+        ({"sensitivities": [1.0, math.inf, 1.0, 1.0]}, "non_finite_value", "sensitivities"),
+        ({"sensitivities": [1.0, 1e101, 1.0, 1.0]}, "invalid_request", "sensitivities"),
     ],
 )
 def test_sensitivities_that_do_not_fit_cost_their_set(changes, code, field):
-    """One number for each token that the policy chose, and nothing else beside."""
+    """One entry for each token, a usable number or none, and nothing else beside."""
     error = refused(batch_of([candidate(1.0, (0, 4), **changes)], inside=BySensitivity()))
     assert (error.position, error.code, error.field) == (0, code, field)
 

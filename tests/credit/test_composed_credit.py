@@ -391,9 +391,28 @@ def test_sensitivities_weigh_the_tokens_of_each_candidate_alone():
     assert item.token_advantages[2] == 0.0
     assert item.token_advantages[6:11].tolist() == [item.ledger.candidates[1].length_weight * item.advantages[1]] * 5
     assert (account.effective_share, account.top_share) == (shape.effective_share, shape.top_share)
+    assert (account.n_reweighted, item.ledger.candidates[1].n_reweighted) == (3, 5)
     assert account.mass_gap == pytest.approx(0.0, abs=1e-14)
     assert Flag(item.flags) == Flag.FLAT_SENSITIVITY
     assert Flag(plain.flags) == Flag(0)
+
+
+def test_tokens_without_a_sensitivity_weigh_one():
+    """An answer inside a candidate, say: the others are weighed against each other, and the mass is what it was."""
+    measured = [0.1, 0.5, 1.0, 4.0, math.nan, math.nan]
+    nothing = [math.nan] * 4
+    members = [candidate(1.0, (0, 6), sensitivities=measured), candidate(0.5, (6, 10), sensitivities=nothing)]
+    item = answered(batch_of(members, inside=BySensitivity()))[0]
+    weights = reshape_weights(np.array(measured[:4]), ReshapeOptions()).weights
+    advantage, other = item.advantages.tolist()
+    assert item.token_advantages[:4].tolist() == (advantage * weights).tolist()
+    assert item.token_advantages[4:6].tolist() == [advantage] * 2
+    assert item.token_advantages[6:10].tolist() == [other] * 4
+    first, second = item.ledger.candidates
+    assert (first.n_reweighted, second.n_reweighted) == (4, 0)
+    assert first.mass_gap == pytest.approx(0.0, abs=1e-14)
+    assert (second.effective_share, second.top_share) == (None, None)
+    assert Flag(item.flags) == Flag.SINGLE_RESPONSE
 
 
 def test_weights_that_keep_no_mass_leave_a_gap():

@@ -65,7 +65,7 @@ SUITE = "test_composition.py"
 BATCHES = "test_composed_credit.py"
 OF_CANDIDATES = (
     *("length_weight", "credit", "unit_sum", "credit_gap", "mass", "token_sum", "mass_gap", "absolute_mass"),
-    *("effective_share", "top_share"),
+    *("n_reweighted", "effective_share", "top_share"),
 )
 OF_SETS = (
     *("credit_sum", "utility_gain", "credit_gap", "set_mass", "candidate_mass", "other_mass", "set_reward_mass"),

@@ -6,6 +6,7 @@ import pytest
 from creditd.wire import codec
 from creditd.wire.compose import ComposeResponse
 from server import credit_calls
+from server.oar_calls import FORMATS, answered, item_of, request_of
 from server.running import COMPOSE, SHAPLEY, WORKED_REWARDS, get, on_service, post
 from server.test_binary import packed, plain
 
@@ -117,6 +118,23 @@ def test_sensitivities_inside_a_candidate(ask):
     assert flat["token_advantages"][:5] == pytest.approx([WORKED_ADVANTAGES[0]] * 5, abs=DIGITS)
 
 
+@pytest.mark.parametrize("form", FORMATS)
+def test_what_oar_answers_is_what_a_candidate_takes(form):
+    """Sensitivities as `/v1/credit/oar` gives them, its answer's null: the same weights, whatever the advantage."""
+    item = item_of([7, 8, 10, 13, 20, 30, 9], answer=[4, 6], completion_mask=[True, True, False, *[True] * 4])
+    (measured,) = answered(request_of(item), form)
+    given = {"advantage": -2.0, "span": [1, 8], "sensitivities": measured["sensitivities"]}
+    one = {"n_tokens": 9, "set_advantage": 0.5, "candidates": [given]}
+    one["completion_mask"] = [True, True, True, False, *[True] * 5]
+    body = {"sets": [one], "inside": {"type": "sensitivity"}}
+    (found,) = (in_binary if form == "binary" else answer)(body)["sets"]
+    assert found["token_advantages"] == [0.5, *(-2.0 * weight for weight in measured["weights"]), 0.5]
+    account = found["ledger"]["candidates"][0]
+    assert [account[name] for name in ("n_reweighted", "effective_share", "top_share")] == [
+        measured[name] for name in ("n_reweighted", "effective_share", "top_share")
+    ]
+
+
 def test_utilities_of_partial_texts_become_credits_of_units():
     """Two candidates, 1.0 of two units and 0.5: the four orders of arrival, by hand."""
     body = one_candidate(units=[[0, 2], [2, 4]], utilities=[7.0, 0.5, 0.25, 1.0])
@@ -196,8 +214,8 @@ def test_one_wrong_set_costs_itself():
         (one_candidate(units=[[0, 4]], utilities=[0.0]), "shape_mismatch", "/sets/0/candidates/0/utilities"),
         (one_candidate(sensitivities=[1.0] * 4), "invalid_request", "/sets/0/candidates/0/sensitivities"),
         (
-            {**one_candidate(sensitivities=[1.0, None, 1.0, 1.0]), "inside": {"type": "sensitivity"}},
-            "non_finite_value",
+            {**one_candidate(sensitivities=[1.0, 1e101, 1.0, 1.0]), "inside": {"type": "sensitivity"}},
+            "invalid_request",
             "/sets/0/candidates/0/sensitivities/1",
         ),
         ({"sets": [one_set(completion_mask=[True])]}, "shape_mismatch", "/sets/0/completion_mask"),

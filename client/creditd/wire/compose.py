@@ -93,8 +93,8 @@ class ComposeCandidate(Candidate):
     """Beside `utilities`: one pair for each of m − 1 merges of m units, as of `/v1/credit/scar`, for Owen values over
     a tree of units instead of Shapley values."""
     sensitivities: NumberOrNullColumn | None = None
-    """One number per token of `span`, for the choice `sensitivity`: how much the outcome depends on it. Null where it
-    was not measured, which is an error for a token that the policy chose."""
+    """One number per token of `span`, for the choice `sensitivity`: how much the outcome depends on it, as
+    `/v1/credit/oar` answers. Null for a token that is not reweighted: it weighs 1."""
 
 
 class ComposeSet(CandidateSet):
@@ -219,10 +219,12 @@ class CandidateAccount(WireModel):
     """token_sum − mass: rounding, but for weights whose mass is not preserved."""
     absolute_mass: float
     """Σ of the magnitudes."""
+    n_reweighted: int | None
+    """Tokens that were weighed against each other by sensitivity; the others weigh 1. Null without sensitivities."""
     effective_share: float | None
-    """(Σ w)²/(L·Σ w²) of weights by sensitivity."""
+    """(Σ w)²/(n·Σ w²) of the weights of these n; null without any."""
     top_share: float | None
-    """What the tenth of the tokens with the largest weights holds of them."""
+    """What the tenth of these with the largest weights holds of them; null without any."""
     units: list[UnitAccount] | None
 
 

@@ -216,9 +216,9 @@ def _check_tree(tree: Integers | None, n_units: int) -> None:
 
 
 def _check_sensitivities(sensitivities: Floats, trainable: Booleans) -> None:
-    """There is a number for each token that the policy chose."""
+    """Each token has an entry, and those that the policy chose a usable one, or none where they are not reweighted."""
     _check_length("sensitivities", sensitivities, len(trainable))
-    _check_numbers("sensitivities", np.where(trainable, sensitivities, 0.0))
+    _check_numbers("sensitivities", np.where(trainable & ~np.isnan(sensitivities), sensitivities, 0.0))
 
 
 def _check_length(field: ErrorField, column: Floats, expected: int) -> None:

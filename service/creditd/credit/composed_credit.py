@@ -317,16 +317,20 @@ def _unit_lengths(units: Integers, mask: Booleans | None) -> Integers:
 def _weighted(
     batch: ComposedSets, inside: BySensitivity, parts: CandidateParts, row: int, flat: int, advantage: float
 ) -> InsideCredit:
-    """The candidate's advantage, by how much the outcome depends on each of its tokens."""
+    """The candidate's advantage, by how much the outcome depends on each of its reweighted tokens; others weigh 1."""
     if parts.sensitivities is None or batch.sets.spans is None:
         raise ValueError("weights need sensitivities and spans")
     start, stop = batch.sets.spans[flat].tolist()
     mask = batch.masks[row]
     measured = parts.sensitivities if mask is None else parts.sensitivities[mask[start:stop]]
-    shape = reshape_weights(measured, inside.reshape)
+    reweighted = ~np.isnan(measured)
+    shape = reshape_weights(measured[reweighted], inside.reshape)
+    weights = np.ones(len(measured))
+    weights[reweighted] = shape.weights
     return InsideCredit(
-        advantage * shape.weights,
+        advantage * weights,
+        n_reweighted=len(shape.weights),
         effective_share=shape.effective_share,
         top_share=shape.top_share,
-        flags=int(Flag.FLAT_SENSITIVITY) if shape.flat else 0,
+        flags=int(Flag.FLAT_SENSITIVITY) if shape.flat and len(shape.weights) else 0,
     )

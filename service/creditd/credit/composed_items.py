@@ -85,8 +85,8 @@ class CandidateParts:
         utilities: Shape (2^m,), float64, reward units: what the text of each coalition of units is worth, bit j of the
             index is unit j; instead of `values`. The number for no unit is not looked at.
         tree: Shape (m − 1, 2), int64: merges of the units, as `owen_trees`, beside `utilities`. None: no tree.
-        sensitivities: Shape (tokens of the span,), float64: how much the outcome depends on each; NaN where it was not
-            measured. Instead of units.
+        sensitivities: Shape (tokens of the span,), float64: how much the outcome depends on each; NaN for a token that
+            is not reweighted, such as one of the answer. Instead of units.
     """
 
     units: Integers | None = None
@@ -196,8 +196,9 @@ class CandidateLedger:
         token_sum: Mass of its tokens, the advantage of `set_reward` not counted.
         mass_gap: token_sum − mass: rounding, but for weights whose mass is not kept. None where mass is.
         absolute_mass: Σ |Â| of its tokens.
-        effective_share: (Σ w)²/(L·Σ w²) of weights by sensitivity, or None.
-        top_share: What the tenth of the tokens with the largest weights holds of them, or None.
+        n_reweighted: Tokens that were weighed against each other by sensitivity; None without sensitivities.
+        effective_share: (Σ w)²/(n·Σ w²) of the weights of these n, or None.
+        top_share: What the tenth of these with the largest weights holds of them, or None.
         units: Its units; None without.
     """
 
@@ -210,6 +211,7 @@ class CandidateLedger:
     token_sum: float
     mass_gap: float | None
     absolute_mass: float
+    n_reweighted: int | None
     effective_share: float | None
     top_share: float | None
     units: tuple[UnitLedger, ...] | None

@@ -24,6 +24,7 @@ class InsideCredit:
         tokens: Advantages of its tokens that the policy chose, or None where they stay as they were.
         values: x, shape (m,), float64, reward units, or None.
         units: Tokens that the policy chose and advantage of each unit, both of shape (m,), or None.
+        n_reweighted: As `CandidateLedger`.
         effective_share: As `CandidateLedger`.
         top_share: As `CandidateLedger`.
         flags: Bits of `Flag`.
@@ -32,6 +33,7 @@ class InsideCredit:
     tokens: Floats | None = None
     values: Floats | None = None
     units: tuple[Integers, Floats] | None = None
+    n_reweighted: int | None = None
     effective_share: float | None = None
     top_share: float | None = None
     flags: int = 0
@@ -72,6 +74,7 @@ def candidate_ledger(
         token_sum=total,
         mass_gap=None if mass is None else total - mass,
         absolute_mass=math.fsum(np.abs(tokens).tolist()),
+        n_reweighted=inside.n_reweighted,
         effective_share=inside.effective_share,
         top_share=inside.top_share,
         units=units,
