@@ -33,7 +33,7 @@ def run(method, seed, level, rate=0.0001, steps=STEPS, pushes=None):
             credit[n // 2 - 1] = 20.0
         by_step |= {
             "effective_share": [0.8] * n, "top_share": [0.2] * n, "credit_s": credit, "push_s": [0.1] * n,
-            "pushes": [1.0] * (n - 1) + [1.0 + (pushes or 0)],
+            "pushes": [1.0] * (n - 1) + [1.0 + (pushes or 0)], "without_contrast": [0.25] * n,
         }  # fmt: skip
     return {
         "method": method, "rate": rate, "seed": seed, "steps": n, "curve": curve, "greedy": 0.9,

@@ -41,6 +41,15 @@ def test_intervals_leave_out_what_is_unknown():
     assert found["high"] - found["mean"] == pytest.approx(1.96 * math.sqrt(0.5) / math.sqrt(2))
 
 
+def test_intervals_end_where_values_do():
+    """A share is between 0 and 1, a rank correlation between -1 and 1."""
+    wide = {"mean": 0.9, "low": -1.5, "high": 1.2, "texts": 3}
+    assert oar_flips.within(wide, 0.0) == {"mean": 0.9, "low": 0.0, "high": 1.0, "texts": 3}
+    assert oar_flips.within(wide, -1.0)["low"] == -1.0
+    unknown = oar_flips.over_texts(np.array([1.0]))
+    assert oar_flips.within(unknown, 0.0) is unknown
+
+
 def test_random_tokens_flip_as_all_do():
     """And chosen ones as the chosen do."""
     flips = np.zeros((2, 10))

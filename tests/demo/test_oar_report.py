@@ -76,6 +76,12 @@ def test_the_outage_is_counted():
     assert "differs from that of the same run with a service that lived by at most 0.25" in oar_findings.outage(given)
 
 
+def test_prices_are_told_with_what_was_not_measured():
+    """Completions without a contrast cost nothing, and the share of them is beside what a step costs."""
+    told = oar_findings.why_not_free(results(UP))
+    assert "25% of the completions under OAR-G and 25% of the completions under OAR-P" in told
+
+
 def test_grpo_is_compared_at_its_best_rate_too():
     """0.03 higher at another rate: two thirds of that are missing at the end."""
     told = oar_findings.in_hindsight(results(UP))

@@ -182,9 +182,9 @@ def logged(run: Run, column: str) -> list[float]:
     return [float(value) for value in run["by_step"].get(column, ()) if value is not None]
 
 
-def requests_of(run: Run) -> int:
-    """The steps of a run of OAR that have something to ask: of some group, not all rewards are equal."""
-    return sum(share < 1.0 for share in logged(run, "zero_std"))
+def asking_steps(run: Run) -> list[int]:
+    """The steps of a run of OAR that have something to ask, from 1: of some group, not all rewards are equal."""
+    return [step for step, share in enumerate(logged(run, "zero_std"), start=1) if share < 1.0]
 
 
 def outage_of(lost: Run, undisturbed: Run) -> dict[str, Any]:
@@ -202,7 +202,7 @@ def outage_of(lost: Run, undisturbed: Run) -> dict[str, Any]:
     names = ("accuracy", "entropy")
     gaps = [abs(point[name] - points[point["step"]][name]) for point in lost["curve"] for name in names]
     return {
-        "pushes_more": int(sum(logged(lost, "pushes"))) - requests_of(lost),
+        "pushes_more": int(sum(logged(lost, "pushes"))) - len(asking_steps(lost)),
         "largest_difference": max(gaps),
     }
 

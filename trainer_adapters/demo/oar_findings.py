@@ -7,7 +7,7 @@ from statistics import median
 from typing import Any
 
 from findings import listed
-from oar_comparison import CLOCKS, METRICS, at, hindsight, judged, last_mean, logged, mean, paired
+from oar_comparison import CLOCKS, METRICS, asking_steps, at, hindsight, judged, last_mean, logged, mean, paired
 from oar_plans import (
     BASELINE,
     CLAIMS,
@@ -74,9 +74,21 @@ def why_not_free(results: Results) -> str:
     ]
     return (
         f"That claim is confirmed up to {NEARLY_FREE:g} times, and contradicted beyond {NOT_FREE:g} times. "
-        f"Credit takes, of a step, under {listed(parts)}. A step of GRPO writes only "
+        f"Credit takes, of a step, under {listed(parts)}. {unmeasured(results)} A step of GRPO writes only "
         f"{results['settings']['new_tokens']} tokens per completion here, which is cheap beside reading them all "
         "again; where it writes thousands, one after the other, the ratio may be another one."
+    )
+
+
+def unmeasured(results: Results) -> str:
+    """How many completions the adapters measure nothing of, which a price has to be read with."""
+    parts = []
+    for method in (GRADIENT, PERTURBATION):
+        own = [value for run in results["runs"] if run["method"] == method for value in logged(run, "without_contrast")]
+        parts.append(f"{sum(own) / len(own):.0%} of the completions under {results['methods'][method]}")
+    return (
+        f"Completions of groups whose rewards are all equal are not measured: {listed(parts)}, means over steps; a "
+        "method that measured all would cost more."
     )
 
 
@@ -153,7 +165,7 @@ def outage(results: Results) -> str:
     """What the death of a service cost a run."""
     run, found = results["outage"], results["outage_compared"]
     lost = run["lost"]
-    step = run["steps"] // 2
+    step = asking_steps(run)[lost["weights_before"] - 1]
     seconds = logged(run, "credit_s")
     same = (
         "Its curve is that of the same run with a service that lived, to the last bit"
@@ -215,7 +227,7 @@ def entropy_kept(results: Results) -> str:
         for row in [row_of(results["comparisons"], metric="entropy", method=method, against=against)]
     ]
     return (
-        f"Entropy falls from {first:.3f} nats per token to {listed(parts)} at the end ({'; '.join(rows)}). The authors "
+        f"Entropy goes from {first:.3f} nats per token to {listed(parts)} at the end ({'; '.join(rows)}). The authors "
         "report that OAR keeps more of it."
     )
 

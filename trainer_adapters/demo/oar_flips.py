@@ -52,6 +52,13 @@ def over_texts(values: Floats) -> dict[str, Any]:
     return {"mean": middle, "low": middle - half, "high": middle + half, "texts": len(known)}
 
 
+def within(row: dict[str, Any], least: float) -> dict[str, Any]:
+    """The same with an interval of possible values, from `least` to 1."""
+    if row["mean"] is None:
+        return row
+    return {**row, "low": max(row["low"], least), "high": min(row["high"], 1.0)}
+
+
 def rates_of_top(scores: Mapping[str, Floats], flips: Floats) -> dict[str, Floats]:
     """Flip rate of the tokens that each measure points at, text by text.
 
@@ -84,7 +91,7 @@ def summary(scores: Mapping[str, Floats], weights: Mapping[str, Floats], flips: 
     rates, differences, correlations = [], [], []
     for kind in FLIPS:
         found = rates_of_top(scores, flips[kind])
-        rates += [{"flips": kind, "measure": name, **over_texts(values)} for name, values in found.items()]
+        rates += [{"flips": kind, "measure": name, **within(over_texts(own), 0.0)} for name, own in found.items()]
         for name in OAR_MEASURES:
             for rival in RIVALS:
                 part = over_texts(found[name] - found[rival])
@@ -93,13 +100,13 @@ def summary(scores: Mapping[str, Floats], weights: Mapping[str, Floats], flips: 
                 differences.append({**where, **asdict(difference), "verdict": difference.verdict})
         for name, own in scores.items():
             values = np.array([rank_correlation(*rows) for rows in zip(own, flips[kind], strict=True)])
-            correlations.append({"flips": kind, "measure": name, **over_texts(values)})
+            correlations.append({"flips": kind, "measure": name, **within(over_texts(values), -1.0)})
     return {
         "rates": rates,
         "differences": differences,
         "correlations": correlations,
         "agreement": [
-            {"one": one, "other": other, **over_texts(_agreement(scores[one], scores[other]))}
+            {"one": one, "other": other, **within(over_texts(_agreement(scores[one], scores[other])), -1.0)}
             for one, other in _pairs([name for name in MEASURES if name in scores])
         ],
         "kinds": [_of_kind(kind, weights, flips) for kind in task.KINDS],

@@ -121,7 +121,7 @@ class Trainings:
 
     def _keep(self, plan: Plan, run: dict[str, Any]) -> None:
         """Check that the service answered one request of each step that had something to ask, and store the run."""
-        wanted = 0 if plan.method == BASELINE else oar_comparison.requests_of(run)
+        wanted = 0 if plan.method == BASELINE else len(oar_comparison.asking_steps(run))
         warned = 1 if plan.outage else 0
         if (run["steps"], run["answered"], len(run["warnings"])) != (plan.steps, wanted, warned):
             raise RuntimeError(

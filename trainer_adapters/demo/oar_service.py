@@ -22,8 +22,10 @@ WEIGHTS_ROUTE = "/v1/models/{id}/weights"
 SHARD_BYTES = 1 << 16
 """Less than the weights of the policy, and more than a word about them."""
 POLL_S = 0.005
-IN_FLIGHT_S = 0.1
-"""What passes between the last weights and the end of the service: by then the next request is being computed."""
+SENT_S = 0.5
+"""How long the service is held after the last weights: by then the trainer has sent the next request."""
+BEGUN_S = 0.02
+"""How long it goes on after that: enough to begin with the request, and not to answer it."""
 WAIT_LIMIT_S = 600.0
 
 
@@ -137,7 +139,11 @@ class FragileService:
             if has_ended() or time.monotonic() > limit:
                 raise RuntimeError(f"no weights for request {number} came")
             time.sleep(POLL_S)
-        time.sleep(IN_FLIGHT_S)
+        # Held, so that it cannot answer before it is ended, however fast it is.
+        os.kill(self.service.pid, signal.SIGSTOP)
+        time.sleep(SENT_S)
+        os.kill(self.service.pid, signal.SIGCONT)
+        time.sleep(BEGUN_S)
         started = time.monotonic()
         self.kill()
         weights, requests = (count - earlier for count, earlier in zip(self.counts(), before, strict=True))

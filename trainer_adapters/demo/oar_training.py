@@ -42,6 +42,7 @@ LOGGED = {
     "top_share": "credit/top_share",
     "spread": "credit/spread",
     "answer_not_found": "credit/answer_not_found",
+    "without_contrast": "credit/without_contrast",
     "flat": "credit/flat",
     "credit_s": "credit/seconds",
     "push_s": "credit/push_seconds",
