@@ -284,7 +284,8 @@ def test_patterns_that_are_regular_expressions_travel_as_names(tmp_path):
     layer = "model.layers.{}.self_attn.{}_proj"
     assert found["rank_pattern"] == {
         **{layer.format(0, name): 2 for name in "qv"},
-        layer.format(1, "q"): 1, layer.format(1, "v"): 2,
+        layer.format(1, "q"): 1,
+        layer.format(1, "v"): 2,
     }
     assert found["alpha_pattern"] == alphas
 

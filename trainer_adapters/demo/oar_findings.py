@@ -73,7 +73,8 @@ def why_not_free(results: Results) -> str:
         for method, found in own.items()
     ]
     return (
-        f"That claim is confirmed up to {NEARLY_FREE:g} times, and contradicted beyond {NOT_FREE:g} times. "
+        f"Nearly free means at most {NEARLY_FREE:g} times a step of GRPO; beyond {NOT_FREE:g} times the claim is "
+        "contradicted. "
         f"Credit takes, of a step, under {listed(parts)}. {unmeasured(results)} A step of GRPO writes only "
         f"{results['settings']['new_tokens']} tokens per completion here, which is cheap beside reading them all "
         "again; where it writes thousands, one after the other, the ratio may be another one."
