@@ -38,10 +38,8 @@ def score(prompts, candidates, completions, **_):
 
 def judge(prompts, texts):
     """Two is good."""
-    return [
-        len(prompt) + 2.0 * text.count("two") - 0.25 * text.count("one")
-        for prompt, text in zip(prompts, texts, strict=True)
-    ]
+    pairs = zip(prompts, texts, strict=True)
+    return [len(prompt) + 2.0 * text.count("two") - 0.25 * text.count("one") for prompt, text in pairs]
 
 
 def made(reward=None, *, processes=None, longest=None, **config):
@@ -276,7 +274,7 @@ class Threads:
         def attempt(rank):
             try:
                 found[rank] = work(self.members[rank])
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - the test looks at it
                 found[rank] = error
 
         threads = [threading.Thread(target=attempt, args=(rank,)) for rank in range(len(self.members))]
