@@ -77,7 +77,9 @@ class CandidateReward(CreditReward):
     def creditor(self) -> Creditor:
         """Who values the sets."""
         if self._creditor is None:
-            raise RuntimeError("a CandidateReward works in a CreditGRPOTrainer, or after attach(trainer)")
+            raise RuntimeError(
+                "a CandidateReward works in a CreditGRPOTrainer, after attach(trainer), or in a LoopCredit"
+            )
         return self._creditor
 
     @property

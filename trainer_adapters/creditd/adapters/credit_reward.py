@@ -152,14 +152,18 @@ class CreditReward(ABC):
         """What this call is about, once."""
         generation, self._generation = self._generation, None
         if self._tokenizer is None or generation is None:
-            raise RuntimeError(f"a {type(self).__name__} works in a CreditGRPOTrainer, or after attach(trainer)")
+            raise RuntimeError(
+                f"a {type(self).__name__} works in a CreditGRPOTrainer, after attach(trainer), or in a LoopCredit"
+            )
         return generation
 
     @property
     def decode(self) -> Decode:
         """How tokens are read: those that end or fill up a completion are left out, all other special ones are text."""
         if self._tokenizer is None:
-            raise RuntimeError(f"a {type(self).__name__} works in a CreditGRPOTrainer, or after attach(trainer)")
+            raise RuntimeError(
+                f"a {type(self).__name__} works in a CreditGRPOTrainer, after attach(trainer), or in a LoopCredit"
+            )
         return decoder(self._tokenizer, self.silent, self._decoded)
 
 

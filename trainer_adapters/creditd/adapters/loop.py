@@ -1,6 +1,10 @@
 """Credit for training loops written by hand: what goes in as lists, arrays or tensors comes out so.
 
-    from creditd.adapters.loop import sensitivity_advantages, span_token_rewards
+    from creditd.adapters.loop import CandidateReward, LoopCredit, sensitivity_advantages, span_token_rewards
+
+    credit = LoopCredit(CandidateReward(score, parser={"type": "numbered"}), tokenizer=tokenizer, longest=256)
+    found = credit.advantages(prompts, responses, lengths=lengths, group_size=8, step=step)
+    advantages = found.token_advantages  # of candidates, or with a SpanReward of spans, in the form of GRPO
 
     found = span_token_rewards(client, prompts, responses, decode, lengths=lengths, model="rm", credit="prefix", kl=kl)
     rewards = found.token_rewards  # for the trainer's own returns, such as PPO's
@@ -19,11 +23,36 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from creditd.adapters.candidate_reward import CandidateReward
 from creditd.adapters.completions import Decode, token_offsets
-from creditd.adapters.credit_config import Choice
+from creditd.adapters.credit_config import Anneal, Choice, CreditConfig, anneal
+from creditd.adapters.loop_credit import LoopAdvantages, LoopCredit
+from creditd.adapters.processes import OneProcess, Processes, TorchProcesses
 from creditd.adapters.sensitivity import CurrentWeights
+from creditd.adapters.span_reward import SpanReward
+from creditd.adapters.token_rows import in_form_of, lengths_of, prompt_rows, rows_of
 from creditd.client import Client, OarResult, Ragged, ScarResult
 from creditd.client.bodies import type_of
+
+__all__ = [
+    "Anneal",
+    "CandidateReward",
+    "CreditConfig",
+    "CurrentWeights",
+    "LoopAdvantages",
+    "LoopCredit",
+    "OneProcess",
+    "Processes",
+    "SensitivityAdvantages",
+    "SpanReward",
+    "SpanTokenRewards",
+    "TorchProcesses",
+    "anneal",
+    "causal_units",
+    "in_form_of",
+    "sensitivity_advantages",
+    "span_token_rewards",
+]
 
 Offsets: TypeAlias = Sequence[tuple[int, int]]
 
@@ -98,10 +127,10 @@ def span_token_rewards(
     Cost:
         One decode per token where that adds up to the text (`token_offsets`), and one request.
     """
-    n_tokens = _lengths(completion_ids, lengths)
-    rows = [[int(token) for token in row] for row in _rows(completion_ids, n_tokens, "completion_ids")]
+    n_tokens = lengths_of(completion_ids, lengths)
+    rows = [[int(token) for token in row] for row in rows_of(completion_ids, n_tokens, "completion_ids")]
     read = [token_offsets(row, decode) for row in rows]
-    masks = None if completion_masks is None else _rows(completion_masks, n_tokens, "completion_masks")
+    masks = None if completion_masks is None else rows_of(completion_masks, n_tokens, "completion_masks")
     chosen = options.get("units") is not None or options.get("segmentation") is not None
     if causal and chosen:
         raise ValueError("causal: got True beside units or a segmentation; expected one of them")
@@ -116,7 +145,7 @@ def span_token_rewards(
         [text for text, _ in read],
         token_offsets=[offsets for _, offsets in read],
         completion_masks=masks,
-        kl=None if kl is None else _rows(kl, n_tokens, "kl"),
+        kl=None if kl is None else rows_of(kl, n_tokens, "kl"),
         **options,
     )
     advantages = result.token_advantages
@@ -192,21 +221,21 @@ def sensitivity_advantages(
     Cost:
         One decode per token where that adds up to the text (`token_offsets`), and one request.
     """
-    n_tokens = _lengths(completion_ids, lengths)
-    rows = [[int(token) for token in row] for row in _rows(completion_ids, n_tokens, "completion_ids")]
+    n_tokens = lengths_of(completion_ids, lengths)
+    rows = [[int(token) for token in row] for row in rows_of(completion_ids, n_tokens, "completion_ids")]
     texts: dict[str, Any] = {}
     if decode is not None:
         read = [token_offsets(row, decode) for row in rows]
         texts = {"completions": [text for text, _ in read], "token_offsets": [offsets for _, offsets in read]}
     written = [[True] * n for n in n_tokens]
     if completion_masks is not None:
-        written = [[bool(own) for own in row] for row in _rows(completion_masks, n_tokens, "completion_masks")]
+        written = [[bool(own) for own in row] for row in rows_of(completion_masks, n_tokens, "completion_masks")]
     values = [float(advantage) for advantage in advantages]
     if len(values) != len(rows):
         raise ValueError(f"advantages: got {len(values)}; expected {len(rows)}, one per completion")
     measured = [row if value != 0 else [False] * len(row) for row, value in zip(written, values, strict=True)]
     asked: dict[str, Any] = {"advantages": values, "completion_masks": measured, **texts, **options}
-    prompts = _prompts(prompt_ids, prompt_lengths)
+    prompts = prompt_rows(prompt_ids, prompt_lengths)
     if not any(values):
         result = _without_policy(prompts, rows, options)
     elif weights is None:
@@ -274,77 +303,7 @@ def causal_units(
     return units if begin is None else [*units, (begin, len(offsets))]
 
 
-def in_form_of(tokens: Any, rows: Ragged) -> Any:  # noqa: ANN401 - as above
-    """Rows of numbers in the form in which tokens are held.
-
-    Args:
-        tokens: B lists, or an array or tensor of shape (B, T).
-        rows: B rows, none longer than T.
-
-    Returns:
-        Lists of floats for lists; for a tensor of torch one of its shape, float32, on its device; else an array of the
-        same shape, float64. There is 0 behind each row.
-    """
-    shape = getattr(tokens, "shape", None)
-    if shape is None:
-        return rows.to_list()
-    padded = np.zeros(tuple(shape), dtype=np.float64)
-    for place, row in enumerate(rows):
-        padded[place, : len(row)] = row
-    if type(tokens).__module__.partition(".")[0] != "torch":
-        return padded
-    import torch  # noqa: PLC0415 - whoever has one of its tensors has it
-
-    return torch.from_numpy(padded).to(device=tokens.device, dtype=torch.float32)
-
-
 def _with_budget(estimator: Choice | None, budget: int) -> dict[str, Any]:
     """How values are found, with a budget where none is named."""
     named = {"type": estimator} if isinstance(estimator, str) else dict(estimator or {})
     return {"budget": budget} | named
-
-
-def _lengths(
-    tokens: Any,  # noqa: ANN401 - as above
-    lengths: Any,  # noqa: ANN401 - as above
-    name: str = "lengths",
-    of: str = "completion",
-) -> list[int]:
-    """Tokens of each completion, or of each prompt."""
-    shape = getattr(tokens, "shape", None)
-    if shape is not None and len(shape) != 2:
-        raise ValueError(f"{of}_ids: got shape {tuple(shape)}; expected (B, T), or a list of rows")
-    widths = [len(row) for row in tokens] if shape is None else [int(shape[1])] * int(shape[0])
-    if lengths is None:
-        return widths
-    found = [int(length) for length in lengths]
-    if len(found) != len(widths):
-        raise ValueError(f"{name}: got {len(found)}; expected {len(widths)}, one per {of}")
-    wrong = next(
-        (row for row, (length, most) in enumerate(zip(found, widths, strict=True)) if not 0 <= length <= most), None
-    )
-    if wrong is not None:
-        raise ValueError(f"{name}: got {found[wrong]} for {of} {wrong}, which has {widths[wrong]} tokens")
-    return found
-
-
-def _prompts(prompt_ids: Any, lengths: Any) -> list[list[int]]:  # noqa: ANN401 - as above
-    """The last tokens of each row, as many as the prompt has."""
-    widths = _lengths(prompt_ids, None)
-    kept = _lengths(prompt_ids, lengths, "prompt_lengths", "prompt")
-    rows = _rows(prompt_ids, widths, "prompt_ids")
-    return [
-        [int(token) for token in row[width - length :]] for row, width, length in zip(rows, widths, kept, strict=True)
-    ]
-
-
-def _rows(column: Any, lengths: Sequence[int], name: str) -> list[list[Any]]:  # noqa: ANN401 - as above
-    """The first numbers of each row, as many as the completion has tokens."""
-    rows = column.tolist() if hasattr(column, "tolist") else list(column)
-    if len(rows) != len(lengths):
-        raise ValueError(f"{name}: got {len(rows)} rows; expected {len(lengths)}, one per completion")
-    listed = [row.tolist() if hasattr(row, "tolist") else list(row) for row in rows]
-    for place, (row, length) in enumerate(zip(listed, lengths, strict=True)):
-        if len(row) < length:
-            raise ValueError(f"{name}: got {len(row)} entries for completion {place}; expected {length}, one per token")
-    return [row[:length] for row, length in zip(listed, lengths, strict=True)]

@@ -80,7 +80,7 @@ class SpanReward(CreditReward):
     def creditor(self) -> SpanCreditor:
         """Who values the spans."""
         if self._creditor is None:
-            raise RuntimeError("a SpanReward works in a CreditGRPOTrainer, or after attach(trainer)")
+            raise RuntimeError("a SpanReward works in a CreditGRPOTrainer, after attach(trainer), or in a LoopCredit")
         return self._creditor
 
     @property

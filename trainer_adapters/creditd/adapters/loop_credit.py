@@ -1,0 +1,265 @@
+"""Credit of candidates or spans for training loops written by hand: the advantages of a batch, token by token.
+
+    from creditd.adapters.loop import CandidateReward, CreditConfig, LoopCredit
+
+    credit = LoopCredit(
+        CandidateReward(score, parser={"type": "numbered"}), CreditConfig(), tokenizer=tokenizer, longest=256
+    )
+    found = credit.advantages(prompts, completion_ids, lengths=lengths, group_size=8, step=step)
+    loss = -(found.token_advantages * logps).sum() / found.n_tokens
+
+What is asked, how it is asked and what happens where there is no credit are those of the adapter for TRL, by the same
+classes; adapters of other trainers are this one with their own batches around it. Nothing here computes a credit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import sys
+from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import repeat
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from creditd.adapters.credit_config import CreditConfig
+from creditd.adapters.credit_reward import CreditReward, Generation, OtherRewards
+from creditd.adapters.creditors import Answered, Credited, Floats
+from creditd.adapters.processes import OneProcess, Processes, by_all, by_one
+from creditd.adapters.token_rows import in_form_of, lengths_of, prompt_rows, rows_of
+from creditd.client import Client, Ragged
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class LoopAdvantages:
+    """What a training loop multiplies log-probabilities with.
+
+    Attributes:
+        token_advantages: One advantage per token, in the form of the `completion_ids`: lists of floats; of a tensor of
+            torch a tensor of its shape, float32, on its device; else an array of their shape, float64. Exactly 0 on
+            padding and on tokens that the policy did not write.
+        rewards: What each completion is worth by the reward of creditd, without others: the utility of its candidates,
+            or the score of the whole; None where nobody knows.
+        metrics: Numbers for the loop's log, by the names that the adapter for TRL has.
+        request_id: Identity of the request; None unless a service gave the answer.
+    """
+
+    token_advantages: Any
+    rewards: list[float | None]
+    metrics: dict[str, float]
+    request_id: str | None
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """The completions of this process, as lists."""
+
+    prompts: list[Any]
+    ids: list[list[int]]
+    before: list[list[int]]
+    written: list[list[int]] | None
+    others: OtherRewards
+    columns: dict[str, list[Any]]
+
+
+class LoopCredit:
+    """Asks for the credit of batches of whole groups.
+
+    Attributes:
+        reward: What was given.
+
+    Args:
+        reward: A `CandidateReward` or a `SpanReward`, with a function or the id of a reward model of the service; one
+            of its own for each `LoopCredit`.
+        credit: How to ask, and what happens where there is no credit. None: the defaults.
+        tokenizer: Of the policy: how tokens are read.
+        longest: Completion tokens at which generation is cut off; the open candidate of a completion that has as many,
+            and does not end with a token of `silent`, is none. None: nothing is cut off.
+        silent: Tokens that end or fill up a completion, which are no text. None: the tokenizer's ends and padding.
+        processes: Those that train together, each with whole rows of its own: `TorchProcesses()`. The first one asks
+            for all; a failure is raised in all. None: one process.
+
+    Raises:
+        ValueError: If the choices contradict each other, or no service would take them.
+    """
+
+    def __init__(
+        self,
+        reward: CreditReward,
+        credit: CreditConfig | None = None,
+        *,
+        tokenizer: PreTrainedTokenizerBase,
+        longest: int | None = None,
+        silent: Collection[int] | None = None,
+        processes: Processes | None = None,
+    ) -> None:
+        ends = {tokenizer.eos_token_id, tokenizer.pad_token_id} if silent is None else set(silent)
+        reward.bind(credit or CreditConfig(), tokenizer, ends, sys.maxsize if longest is None else longest)
+        self.reward = reward
+        self._processes: Processes = processes or OneProcess()
+
+    def advantages(
+        self,
+        prompts: Sequence[Any],
+        completion_ids: Any,  # noqa: ANN401 - lists, an array, a tensor of any framework
+        *,
+        group_size: int,
+        step: int = 0,
+        lengths: Any = None,  # noqa: ANN401 - as above
+        prompt_ids: Any = None,  # noqa: ANN401 - as above
+        prompt_lengths: Any = None,  # noqa: ANN401 - as above
+        completion_masks: Any = None,  # noqa: ANN401 - as above
+        other_rewards: Sequence[float | None] | None = None,
+        columns: Mapping[str, Sequence[Any]] | None = None,
+    ) -> LoopAdvantages:
+        """Advantages of every token of the completions of this process.
+
+        Args:
+            prompts: What each of B completions answers: texts, or messages. Rows i·G … i·G + G − 1 of all processes
+                together, process after process, answer one prompt.
+            completion_ids: Their tokens: B lists, or an array or tensor of shape (B, T), padded on the right.
+            group_size: G. The service is told, so that a split group is an error.
+            step: Of the optimizer, for schedules.
+            lengths: Tokens of each completion, as many as are no padding. None: they are all its own.
+            prompt_ids: Tokens before each completion, as the policy read them: B lists, or shape (B, P), padded on the
+                left. They tell whether a completion begins inside its thinking. None: it does not.
+            prompt_lengths: Tokens of each prompt, counted from the right. None: they are all its own.
+            completion_masks: Per completion whether the policy wrote each token, in the form of the tokens; padding is
+                not looked at. None: it wrote them all.
+            other_rewards: One reward of the whole completion beside creditd's, or None where there is none; with the
+                weights of the loop multiplied in.
+            columns: One value per completion by name, handed on to the reward function.
+
+        Returns:
+            Those of this process, in the form of the tokens.
+
+        Raises:
+            ValueError: If something does not fit the tokens, or a reward function returned something else than it
+                should.
+            CreditdError: As the failure policy of `CreditConfig` has it: under `raise` whatever the service or the
+                network did.
+
+        Cost:
+            One decode per token where that adds up to the text, and one request for all processes.
+        """
+        n_tokens = lengths_of(completion_ids, lengths)
+        made: list[_Rows] = []
+
+        def prepare() -> list[Any]:
+            own = _rows(
+                prompts, completion_ids, n_tokens, prompt_ids, prompt_lengths, completion_masks, other_rewards, columns
+            )
+            made.append(own)
+            given = self._called(own)
+            rollouts = self.reward.rollouts(own.ids, own.prompts, own.others)
+            return list(zip(rollouts, given, own.others.values, repeat(self._processes.rank), strict=False))
+
+        everyone = by_all(self._processes, prepare)
+        own = made[0]
+        rollouts, given = [one for one, _, _, _ in everyone], [reward for _, reward, _, _ in everyone]
+        beside, ranks = [other for _, _, other, _ in everyone], [rank for _, _, _, rank in everyone]
+        answered = by_one(
+            self._processes, lambda: self.reward.answer(rollouts, group_size, step, own.others, with_credit=True)
+        )
+        rewards = answered.utilities if answered.utilities is not None and not self.reward.has_rewards else given
+        credited = self._settled(answered, rewards, beside, group_size)
+        begin = sum(rank < self._processes.rank for rank in ranks)
+        here = slice(begin, begin + len(own.ids))
+        credited.metrics["credit/seconds"] += self.reward.seconds
+        rows = [
+            row if own.written is None else np.where(np.array(own.written[place], dtype=np.bool_), row, 0.0)
+            for place, row in enumerate(credited.token_advantages[here])
+        ]
+        return LoopAdvantages(
+            token_advantages=in_form_of(completion_ids, Ragged.from_rows(rows)),
+            rewards=rewards[here],
+            metrics=credited.metrics,
+            request_id=credited.request_id,
+        )
+
+    def _called(self, own: _Rows) -> list[float | None]:
+        """What the reward says when it is called as a trainer calls it."""
+        self.reward.expect(Generation(own.before, own.written))
+        decode = self.reward.decode
+        completions = [decode(row) for row in own.ids]
+        called: Any = self.reward
+        given = called(own.prompts, completions, own.ids, **own.columns)
+        if inspect.isawaitable(given):
+            given = _awaited(given)
+        found: list[float | None] = list(given)
+        return found
+
+    def _settled(
+        self,
+        answered: Answered,
+        rewards: Sequence[float | None],
+        others: Sequence[float | None],
+        group_size: int,
+    ) -> Credited:
+        """The failure policy applied, with plain GRPO advantages where it wants them."""
+        creditor = self.reward.creditor
+        base = [0.0] * len(rewards)
+        if creditor.config.on_failure == "group_reward" and any(row is None for row in answered.token_advantages):
+            base = _plain(creditor.local, rewards, others, group_size)
+        return creditor.settle(answered, base)
+
+
+def _plain(
+    local: Client,
+    rewards: Sequence[float | None],
+    others: Sequence[float | None],
+    group_size: int,
+) -> list[float]:
+    """GRPO's advantages of the sum of rewards among those of a group whose own reward is known; 0 for the others."""
+    base = [0.0] * len(rewards)
+    for start in range(0, len(rewards), group_size):
+        rows = [row for row in range(start, min(start + group_size, len(rewards))) if rewards[row] is not None]
+        if rows:
+            values = [(rewards[row] or 0.0) + (others[row] or 0.0) for row in rows]
+            found: Floats = local.group([values], advantage="grpo").advantages[0]
+            for row, value in zip(rows, found.tolist(), strict=True):
+                base[row] = value
+    return base
+
+
+def _rows(
+    prompts: Sequence[Any],
+    completion_ids: Any,  # noqa: ANN401 - as above
+    n_tokens: Sequence[int],
+    prompt_ids: Any,  # noqa: ANN401 - as above
+    prompt_lengths: Any,  # noqa: ANN401 - as above
+    completion_masks: Any,  # noqa: ANN401 - as above
+    other_rewards: Sequence[float | None] | None,
+    columns: Mapping[str, Sequence[Any]] | None,
+) -> _Rows:
+    """What was given, as lists that fit each other."""
+    ids = [[int(token) for token in row] for row in rows_of(completion_ids, n_tokens, "completion_ids")]
+    count = len(ids)
+    written = None
+    if completion_masks is not None:
+        written = [[int(bool(own)) for own in row] for row in rows_of(completion_masks, n_tokens, "completion_masks")]
+    before: list[list[int]] = [[]] * count if prompt_ids is None else prompt_rows(prompt_ids, prompt_lengths)
+    others = [None] * count if other_rewards is None else [None if one is None else float(one) for one in other_rewards]
+    named = {name: list(values) for name, values in (columns or {}).items()}
+    for name, given in {"prompts": prompts, "prompt_ids": before, "other_rewards": others, **named}.items():
+        if len(given) != count:
+            raise ValueError(f"{name}: got {len(given)}; expected {count}, one per completion")
+    return _Rows(
+        list(prompts), ids, before, written, OtherRewards(others, float(other_rewards is not None), 1.0), named
+    )
+
+
+def _awaited(given: Any) -> Any:  # noqa: ANN401 - a coroutine
+    """What a coroutine returns, also where a loop of events runs already."""
+
+    async def wait() -> Any:  # noqa: ANN401 - as above
+        return await given
+
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, wait()).result()
