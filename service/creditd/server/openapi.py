@@ -20,6 +20,7 @@ from creditd.wire.errors import ERROR_KINDS, ErrorCode, Problem
 from creditd.wire.groups import GroupRequest
 from creditd.wire.oar import OarRequest
 from creditd.wire.scar import ScarRequest, ScarSolveRequest
+from creditd.wire.served_rewards import ClassifyRequest, GetRewardRequest
 from creditd.wire.solve import SolveRequest
 from creditd.wire.v1 import ShapleyRequest
 from creditd.wire.weights import WeightsRequest
@@ -50,6 +51,8 @@ _REQUESTS: tuple[type[BaseModel], ...] = (
     ComposeRequest,
     OarRequest,
     WeightsRequest,
+    GetRewardRequest,
+    ClassifyRequest,
 )
 
 
