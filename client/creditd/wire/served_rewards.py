@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.config import JsonDict
 from typing_extensions import Self
 
+from creditd.wire.errors import Problem
 from creditd.wire.fields import MAX_SETS, WireModel
 from creditd.wire.forms import Form
 from creditd.wire.v1 import ChatMessage
@@ -135,3 +136,23 @@ class ClassifyResponse(WireModel):
     data: list[ClassifyRow]
     """In the order of the texts."""
     usage: ClassifyUsage
+
+
+class ClassifyError(BaseModel):
+    """A failure in vLLM's words."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    message: str
+    type: str
+    param: str | None
+    """`input_tokens` where a text is longer than the model reads."""
+    code: int
+    """The status."""
+
+
+class ClassifyProblem(Problem):
+    """A failure of `/classify`: a problem, and beside it what clients of vLLM look for."""
+
+    error: ClassifyError | None = None
+    """There where a model was asked, or was to be."""

@@ -28,9 +28,10 @@ from creditd.server.json_bodies import check_keys, may_repeat_keys
 from creditd.server.model_rounds import Caller, ModelRounds, Round
 from creditd.server.resources import resources_of
 from creditd.server.weights_answers import media_type_of
-from creditd.wire.errors import ErrorCode
+from creditd.wire.errors import ERROR_KINDS, ErrorCode
 from creditd.wire.fields import WireModel
 from creditd.wire.served_rewards import (
+    ClassifyError,
     ClassifyRequest,
     ClassifyResponse,
     ClassifyRow,
@@ -114,7 +115,11 @@ async def answer_classify(request: Request, deadline: Deadline) -> ClassifyRespo
         ClientDisconnect: If the caller leaves first.
     """
     async with _admitted(request, deadline, ClassifyRequest) as asked:
-        found = await _asked(request, deadline, _question_of(asked))
+        try:
+            found = await _asked(request, deadline, _question_of(asked))
+        except ServiceError as error:
+            error.members["error"] = _in_words_of_vllm(error).model_dump()
+            raise
         n_tokens = found.usage.tokens_naive
         return ClassifyResponse(
             id=f"classify-{request.state.request_id}",
@@ -129,6 +134,21 @@ async def answer_classify(request: Request, deadline: Deadline) -> ClassifyRespo
                 prompt_tokens=n_tokens, total_tokens=n_tokens, completion_tokens=0, prompt_tokens_details=None
             ),
         )
+
+
+def _in_words_of_vllm(error: ServiceError) -> ClassifyError:
+    """A failure as vLLM says it, so that a client that asked about many texts finds the one by halves."""
+    kind = ERROR_KINDS[error.code]
+    of_caller = 400 <= kind.status < 500
+    message = error.detail
+    if error.code is ErrorCode.NON_FINITE_UTILITY:
+        message = f"Out of range float values: {message}"
+    return ClassifyError(
+        message=message,
+        type="NotFoundError" if kind.status == 404 else "BadRequestError" if of_caller else "InternalServerError",
+        param="input_tokens" if error.code is ErrorCode.CONTEXT_EXCEEDED else None,
+        code=kind.status,
+    )
 
 
 def _question_of(asked: ClassifyRequest) -> _Question:

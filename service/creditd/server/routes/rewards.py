@@ -9,7 +9,13 @@ from creditd.server.body import JSON, deadline_of
 from creditd.server.openapi_rewards import described_rewards, named_model
 from creditd.server.raw_routes import RawRoute
 from creditd.server.reward_answers import GET_REWARD_S, answer_classify, answer_get_reward
-from creditd.wire.served_rewards import ClassifyRequest, ClassifyResponse, GetRewardRequest, GetRewardResponse
+from creditd.wire.served_rewards import (
+    ClassifyProblem,
+    ClassifyRequest,
+    ClassifyResponse,
+    GetRewardRequest,
+    GetRewardResponse,
+)
 
 router = APIRouter(tags=["rewards"], route_class=RawRoute)
 
@@ -34,7 +40,9 @@ async def get_reward_of_model(request: Request) -> Response:
     return _respond(await answer_get_reward(request, deadline_of(request, GET_REWARD_S), name))
 
 
-@router.post("/classify", operation_id="classify", **described_rewards(ClassifyRequest, ClassifyResponse))
+@router.post(
+    "/classify", operation_id="classify", **described_rewards(ClassifyRequest, ClassifyResponse, ClassifyProblem)
+)
 async def classify(request: Request) -> Response:
     """Rewards of texts in the shape of vLLM's route, for verl and for other services of creditd.
 
