@@ -213,7 +213,7 @@ async def _asked(request: Request, deadline: Deadline, question: _Question) -> _
 
 def _count(request: Request, n_texts: int, error: NoRewardError | None) -> None:
     """Put the texts of an answer into the log line and the counters; without a reward for each, none is answered."""
-    metrics, route = resources_of(request).metrics, request.scope["route"].path
+    metrics, route = resources_of(request).metrics, request.state.record["route"]
     request.state.record.update(items=n_texts, failed=0 if error is None else n_texts)
     metrics.items.labels(route, "ok" if error is None else "error").inc(n_texts)
     if error is not None:
