@@ -269,7 +269,7 @@ def test_a_defect_here_is_an_error_of_the_request(server, engine_of, monkeypatch
     """Whatever goes wrong while a request is asked for, it is answered, and the next one too."""
     engine = engine_of(server)
 
-    async def broken(*_):
+    async def broken(*_, **__):
         raise KeyError("SECRET")
 
     with monkeypatch.context() as patched:
