@@ -74,6 +74,8 @@ def test_what_may_be_asked(body, expected):
         ({"input": "a", "use_activation": True}, "invalid_request", "/use_activation"),
         ({"input": "a", "activation": True}, "invalid_request", "/activation"),
         ({"input": "a", "softmax": True}, "invalid_request", "/softmax"),
+        ({"input": "a", "softmax": 0}, "invalid_request", "/softmax"),
+        ({"input": "a", "softmax": 0.0}, "invalid_request", "/softmax"),
         ({"input": "a", "truncate_prompt_tokens": 9}, "invalid_request", "/truncate_prompt_tokens"),
         ({"messages": MESSAGES, "chat_template": "{{ messages }}"}, "invalid_request", "/chat_template"),
         ({"messages": MESSAGES, "add_generation_prompt": True}, "invalid_request", "/add_generation_prompt"),

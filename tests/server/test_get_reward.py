@@ -9,6 +9,7 @@ import pytest
 from creditd.engines.registry import Registry
 from creditd.server.reward_answers import GET_REWARD_S
 from creditd.wire.fields import MAX_SETS
+from server.hostile import filled
 from server.model_gates import Gated, happens, remembering
 from server.model_services import FakeEmbedder, fake, with_models, worth
 from server.reward_calls import CLASSIFY, GET_REWARD, OF_MODEL, REWARD_PATHS, asked, body_for, failure_of, queries
@@ -119,6 +120,25 @@ def test_too_large_a_body():
     """The limit on bodies is that of every route, and so is the one on characters."""
     problem_of(asked({"query": ["x" * 2000]}, max_body_bytes=1024), "body_too_large")
     problem_of(asked(queries("x" * 50, "x" * 51), max_model_characters=100), "budget_exceeded")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", REWARD_PATHS)
+@pytest.mark.parametrize(
+    ("head", "unit", "code"),
+    [
+        ('{"FIELD": [', '""', "invalid_request"),
+        ('{"FIELD": [', "[]", "body_too_large"),
+        ('{"FIELD": ["sun"], "labels": [', "{}", "body_too_large"),
+        ('{"FIELD": ["sun"], "labels": [', '{"a":1}', "body_too_large"),
+    ],
+)
+def test_eight_megabytes_of_little(path, head, unit, code):
+    """Refused in one short sentence, whatever field they stand in."""
+    body = filled(head.replace("FIELD", "input" if path == CLASSIFY else "query"), unit, "]}")
+    response = asked(body, path)
+    problem_of(response, code)
+    assert len(response.content) < 2000
 
 
 @pytest.mark.parametrize("path", REWARD_PATHS)

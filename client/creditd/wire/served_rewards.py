@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic.config import JsonDict
 from typing_extensions import Self
 
@@ -20,6 +20,16 @@ from creditd.wire.v1 import ChatMessage
 MAX_MODEL_NAME = 4096
 """Longest name of a model in another server's request: verl sends a path."""
 
+
+def _no_number(value: object) -> object:
+    """The value, which is not 0: to Python that is False."""
+    if value is False or value is None:
+        return value
+    raise ValueError("expected false")
+
+
+Off: TypeAlias = Annotated[Literal[False], BeforeValidator(_no_number)]
+"""A choice that is here as it is, and cannot be made otherwise."""
 Texts: TypeAlias = Annotated[list[str], Field(fail_fast=True, max_length=MAX_SETS)]
 
 GET_REWARD_EXAMPLE: JsonDict = {
@@ -78,18 +88,18 @@ class ClassifyRequest(WireModel):
     """One conversation, which goes through the model's chat template; the last message is the assistant's."""
     add_special_tokens: bool | None = None
     """Whether the tokenizer adds its own around a text; null: it does. A template writes those of a conversation."""
-    use_activation: Literal[False] | None = None
+    use_activation: Off | None = None
     """Rewards are as the model's registration says: nothing is applied to them for a request."""
-    activation: Literal[False] | None = None
+    activation: Off | None = None
     """What older versions called it."""
-    softmax: Literal[False] | None = None
+    softmax: Off | None = None
     """What still older versions called it."""
     truncate_prompt_tokens: None = None
     """Nothing is cut."""
     chat_template: None = None
     """The template is that of the model."""
-    add_generation_prompt: Literal[False] | None = None
-    continue_final_message: Literal[False] | None = None
+    add_generation_prompt: Off | None = None
+    continue_final_message: Off | None = None
 
     @model_validator(mode="after")
     def _texts_or_a_conversation(self) -> Self:
