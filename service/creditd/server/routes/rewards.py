@@ -6,8 +6,10 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
 
 from creditd.server.body import JSON, deadline_of
+from creditd.server.held_responses import HeldResponse
 from creditd.server.openapi_rewards import described_rewards, named_model
 from creditd.server.raw_routes import RawRoute
+from creditd.server.resources import resources_of
 from creditd.server.reward_answers import GET_REWARD_S, answer_classify, answer_get_reward
 from creditd.wire.served_rewards import (
     ClassifyProblem,
@@ -26,7 +28,7 @@ async def get_reward(request: Request) -> Response:
 
     Where keys are configured the address may be `/with_key/KEY/get_reward`.
     """
-    return _respond(await answer_get_reward(request, deadline_of(request, GET_REWARD_S)))
+    return _respond(request, await answer_get_reward(request, deadline_of(request, GET_REWARD_S)))
 
 
 @router.post(
@@ -37,7 +39,7 @@ async def get_reward(request: Request) -> Response:
 async def get_reward_of_model(request: Request) -> Response:
     """The same by a reward model that the address names; with a key `/with_key/KEY/v1/models/ID/get_reward`."""
     name = request.path_params["id"]
-    return _respond(await answer_get_reward(request, deadline_of(request, GET_REWARD_S), name))
+    return _respond(request, await answer_get_reward(request, deadline_of(request, GET_REWARD_S), name))
 
 
 @router.post(
@@ -48,8 +50,8 @@ async def classify(request: Request) -> Response:
 
     Where keys are configured the address may be `/with_key/KEY/classify`.
     """
-    return _respond(await answer_classify(request, deadline_of(request)))
+    return _respond(request, await answer_classify(request, deadline_of(request)))
 
 
-def _respond(answer: BaseModel) -> Response:
-    return Response(answer.model_dump_json(), media_type=JSON)
+def _respond(request: Request, answer: BaseModel) -> Response:
+    return HeldResponse(answer.model_dump_json().encode(), JSON, resources_of(request))
