@@ -17,10 +17,14 @@ def running_service(
     env: dict[str, str] | None = None,
     pid_file: Path | None = None,
     script: Path | None = None,
+    python: str | None = None,
 ) -> Iterator[str]:
-    """A service started by the command line, or by a script; yields its base URL once it accepts requests."""
+    """A service started by the command line, or by a script, with this interpreter or another one.
+
+    Yields its base URL once it accepts requests.
+    """
     start = ["-m", "creditd.cli", "serve", "--port", "0"] if script is None else [str(script)]
-    command = [sys.executable, *start, *arguments]
+    command = [python or sys.executable, *start, *arguments]
     with (directory / "service.log").open("w") as log:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=env)
         try:
