@@ -1,7 +1,7 @@
 """OpenRLHF on a processor: the two packages without which its modules cannot be imported, as empty names.
 
-`openrlhf.models` reads flash_attn when it is loaded, and `openrlhf.trainer.ray` vllm. Neither is called in a test, so both
-are names of empty modules; the rest is the real package.
+`openrlhf.models` reads flash_attn when it is loaded, and `openrlhf.trainer.ray` vllm. Neither is called in a test, so
+both are names of empty modules; the rest is the real package.
 """
 
 import sys

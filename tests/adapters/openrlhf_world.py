@@ -1,4 +1,4 @@
-"""A training of OpenRLHF without its GPUs: its own command line, experience maker, trainer and loss; models are made up."""
+"""A training of OpenRLHF without GPUs: its own command line, experience maker, trainer and loss; models are made up."""
 
 import contextlib
 import importlib
@@ -9,7 +9,6 @@ from types import SimpleNamespace
 
 import pytest
 import ray
-
 
 from adapters import tiny
 from creditd.adapters import openrlhf as launcher
@@ -137,7 +136,7 @@ def trainer_of(*arguments, tokenizer=None, reference=None, critic=None):
 
 
 def by_rows(trained, name="advantages"):
-    """Of each completion, in the order of generation, its tokens' numbers, holes included, from the first of its own."""
+    """Of each completion, in the order of generation, the numbers of its tokens, holes included, from its first one."""
     rows = {}
     for experience in trained:
         for row, index in enumerate(experience.index):

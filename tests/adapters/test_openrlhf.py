@@ -16,7 +16,8 @@ pytestmark = OF_A_LIBRARY
 import ray  # noqa: E402
 import torch  # noqa: E402
 
-from adapters import openrlhf_rewards, openrlhf_world as world, tiny  # noqa: E402
+from adapters import openrlhf_rewards, tiny  # noqa: E402
+from adapters import openrlhf_world as world  # noqa: E402
 from adapters.openrlhf_world import CANDIDATES, GAE, GROUPS, LOCAL, SPANS, by_rows, gradients, samples  # noqa: E402
 from creditd.adapters.loop import CandidateReward, CreditConfig, LoopCredit, SpanReward, span_token_rewards  # noqa: E402
 from creditd.client import Client, TransportError  # noqa: E402
@@ -75,7 +76,7 @@ def test_the_gradient_of_each_token_is_the_advantage_on_the_wire(tmp_path):
         stepped(trainer, samples(tiny.tokenizer()))
     (exchange,) = kept.iterdir()
     on_the_wire = answer_of(parsed(exchange.read_bytes())).token_advantages
-    pulled = [gradient for gradient in gradients(trainer.seen)]
+    pulled = gradients(trainer.seen)
     found = {}
     for experience, gradient in zip(trainer.seen, pulled, strict=True):
         for row, index in enumerate(experience.index):
@@ -97,7 +98,7 @@ def test_advantages_are_those_of_the_loop_written_by_hand():
     assert rewards == expected.rewards
     assert status["rollout/reward_mean"] == pytest.approx(np.mean(expected.rewards))
     assert status["generated_samples"][1] == expected.rewards[0]
-    assert {name for name in expected.metrics} <= status.keys()
+    assert expected.metrics.keys() <= status.keys()
 
 
 def test_nothing_is_left_that_the_log_cannot_take():
@@ -128,8 +129,8 @@ def test_dynamic_batches_are_put_back_in_order():
     expected = spread(of_loop().token_advantages)
     found = []
     for experience in trainer.seen:
-        for row in range(len(experience.sequences)):
-            found.append(experience.advantages[row][experience.action_mask[row].bool()].tolist())
+        pairs = zip(experience.advantages, experience.action_mask.bool(), strict=True)
+        found += [advantages[own].tolist() for advantages, own in pairs]
     assert sorted(found) == sorted(expected)
 
 
@@ -190,7 +191,7 @@ def test_rewards_of_openrlhf_count_beside():
 
 @pytest.mark.parametrize("missing", [[0], [3], [0, 1, 2, 3, 4, 5]])
 def test_a_reward_that_did_not_come_takes_no_other_with_it(missing):
-    """OpenRLHF swallows what its reward server did, and drops the rewards of the samples beside it; here it is counted."""
+    """OpenRLHF swallows what its reward server did, and drops the rewards of samples beside it; here it is counted."""
     rewards = [None if row in missing else value for row, value in enumerate(OTHERS)]
     trainer = world.trainer_of(*CANDIDATES, *LOCAL, *GROUPS, *REMOTE)
     status = stepped(trainer, samples(tiny.tokenizer(), rewards=rewards))
@@ -241,7 +242,7 @@ def test_a_dead_service_leaves_what_the_policy_says(policy):
             rewards = of_loop().rewards
             plain = client.group([rewards[:3], rewards[3:]], advantage="grpo").advantages
         firsts = [row[0] for row in found]
-        assert firsts == pytest.approx(np.concatenate([row for row in plain]).tolist(), abs=SINGLE)
+        assert firsts == pytest.approx(np.concatenate(list(plain)).tolist(), abs=SINGLE)
         assert all(len(set(row)) == 1 for row in found)
     assert status["credit/errors"] == 1.0
     assert (status["credit/local"], status["credit/fallbacks"]) == ((1.0, 0.0) if policy == "local" else (0.0, 1.0))
@@ -290,7 +291,7 @@ def test_a_penalty_in_the_rewards_is_added_as_openrlhf_has_it():
 
 
 def test_a_critic_sees_rewards_of_tokens():
-    """With `gae` they are added before OpenRLHF computes advantages and returns, its own KL terms and rewards beside."""
+    """With `gae` they are added before OpenRLHF computes advantages and returns, its KL terms and rewards beside."""
     critic = world.Group(0.25)
     more = ["--credit.credit", "prefix", "--credit.alpha", "0.75", "--algo.kl.init_coef", "0.5", *REMOTE]
     trainer = world.trainer_of(*SPANS, *LOCAL, *GAE, *more, reference=world.Group(-0.25), critic=critic)

@@ -39,8 +39,9 @@ def test_candidates_have_every_option_of_both():
     reward, config = made(
         *CANDIDATES, "--credit.turns", "all", "--credit.thinking", "opened", "--credit.name", "mine",
         "--credit.url", "http://credit.test", "--credit.credit", "leave_one_out", "--credit.utility", "sum",
-        "--credit.advantage", '{"type": "centered"}', "--credit.tokens", '{"other": "zero"}', "--credit.candidates", "4",
-        "--credit.malformed", '{"failure_reward": -1.0}', "--credit.deterministic", "--credit.deadline_s", "7.5",
+        "--credit.advantage", '{"type": "centered"}', "--credit.candidates", "4",
+        "--credit.tokens", '{"other": "zero"}', "--credit.malformed", '{"failure_reward": -1.0}',
+        "--credit.deterministic", "--credit.deadline_s", "7.5",
         "--credit.keep", "3", "--credit.max_credit_share", "0.5",
     )  # fmt: skip
     assert isinstance(reward, CandidateReward)

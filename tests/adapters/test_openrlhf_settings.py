@@ -36,6 +36,10 @@ def norm(estimator):
         ([*CANDIDATES, *norm("reinforce_baseline")], "whitens over the whole batch"),
         ([*CANDIDATES, *norm("flash_reinforce")], "the mean of the whole batch"),
         ([*CANDIDATES, *norm("dr_grpo")], "with credit that is pooled; expected --credit.advantage centered or none"),
+        (
+            [*CANDIDATES, *norm("dr_grpo"), "--credit.advantage", "centered", *REMOTE],
+            "whose advantage is standardised over each group",
+        ),
         ([*SPANS, *norm("dr_grpo")], "with credit that is pooled"),
         ([*CANDIDATES, *GROUPS[:2]], "expected --algo.kl.use_loss"),
         ([*CANDIDATES, *GROUPS, "--reward.stop_properly_penalty_coef", "0.5"], "stop_properly_penalty_coef"),
@@ -110,8 +114,14 @@ def test_a_method_that_moved_is_named(monkeypatch, module, owner, name):
 
 def test_other_parameters_are_named(monkeypatch):
     """What it is, and what was expected."""
-    monkeypatch.setattr(world.trainers.BasePPOTrainer, "train_step", lambda self, samples, *, step: None)
-    with pytest.raises(RuntimeError, match="train_step.self, samples, step.*expected parameters self, rollout_samples"):
+
+    def train_step(self, samples, *, step):
+        return self, samples, step
+
+    monkeypatch.setattr(world.trainers.BasePPOTrainer, "train_step", train_step)
+    with pytest.raises(
+        RuntimeError, match=r"train_step.self, samples, step.*expected parameters self, rollout_samples"
+    ):
         check_seams()
 
 

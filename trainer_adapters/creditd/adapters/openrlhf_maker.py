@@ -1,4 +1,4 @@
-"""What stands before OpenRLHF's experience maker: one request per training batch, and its numbers on the policy's tokens.
+"""What stands before OpenRLHF's experience maker: one request per batch, and its numbers on the policy's tokens.
 
 With an estimator of groups the advantages of the batch become creditd's (`LoopCredit`). With `gae` the token rewards of
 spans are added to OpenRLHF's own rewards before its critic and its advantages see them (`span_token_rewards`). Nothing
@@ -62,7 +62,8 @@ class CreditMaker:
 
     def taken_metrics(self: Any) -> dict[str, float]:
         """Numbers of the last batch for the trainer's log, once."""
-        found, self._credit_metrics = self._credit_metrics, {}
+        found: dict[str, float] = self._credit_metrics
+        self._credit_metrics = {}
         return found
 
     def make_experience_batch(self: Any, rollout_samples: list[Any]) -> list[Any]:
@@ -76,6 +77,7 @@ class CreditMaker:
         """As OpenRLHF's, with creditd's advantages in the place of its own, or with rewards of tokens."""
         rows = rows_of_batch(experiences)
         kept = has_rewards(self.args)
+        done: list[Any]
         if self.advantage_estimator == "gae":
             done = self._with_token_rewards(experiences, rows)
         else:
@@ -136,8 +138,8 @@ class CreditMaker:
         unknown = next((place for place, row in enumerate(rows) if row.other is None), None)
         if unknown is not None:
             raise ValueError(
-                f"got no reward of completion {unknown} from --reward.remote_url; expected a number: a critic cannot learn "
-                "from a return that nobody knows"
+                f"got no reward of completion {unknown} from --reward.remote_url; expected a number: a critic cannot "
+                "learn from a return that nobody knows"
             )
         started = time.perf_counter()
         found, model_s = self._token_rewards(rows)
@@ -224,7 +226,7 @@ class CreditMaker:
         return made
 
 
-def _check_shape(experience: Any, advantages: torch.Tensor) -> None:  # noqa: ANN401 - as above
+def _check_shape(experience: Any, advantages: torch.Tensor) -> None:
     """Refuse experiences that are not those which were asked about."""
     for name in ("advantages", "action_mask"):
         got = tuple(getattr(experience, name).shape)

@@ -1,7 +1,7 @@
 """A reward function of OpenRLHF's kind for trainings whose rewards are those of creditd alone.
 
-OpenRLHF wants some source of rewards for rollouts (`--reward.remote_url`); the launcher gives it this file where there is
-no other one. OpenRLHF executes it by its path, in the processes that generate: nothing is imported.
+OpenRLHF wants some source of rewards for rollouts (`--reward.remote_url`); the launcher gives it this file where there
+is no other one. OpenRLHF executes it by its path, in the processes that generate: nothing is imported.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Options of the launcher for OpenRLHF: from a command line to a reward, and how to ask for its credit.
 
-Those of creditd begin with `--credit.`; all others are OpenRLHF's. What was chosen travels to the process that trains as
-texts and numbers; functions are found there, by their names.
+Those of creditd begin with `--credit.`; all others are OpenRLHF's. What was chosen travels to the process that trains
+as texts and numbers; functions are found there, by their names.
 """
 
 from __future__ import annotations
@@ -138,14 +138,14 @@ def split_arguments(arguments: Sequence[str]) -> tuple[CreditChoices, list[str]]
         The choices of creditd, and the other arguments in their order.
 
     Raises:
-        SystemExit: As every command line, with the reason on stderr: an option that begins with `--credit.` and is none,
-            one that belongs to the other kind of reward, or a value that is none.
+        SystemExit: As every command line, with the reason on stderr: an option that begins with `--credit.` and is
+            none, one that belongs to the other kind of reward, or a value that is none.
     """
     parser = _parser()
     given, others = parser.parse_known_args(list(arguments))
     unknown = next((one for one in others if one.partition("=")[0].startswith(("--credit.", "--credit_"))), None)
     if unknown is not None:
-        parser.error(f"unknown option {unknown.partition('=')[0]}; expected one of {', '.join(_names())}")
+        parser.error(f"unknown option {unknown.partition('=')[0]}; expected one of {', '.join(names())}")
     chosen = {name.removeprefix("credit."): value for name, value in vars(given).items() if value is not None}
     return _choices(parser, chosen), others
 
@@ -184,7 +184,9 @@ def _absolute(reward: str) -> str:
     return f"{Path(place).absolute()}{colon}{name}" if is_reference(reward) and place.endswith(".py") else reward
 
 
-def _names() -> list[str]:
+def names() -> list[str]:
+    """Every option of creditd."""
+    """Every option of creditd."""
     every = ("reward", "parser", "name", *_OF_CANDIDATES, *_OF_SPANS, *_OF_EITHER, *_OF_CONFIG_OF_CANDIDATES)
     return [PREFIX + name for name in (*every, *_OF_CONFIG, "kl_in_reward")]
 
@@ -209,7 +211,7 @@ def _parser() -> argparse.ArgumentParser:
         "--credit.kl_in_reward",
         choices=get_args(KlInReward),
         default="refuse",
-        help="a KL penalty in the rewards (without --algo.kl.use_loss): refused, or its returns added to the advantages",
+        help="a KL penalty in rewards (without --algo.kl.use_loss): refused, or its returns added to the advantages",
     )
     for name in (*_OF_CONFIG[:2], "record", "turns", "thinking", "name"):
         parser.add_argument(PREFIX + name)

@@ -1,7 +1,8 @@
 """Rows of OpenRLHF's experiences and what creditd has of them: which tokens the policy wrote, and numbers for each.
 
-Legend: `B` rows of one experience, `T` tokens of a row, prompt and completion, padded on the right. Masks and advantages
-have shape (B, T − 1): column t belongs to the token at t + 1, which the policy wrote where `action_mask` is 1.
+Legend: `B` rows of one experience, `T` tokens of a row, prompt and completion, padded on the right. Masks and
+advantages have shape (B, T − 1): column t belongs to the token at t + 1, which the policy wrote where `action_mask`
+is 1.
 """
 
 from __future__ import annotations
@@ -57,8 +58,8 @@ def rows_of_batch(experiences: Sequence[Any]) -> list[Row]:
         given = experience.rewards
         if given is not None and given.numel() != count:
             raise ValueError(
-                f"got rewards of shape {tuple(given.shape)} for {count} completions; expected one number for each: token "
-                "rewards cannot come from --reward.remote_url"
+                f"got rewards of shape {tuple(given.shape)} for {count} completions; expected one number for each: "
+                "token rewards cannot come from --reward.remote_url"
             )
         others = [None] * count if given is None else given.reshape(-1).tolist()
         for row, index in enumerate(experience.index):
@@ -119,7 +120,7 @@ def check_groups(prompts: Sequence[str], group_size: int) -> None:
     """
     if len(prompts) % group_size:
         raise ValueError(
-            f"got {len(prompts)} completions; expected whole groups of {group_size}, one behind the other: a group is split"
+            f"got {len(prompts)} completions; expected whole groups of {group_size}, one behind the other: one is split"
         )
     for start in range(0, len(prompts), group_size):
         if len(set(prompts[start : start + group_size])) > 1:
@@ -140,7 +141,7 @@ def columns_of(
         values: One number per token of each row.
 
     Returns:
-        Per experience shape (B, T − 1), float32, on the device of its mask; exactly 0 wherever the policy did not write.
+        Per experience shape (B, T − 1), float32, on the device of its mask; exactly 0 where the policy did not write.
 
     Raises:
         ValueError: If there are more or fewer numbers than tokens, or one is not finite.
@@ -151,8 +152,8 @@ def columns_of(
         given = torch.tensor(list(own), dtype=torch.float32)
         if len(given) != len(row.ids) or not torch.isfinite(given).all():
             raise ValueError(
-                f"got {len(given)} numbers for row {place} of experience {number}; expected {len(row.ids)} finite ones, "
-                "one per token"
+                f"got {len(given)} numbers for row {place} of experience {number}; expected {len(row.ids)} finite "
+                "ones, one per token"
             )
         written = torch.tensor(row.written, dtype=torch.bool)
         made[number][place, row.begin : row.begin + len(given)] = torch.where(written, given, 0.0)

@@ -1,7 +1,7 @@
 """Where the adapter stands on OpenRLHF, and settings under which credit would be lost: both are looked at before a run.
 
-A newer OpenRLHF in which something has moved is refused by the name of what moved; nothing is found out in the middle of
-a training.
+A newer OpenRLHF in which something has moved is refused by the name of what moved; nothing is found out in the middle
+of a training.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import ast
 import importlib
 import inspect
 import warnings
-from collections.abc import Callable
 from dataclasses import fields
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -137,8 +136,8 @@ def _check_command_line() -> None:
 def moved(got: str, expected: str) -> RuntimeError:
     """What is said of a part of OpenRLHF that is not where it was."""
     return RuntimeError(
-        f"OpenRLHF {version('openrlhf')} is not what creditd's adapter stands on: got {got}; expected {expected}, as in "
-        f"OpenRLHF {TESTED}"
+        f"OpenRLHF {version('openrlhf')} is not what creditd's adapter stands on: got {got}; expected {expected}, as "
+        f"in OpenRLHF {TESTED}"
     )
 
 
@@ -154,8 +153,9 @@ def check_settings(args: Any, choices: CreditChoices) -> None:  # noqa: ANN401 -
     """
     if args.actor.policy_loss_type != "ppo":
         raise ValueError(
-            f"got --actor.policy_loss_type {args.actor.policy_loss_type}, whose ratio is that of the whole response: each "
-            "token would be trained on the mean advantage of its response, so the credit of tokens is lost; expected ppo"
+            f"got --actor.policy_loss_type {args.actor.policy_loss_type}, whose ratio is that of the whole response: "
+            "each token would be trained on the mean advantage of its response, so the credit of tokens is lost; "
+            "expected ppo"
         )
     if args.reward.stop_properly_penalty_coef is not None:
         raise ValueError(
@@ -175,8 +175,10 @@ def check_settings(args: Any, choices: CreditChoices) -> None:  # noqa: ANN401 -
                 raise ValueError(
                     f"got {name}, for which OpenRLHF has no reward of its own; expected --reward.remote_url beside it"
                 )
-    check: Callable[[Any, CreditChoices], None] = _check_gae if _is_gae(args) else _check_groups
-    check(args, choices)
+    if args.algo.advantage.estimator == "gae":
+        _check_gae(choices)
+    else:
+        _check_groups(args, choices)
 
 
 def has_rewards(args: Any) -> bool:  # noqa: ANN401 - as above
@@ -185,11 +187,7 @@ def has_rewards(args: Any) -> bool:  # noqa: ANN401 - as above
     return ([urls] if isinstance(urls, str) else urls) != [NO_REWARD]
 
 
-def _is_gae(args: Any) -> bool:  # noqa: ANN401 - as above
-    return bool(args.algo.advantage.estimator == "gae")
-
-
-def _check_gae(args: Any, choices: CreditChoices) -> None:  # noqa: ANN401 - as above
+def _check_gae(choices: CreditChoices) -> None:
     """PPO: a critic, and a reward for each token."""
     if not choices.of_spans:
         raise ValueError(
@@ -227,7 +225,12 @@ def _check_groups(args: Any, choices: CreditChoices) -> None:  # noqa: ANN401 - 
             f"got --algo.advantage.estimator {estimator} with credit that is {given}; expected --credit.advantage "
             f"{' or '.join(scales)}, or group_norm"
         )
-    if args.rollout.n_samples_per_prompt < 2:  # noqa: PLR2004 - a comparison
+    if scales is not None and has_rewards(args):
+        raise ValueError(
+            f"got --algo.advantage.estimator {estimator} with a source of rewards beside creditd's, whose advantage is "
+            "standardised over each group; expected group_norm, or no such source"
+        )
+    if args.rollout.n_samples_per_prompt < 2:
         raise ValueError("got --rollout.n_samples_per_prompt 1; expected at least 2 responses to compare")
     if args.reward.overlong_buffer_len is not None:
         raise ValueError(
@@ -239,7 +242,8 @@ def _check_groups(args: Any, choices: CreditChoices) -> None:  # noqa: ANN401 - 
         raise ValueError("got --reward.clip_range, which would clip nothing that is trained on; expected the default")
     if not args.algo.kl.use_loss and args.algo.kl.init_coef > 0 and choices.kl_in_reward == "refuse":
         raise ValueError(
-            f"got --algo.kl.init_coef {args.algo.kl.init_coef:g} without --algo.kl.use_loss: the KL penalty would be part "
-            "of rewards that creditd's advantages take the place of; expected --algo.kl.use_loss, --algo.kl.init_coef 0, "
-            "or --credit.kl_in_reward keep, which adds its returns to the advantages as OpenRLHF has them"
+            f"got --algo.kl.init_coef {args.algo.kl.init_coef:g} without --algo.kl.use_loss: the KL penalty would be "
+            "part of rewards that creditd's advantages take the place of; expected --algo.kl.use_loss, "
+            "--algo.kl.init_coef 0, or --credit.kl_in_reward keep, which adds its returns to the advantages as "
+            "OpenRLHF has them"
         )

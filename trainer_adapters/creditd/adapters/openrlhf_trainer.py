@@ -1,7 +1,7 @@
 """What stands before the actor that trains in OpenRLHF, and how it comes into that process.
 
-OpenRLHF's trainers are actors of Ray: their process imports OpenRLHF anew, so nothing that is patched in the process that
-starts them arrives there. A class that is made of theirs does: Ray sends it, with what was chosen.
+OpenRLHF's trainers are actors of Ray: their process imports OpenRLHF anew, so nothing that is patched in the process
+that starts them arrives there. A class that is made of theirs does: Ray sends it, with what was chosen.
 """
 
 from __future__ import annotations
