@@ -80,6 +80,8 @@ class Group:
         if method_name == "append":
             self.appended += columns["experience"]
             return [ray.put([None])]
+        if "pad_sequence" in columns:  # a reward model
+            return [ray.put([self.scale * (ids % 5).sum(dim=1).float() for ids in columns["sequences"]])]
         return [ray.put([self.scale * mask * (1 + ids[:, 1:] % 3) for ids, mask in _pairs(columns)])]
 
     def async_run_method(self, method_name, **_):
@@ -124,12 +126,12 @@ def samples(tokenizer, rewards=None, labels=None, holes=None, texts=None):
     return made
 
 
-def trainer_of(*arguments, tokenizer=None, reference=None, critic=None):
+def trainer_of(*arguments, reference=None, critic=None, judge=None):
     """OpenRLHF's own trainer, around models that are made up, with credit."""
     choices, args = chosen(*arguments)
     kind = type("PPOTrainer", (trainers.BasePPOTrainer,), {})
     made = credit_class(kind, choices)(
-        SimpleNamespace(args=args), Group(-0.5), critic, None, reference, None, tokenizer or tiny.tokenizer()
+        SimpleNamespace(args=args), Group(-0.5), critic, judge, reference, None, tiny.tokenizer()
     )
     made.seen = made.actor_model_group.appended
     return made

@@ -203,6 +203,22 @@ def test_a_reward_that_did_not_come_takes_no_other_with_it(missing):
         world.experiences.split_experience_batch(experience)  # as many of each as there are samples
 
 
+def test_a_reward_model_of_openrlhf_counts_beside():
+    """It scores while experiences are made, after generation, and before credit is asked for."""
+    judge = world.Group(0.5)
+    more = ["--reward.model_name_or_path", "nobody/rm"]
+    trainer = world.trainer_of(*CANDIDATES, *LOCAL, *GROUPS, *more, judge=judge)
+    batch = samples(tiny.tokenizer())
+    for one in batch:
+        one.rewards, one.scores = None, None
+        del one.info["reward"], one.info["score"]
+    others = [0.5 * float((one.sequences % 5).sum()) for one in batch]
+    status = stepped(trainer, batch)
+    assert by_rows(trainer.seen) == spread(of_loop(others=others).token_advantages)
+    assert [value for one in trainer.seen for value in one.info["other_reward"].tolist()] == others
+    assert "credit/missing_rewards" not in status
+
+
 def test_token_rewards_from_a_reward_server_are_refused():
     """OpenRLHF would take numbers of other tokens for rewards, and say nothing."""
     trainer = world.trainer_of(*CANDIDATES, *LOCAL, *GROUPS, *REMOTE)

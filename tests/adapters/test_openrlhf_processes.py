@@ -3,6 +3,8 @@
 import importlib
 import json
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -34,21 +36,15 @@ def place(tmp_path_factory):
     tiny.model().config.save_pretrained(directory / "policy")
     lines = [json.dumps({"input": prompt, "label": "l"}) for prompt in world.PROMPTS]
     (directory / "prompts.jsonl").write_text("\n".join(lines) + "\n")
-    path = os.pathsep.join([str(directory / "empty"), os.environ.get("PYTHONPATH", ""), *_tests_and_roots()])
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": {"PYTHONPATH": path}})
+    path = {"PYTHONPATH": search_path(directory)}
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": path})
     yield directory
     ray.shutdown()
 
 
-def _tests_and_roots():
-    """Where this process has tests and creditd from."""
-    creditd = importlib.import_module("creditd")
-    return [str(world.launcher.__file__).rpartition("/adapters/")[0].rpartition("/")[0], *_parents(creditd.__path__)]
-
-
-def _parents(paths):
-    tests = os.path.dirname(os.path.dirname(world.__file__))  # noqa: PTH120 - a search path is made of texts
-    return [tests, *(os.path.dirname(path) for path in paths)]  # noqa: PTH120 - as above
+def search_path(directory):
+    """Where other processes find the empty packages, and then what this one finds."""
+    return os.pathsep.join([str(directory / "empty"), *sys.path])
 
 
 @pytest.fixture
@@ -119,3 +115,28 @@ def test_settings_are_refused_where_they_arrive(place, trainers):
     actor = started(place, trainers, "openrlhf.trainer.ppo_trainer", "--actor.policy_loss_type", "gspo")
     with pytest.raises(ray.exceptions.RayError, match="the credit of tokens is lost"):
         ray.get(actor.get_max_steps.remote(), timeout=PATIENCE_S)
+
+
+def test_the_launcher_reaches_the_process_that_trains(place):
+    """The whole way, in processes of its own: what the actor refuses is what the command ends with."""
+    ended = subprocess.run(
+        [
+            *(sys.executable, "-m", "creditd.adapters.openrlhf", *world.CANDIDATES, *world.LOCAL, *world.GROUPS),
+            *(
+                "--actor.model_name_or_path",
+                str(place / "policy"),
+                "--data.prompt_dataset",
+                str(place / "prompts.jsonl"),
+            ),
+            *("--rollout.n_samples_per_prompt", "3", "--rollout.batch_size", "2", "--rollout.micro_batch_size", "2"),
+            *("--actor.num_gpus_per_node", "1", "--ref.num_gpus_per_node", "1", "--vllm.num_engines", "0"),
+            *("--ds.attn_implementation", "eager", "--actor.policy_loss_type", "gspo"),
+        ],
+        env={**os.environ, "PYTHONPATH": search_path(place), "RAY_ADDRESS": "local"},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    assert ended.returncode != 0
+    assert "the credit of tokens is lost; expected ppo" in ended.stderr
