@@ -125,7 +125,7 @@ $(VERL)/stamp: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VERL)
 	$(VERL)/bin/python -m pip $(QUIET) --constraint constraints.txt torch==2.13.0
 	$(VERL)/bin/python -m pip $(QUIET) --constraint constraints.txt --editable . hypothesis pytest
-	$(VERL)/bin/python -m pip $(QUIET) codetiming==1.4.0 omegaconf==2.4.0 ray==2.60.0 tensordict==0.10.0 transformers==5.10.4
+	$(VERL)/bin/python -m pip $(QUIET) aiohttp==3.14.5 codetiming==1.4.0 omegaconf==2.4.0 ray==2.60.0 tensordict==0.10.0 transformers==5.10.4
 	$(VERL)/bin/python -m pip $(QUIET) --no-deps verl==$(VERL_VERSION)
 	@touch $@
 
@@ -170,8 +170,8 @@ trainer: export SERVICE_PYTHON := $(CURDIR)/$(BIN)/python
 trainer: $(TRL)/stamp $(VENV)/dev.stamp ## lane: tests against real trainers, TRL $(TRL_OLDEST) and $(TRL_NEWEST)
 	$(TRL)/bin/python -m pytest -q -m trainer
 	PYTHONPATH=$(TRL)/oldest $(TRL)/bin/python -m pytest -q -m trainer tests/adapters tests/conventions/test_trl_conventions.py
-	$(call run_apart,conventions of verl,$(VERL),-m trainer tests/conventions/test_verl_conventions.py)
-	$(call run_apart,conventions of OpenRLHF,$(OPENRLHF),-m trainer tests/conventions/test_openrlhf_conventions.py)
+	$(call run_apart,conventions of verl,$(VERL),-m trainer tests/conventions/test_verl_conventions.py tests/conventions/test_verl_rewards.py)
+	$(call run_apart,conventions of OpenRLHF,$(OPENRLHF),-m trainer tests/conventions/test_openrlhf_conventions.py tests/conventions/test_openrlhf_rewards.py)
 	$(call run_apart,adapter of OpenRLHF,$(OPENRLHF),-m trainer $(OF_OPENRLHF))
 	$(call run_apart,policies with the transformers of verl,$(VERL),-m models -W ignore::DeprecationWarning $(OF_OWN_MODELS))
 	@echo "######## lane trainer: adapter of verl NOT RUN, there is none in this version ########"

@@ -38,10 +38,8 @@ def score(prompts, candidates, completions, **_):
 
 def judge(prompts, texts):
     """Two is good."""
-    return [
-        len(prompt) + 2.0 * text.count("two") - 0.25 * text.count("one")
-        for prompt, text in zip(prompts, texts, strict=True)
-    ]
+    pairs = zip(prompts, texts, strict=True)
+    return [len(prompt) + 2.0 * text.count("two") - 0.25 * text.count("one") for prompt, text in pairs]
 
 
 def made(reward=None, *, processes=None, longest=None, **config):
@@ -74,10 +72,10 @@ def test_candidates_have_the_advantages_that_the_client_gives():
     assert found.request_id is None
 
 
-@pytest.mark.parametrize("form", ["lists", "arrays", "tensors"])
+@pytest.mark.parametrize("form", ["lists", "arrays", pytest.param("tensors", marks=pytest.mark.models)])
 def test_advantages_have_the_form_of_the_tokens(form):
     """Padding has exactly 0."""
-    torch = pytest.importorskip("torch") if form == "tensors" else None
+    torch = pytest.importorskip("torch", reason="the lane `models` installs torch") if form == "tensors" else None
     expected = made().advantages(PROMPTS, IDS, group_size=2).token_advantages
     ids = {"lists": IDS, "arrays": np.array(PADDED), "tensors": torch and torch.tensor(PADDED)}[form]
     found = made().advantages(PROMPTS, ids, lengths=None if form == "lists" else LENGTHS, group_size=2).token_advantages
@@ -276,7 +274,7 @@ class Threads:
         def attempt(rank):
             try:
                 found[rank] = work(self.members[rank])
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - the test looks at it
                 found[rank] = error
 
         threads = [threading.Thread(target=attempt, args=(rank,)) for rank in range(len(self.members))]

@@ -89,7 +89,7 @@ def test_all_routes_were_found():
     assert {route.name for route in routes()} == {
         "credit_shapley", "credit_shapley_solve", "credit_group", "credit_scar", "credit_scar_solve", "credit_oar",
         "credit_compose", "info", "models", "utilities", "livez", "readyz", "metrics", "first_page", "openapi",
-        "replace_weights",
+        "replace_weights", "get_reward", "get_reward_of_model", "classify",
     }  # fmt: skip
 
 

@@ -13,8 +13,9 @@ from conventions.groups import OF_A_LIBRARY
 pytestmark = OF_A_LIBRARY
 
 from adapters import openrlhf_world as world  # noqa: E402
+from creditd.adapters.compatibility import OPENRLHF  # noqa: E402
 from creditd.adapters.openrlhf_options import names, split_arguments  # noqa: E402
-from creditd.adapters.openrlhf_settings import TESTED, check_settings, has_rewards  # noqa: E402
+from creditd.adapters.openrlhf_settings import check_settings, has_rewards  # noqa: E402
 
 PAGE = (Path(__file__).parents[2] / "OPENRLHF.md").read_text()
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
@@ -50,7 +51,7 @@ def test_every_block_is_tested():
     """One file and three commands."""
     assert [kind for kind, _ in BLOCKS] == ["python", "sh", "sh", "sh"]
     assert all(shlex.split(text)[:3] == BEFORE for text in COMMANDS)
-    assert f"OpenRLHF {TESTED}" in PAGE
+    assert f"OpenRLHF {OPENRLHF.tested}" in PAGE
 
 
 @pytest.mark.parametrize("text", COMMANDS, ids=["candidates", "spans", "ppo"])

@@ -11,6 +11,7 @@ from transformers import ByT5Tokenizer, PreTrainedTokenizerFast  # noqa: E402
 
 from creditd.engines.chat import ChatText  # noqa: E402
 from creditd.engines.errors import ModelUnsuitableError  # noqa: E402
+from creditd.engines.protocol import VariantTexts  # noqa: E402
 from creditd.engines.unit_tokens import units_of_tokens  # noqa: E402
 from engines.saved import TEMPLATE, TEXT, tokenizer  # noqa: E402
 
@@ -149,3 +150,27 @@ def test_a_token_of_the_vocabulary_has_no_text(made):
     for token in (-1, len(made)):
         with pytest.raises(ModelUnsuitableError, match=f"got token {token}; expected one of the tokenizer's 0 to"):
             text.token_text(token)
+
+
+@pytest.mark.parametrize("made", [tokenizer, word_piece])
+@pytest.mark.parametrize("rows", [[[True, True, True]], [[True, False, True], [True, True, True], [False, True, True]]])
+def test_special_tokens_that_are_written_out_are_not_added_again(made, rows):
+    """A text is then exactly its own tokens, whether it is one variant or spliced of the tokens of its units."""
+    read = made()
+    text, units = ChatText(read, None), (" the fox", " jumps", " over it")
+    texts = VariantTexts("the fox ", units, np.array(rows), adds_special_tokens=False)
+    found = text.variants(texts)
+    for row, tokens in zip(rows, found.sequences, strict=True):
+        whole = "the fox " + "".join(unit for unit, is_there in zip(units, row, strict=True) if is_there)
+        assert tokens.tolist() == read(whole, add_special_tokens=False)["input_ids"]
+
+
+def test_special_tokens_of_messages_are_the_template_s():
+    """Whatever is said of a prompt that is a string."""
+    text = ChatText(tokenizer(), TEMPLATE)
+    rows = np.ones((1, 1), dtype=np.bool_)
+    with_them, without = (
+        text.variants(VariantTexts(MESSAGES, ("so",), rows, adds_special_tokens=adds)).sequences[0]
+        for adds in (True, False)
+    )
+    assert with_them.tolist() == without.tolist()

@@ -2,6 +2,7 @@ import itertools
 import math
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -39,6 +40,15 @@ def test_a_request_asks_for_raw_logits_of_whole_texts(server, engine_of):
         "add_special_tokens": True,
     }  # fmt: skip
     assert server.scored == [common, common | {"task": "classify", "encoding_format": "float"}]
+
+
+def test_special_tokens_that_are_written_out_are_not_added_again(server, engine_of):
+    """The server is told, for all texts of a request; some with and some without are a mistake of the caller."""
+    engine, written = engine_of(server), replace(one("because</s>"), adds_special_tokens=False)
+    assert scored(engine, written).rewards.tolist() == plain("why?because</s>")
+    assert [body["add_special_tokens"] for body in server.scored] == [False]
+    with pytest.raises(ValueError, match="got both"):
+        engine.prepared([written, one("because")])
 
 
 def test_chat_messages_go_with_the_completion_one_conversation_at_a_time(server, engine_of):
@@ -269,7 +279,7 @@ def test_a_defect_here_is_an_error_of_the_request(server, engine_of, monkeypatch
     """Whatever goes wrong while a request is asked for, it is answered, and the next one too."""
     engine = engine_of(server)
 
-    async def broken(*_):
+    async def broken(*_, **__):
         raise KeyError("SECRET")
 
     with monkeypatch.context() as patched:

@@ -1,6 +1,7 @@
 import itertools
 import zlib
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -372,3 +373,10 @@ def test_prompts_that_stand_apart_are_told_apart():
     messages = [[{"role": "user", "content": "weather?"}] for _ in range(2)]
     texts = [of(("a",), [{0}], prompt=prompt) for prompt in ("x", "x", messages[0], "x", messages[1], "y")]
     assert len(recollection_of(texts).missing) == 3
+
+
+@pytest.mark.parametrize("by", ["set", "candidate"])
+def test_texts_with_special_tokens_written_out_have_no_key(by):
+    """No key says so, and an equal text to which special tokens are added has another score."""
+    with pytest.raises(ValueError, match="not remembered"):
+        recollection_of([replace(of(UNITS, [[0]]), adds_special_tokens=False)], by)

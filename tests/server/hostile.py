@@ -341,7 +341,7 @@ CASES: dict[str, Hostile] = {
         path=COMPOSE,
     ),
     "a tree of units that ends in itself": text(
-        composed(units=[[0, 1], [1, 4]], utilities=[0.0] * 4, tree=[[0, 2]]),
+        composed(units=[[0, 1], [1, 4]], utilities=[0.0, 0.0, 0.0, 1.0], tree=[[0, 2]]),
         "shape_mismatch",
         "/sets/0/candidates/0/tree",
         path=COMPOSE,

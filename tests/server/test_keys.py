@@ -1,6 +1,7 @@
 import httpx
 import pytest
 
+from server.reward_calls import REWARD_PATHS
 from server.running import COMPOSE, GROUP, OAR, SCAR, SCAR_SOLVE, SHAPLEY, get, nested, on_service, post
 from server.test_errors import problem_of
 
@@ -32,7 +33,7 @@ def test_without_a_key_nothing_but_probes_and_the_page_answers(path):
     assert response.headers["www-authenticate"] == "Bearer"
 
 
-@pytest.mark.parametrize("path", [SHAPLEY, GROUP, SCAR, SCAR_SOLVE, OAR, COMPOSE])
+@pytest.mark.parametrize("path", [SHAPLEY, GROUP, SCAR, SCAR_SOLVE, OAR, COMPOSE, *REWARD_PATHS])
 def test_posts_need_a_key(path):
     """Credit needs a key; the body of a caller without one is not read."""
 

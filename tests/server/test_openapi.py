@@ -13,6 +13,7 @@ from creditd.wire.errors import ErrorCode
 from creditd.wire.groups import GroupRequest
 from creditd.wire.oar import OarRequest
 from creditd.wire.scar import ScarRequest, ScarSolveRequest
+from creditd.wire.served_rewards import ClassifyRequest, GetRewardRequest
 from creditd.wire.solve import SolveRequest
 from creditd.wire.v1 import ShapleyRequest
 from creditd.wire.weights import WeightsRequest, WeightsShard
@@ -21,6 +22,11 @@ from wire.forms import FORMS, in_form, sets_with_everything
 
 SOLVE = "/v1/credit/shapley/solve"
 WEIGHTS = "/v1/models/{id}/weights"
+REWARDS = {
+    "/get_reward": GetRewardRequest,
+    "/v1/models/{id}/get_reward": GetRewardRequest,
+    "/classify": ClassifyRequest,
+}
 POSTS = {
     SHAPLEY: ShapleyRequest,
     GROUP: GroupRequest,
@@ -32,7 +38,7 @@ POSTS = {
     WEIGHTS: WeightsRequest,
 }
 COMMITTED = Path(__file__).parents[2] / "deploy" / "openapi.json"
-PATHS = {*POSTS, "/v1/info", "/v1/models", "/v1/utilities", "/livez", "/readyz", "/metrics"}
+PATHS = {*POSTS, *REWARDS, "/v1/info", "/v1/models", "/v1/utilities", "/livez", "/readyz", "/metrics"}
 
 
 @pytest.fixture(scope="module")
@@ -88,14 +94,25 @@ def test_every_post_has_schemas_and_examples(document, path):
         POSTS[path].model_validate(example)
 
 
-@pytest.mark.parametrize("path", POSTS)
+@pytest.mark.parametrize("path", REWARDS)
+def test_routes_of_other_servers_are_open_in_the_schema(document, path):
+    """Their bodies are JSON alone, with examples that fit, and may have fields that are not known here."""
+    operation = document["paths"][path]["post"]
+    (content,) = operation["requestBody"]["content"].values()
+    assert list(operation["responses"]["200"]["content"]) == ["application/json"]
+    for example in [example["value"] for example in content["examples"].values()]:
+        assert fits(document, path, {**example, "what another version sends": [1]})
+        REWARDS[path].model_validate(example)
+
+
+@pytest.mark.parametrize("path", [*POSTS, *REWARDS])
 def test_every_failure_of_a_post_is_documented(document, path):
     """Each status that a POST can fail with is there, as a problem document."""
     responses = document["paths"][path]["post"]["responses"]
     for status in ("401", "413", "415", "422", "500", "503", "504"):
         content = responses[status]["content"]
         assert list(content) == ["application/problem+json"]
-        assert content["application/problem+json"]["schema"]["$ref"].endswith("/Problem")
+        assert content["application/problem+json"]["schema"]["$ref"].endswith("Problem")
 
 
 def test_a_shard_of_weights_is_documented(document):

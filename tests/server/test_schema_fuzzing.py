@@ -18,6 +18,8 @@ POSTS = (
     "/v1/credit/oar",
     "/v1/credit/compose",
 )
+REWARDS = ("/get_reward", "/classify")
+"""Small schemas, of which few requests are derived."""
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +34,7 @@ def schema(cases):
     return cases.open_schema()
 
 
-@pytest.mark.parametrize("path", [*GETS, *POSTS])
+@pytest.mark.parametrize("path", [*GETS, *POSTS, *REWARDS])
 def test_a_route_is_what_its_schema_says(cases, schema, path):
     """Whatever is drawn or derived from the schema of a route: no 5xx, and status, type, headers, body as published.
 
@@ -56,17 +58,17 @@ def test_a_route_is_what_its_schema_says(cases, schema, path):
         seen[response.status_code] += 1
 
     for mode in (cases.POSITIVE, cases.NEGATIVE):
-        if mode is cases.POSITIVE or path in POSTS:
+        if mode is cases.POSITIVE or path not in GETS:
             cases.drawn(operation, mode, ask)
         for case in cases.derived(schema, operation, mode):
             ask(case)
     assert set(seen) <= {200, 405, 415, 422}
     assert {200, 405} <= set(seen)
-    if path in POSTS:
+    if path not in GETS:
         assert seen.total() >= 2 * cases.EXAMPLES
 
 
-@pytest.mark.parametrize("path", POSTS)
+@pytest.mark.parametrize("path", [*POSTS, *REWARDS])
 def test_requests_that_fit_the_schema_reach_the_arithmetic(cases, schema, path):
     """Of what is drawn from the schema, and of what is derived from it, a good part is answered."""
     operation = cases.operation_of(schema, path)
@@ -76,5 +78,5 @@ def test_requests_that_fit_the_schema_reach_the_arithmetic(cases, schema, path):
         case.call(timeout=PATIENCE_S).status_code for case in cases.derived(schema, operation, cases.POSITIVE)
     )
     for seen in (drawn, derived):
-        assert seen.total() >= cases.EXAMPLES
+        assert seen.total() >= cases.EXAMPLES or path in REWARDS
         assert seen[200] / seen.total() >= LEAST_SHARE, seen

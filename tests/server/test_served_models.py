@@ -121,6 +121,33 @@ def test_coalitions_are_scored_as_their_texts(service):
     assert 0 < found["usage"]["tokens_spliced"] <= found["usage"]["tokens_naive"]
 
 
+def test_queries_are_scored_as_the_server_of_openrlhf_scores_them(service):
+    """By the logit of their own tokens, special ones as they are written out, and none added."""
+    url, model = service
+    made, prompt = tokenizer(), "<bos><user>why?<eos><assistant>"
+    queries = [f"{prompt}{text}" for text in ("the quick fox<eos>", "a", "")] + ["of another prompt<eos>"]
+    body = {"query": queries, "prompts": [prompt] * len(queries), "labels": [None] * len(queries)}
+    found = httpx.post(f"{url}/get_reward", json=body, timeout=PATIENCE_S).json()
+    with torch.inference_mode():
+        ids = [made(query, add_special_tokens=False)["input_ids"] for query in queries]
+        theirs = [model(torch.tensor([row])).logits.item() for row in ids]
+    assert made("<eos>", add_special_tokens=False)["input_ids"] == [made.eos_token_id]
+    assert found["rewards"] == pytest.approx(theirs, abs=AGREEMENT)
+
+
+def test_vllm_s_shape_has_the_rewards_of_whole_texts_and_of_conversations(service):
+    """`/classify` gives the model's own scores."""
+    url, model = service
+    texts = {"input": [f"why? {text}" for text in ROWS[0]]}
+    found = httpx.post(f"{url}/classify", json=texts, timeout=PATIENCE_S).json()
+    rewards = [row["probs"][0] for row in found["data"]]
+    assert rewards == pytest.approx(one_by_one(model, "why? ", ROWS[0]), abs=AGREEMENT)
+    body = {"messages": [*MESSAGES, {"role": "assistant", "content": "a fox"}], "use_activation": False}
+    found = httpx.post(f"{url}/classify", json=body, timeout=PATIENCE_S).json()
+    assert found["data"][0]["probs"] == pytest.approx(one_by_one(model, MESSAGES, ["a fox"]), abs=AGREEMENT)
+    assert found["usage"]["prompt_tokens"] > 0
+
+
 def test_what_is_too_long_is_said(service):
     """An item beyond the model's limit is an error of its own."""
     url, _ = service

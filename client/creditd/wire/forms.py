@@ -61,8 +61,8 @@ class Form:
             required += [name] * ("default" not in fields[name])
         for name, keywords in self.of.items():
             fields[name] = _refined(_without_default(fields[name]), keywords)
-        closed: Schema = {"type": "object", "properties": fields, "additionalProperties": False}
-        return {"title": self.title, **closed, "required": list(dict.fromkeys(required))}
+        found: Schema = {"type": "object", "properties": fields, **_kept(whole, {"additionalProperties"})}
+        return {"title": self.title, **found, "required": list(dict.fromkeys(required))}
 
 
 def published_in(forms: Sequence[Form], whole: Schema) -> None:

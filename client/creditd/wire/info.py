@@ -139,7 +139,19 @@ class ModelInfo(WireModel):
     """Whether what it says of texts may be remembered."""
 
 
+class ServedModel(WireModel):
+    """A reward model as clients of vLLM look for it."""
+
+    id: str
+    object: Literal["model"] = "model"
+    max_model_len: int | None
+    """Longest text in tokens; null where it is not known."""
+
+
 class Models(WireModel):
     """The models of a service."""
 
     models: list[ModelInfo]
+    object: Literal["list"] = "list"
+    data: list[ServedModel] = Field(default_factory=list)
+    """Those that `/classify` may be asked for, once more, in vLLM's words."""

@@ -17,6 +17,8 @@ _CHOICES = frozenset(
 """Fields whose value is one of several models: pydantic names the model after them."""
 _BRANCHES = frozenset({"Ragged", "RaggedNumbers", "constrained-str", "constrained-int"})
 """How pydantic names the branches of the other unions."""
+_TEXTS_OR_MORE = frozenset({"prompt", "prompts", "input"})
+"""Fields that are a text or something else, of which the text is a branch called `str`."""
 _PLAIN_DETAILS = {
     "extra_forbidden": "there is no such field",
     "missing": "the field is required",
@@ -149,8 +151,8 @@ def _segments(entry: ErrorDetails) -> list[str]:
     loc = entry["loc"]
     for place, part in enumerate(loc):
         is_name = entry["type"] == "extra_forbidden" and place == len(loc) - 1
-        of_prompt = part == "str" and ("prompt" in loc[:place] or "prompts" in loc[:place])
-        named = isinstance(part, str) and (after_choice or "[" in part or part in _BRANCHES or of_prompt)
+        of_text = part == "str" and not _TEXTS_OR_MORE.isdisjoint(loc[:place])
+        named = isinstance(part, str) and (after_choice or "[" in part or part in _BRANCHES or of_text)
         if named and not is_name:
             after_choice = str(part).startswith("tagged-union[")
             continue

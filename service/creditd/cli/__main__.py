@@ -86,6 +86,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_cache_commands(cache)
 
+    doctor = commands.add_parser(
+        "doctor",
+        help="look whether installation, trainers and service go together",
+        description="Look at what is installed here, at trainers and the seams that adapters stand on, and at the "
+        "service that is asked; say how to mend what does not go together. Exit status: 0 no problem, 1 a problem, 2 a "
+        "framework that nobody knows.",
+    )
+    _add_doctor_arguments(doctor)
+
     utilities = commands.add_parser(
         "utilities",
         help="print every utility: name, formula, cost, what it climbs, a request",
@@ -132,6 +141,25 @@ def _add_explain_arguments(explain: argparse.ArgumentParser) -> None:
     explain.add_argument("--seed", type=int, help="of what is sampled")
     explain.add_argument("--timeout-s", type=float, default=300.0, help="seconds for the answer, retries included")
     explain.set_defaults(run=_explain)
+
+
+def _add_doctor_arguments(doctor: argparse.ArgumentParser) -> None:
+    doctor.add_argument("--url", help="service to ask (default: CREDITD_URL, else http://127.0.0.1:8400)")
+    doctor.add_argument("--no-service", action="store_true", help="look at what is installed alone")
+    doctor.add_argument(
+        "--framework",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="trainer that has to be here, as pip calls it; may be repeated (default: those that are installed)",
+    )
+    doctor.add_argument(
+        "--model", action="append", default=[], metavar="ID", help="model that the run asks; may be repeated"
+    )
+    doctor.add_argument("--weight-version", metavar="VERSION", help="weights that policies among them have to have")
+    doctor.add_argument("--timeout-s", type=float, default=10.0, help="seconds for each answer, retries included")
+    doctor.add_argument("--json", action="store_true", help="one JSON array")
+    doctor.set_defaults(run=_doctor)
 
 
 def _add_cache_commands(cache: argparse.ArgumentParser) -> None:
@@ -238,6 +266,12 @@ def _replay(options: argparse.Namespace) -> int:
     from creditd.cli.replay import run_files  # noqa: PLC0415  # `creditd version` should not load NumPy
 
     return run_files(options)
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from creditd.cli.doctor import run  # noqa: PLC0415  # `creditd version` should not load NumPy
+
+    return run(options)
 
 
 def _utilities(_: argparse.Namespace) -> int:

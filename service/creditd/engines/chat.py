@@ -104,12 +104,13 @@ class ChatText:
         """Whether prompts may be chat messages."""
         return self.template is not None
 
-    def tokens(self, prompt: Prompt, completion: str) -> Integers:
+    def tokens(self, prompt: Prompt, completion: str, *, special: bool = True) -> Integers:
         """The tokens of a prompt with a completion.
 
         Args:
             prompt: A string, or chat messages.
             completion: What the policy wrote.
+            special: Whether the tokenizer adds its special tokens around a prompt that is a string.
 
         Returns:
             Token ids, int64.
@@ -118,7 +119,7 @@ class ChatText:
             ModelUnsuitableError: If the prompt has messages and the model no template, or one that refuses them.
         """
         if isinstance(prompt, str):
-            return self._ids(prompt + completion, special=True)
+            return self._ids(prompt + completion, special=special)
         # The template writes special tokens itself.
         return self._ids(self._with_completion(prompt, completion), special=False)
 
@@ -142,11 +143,11 @@ class ChatText:
         prompt, units = texts.prompt, texts.units
 
         def whole(completion: str) -> Integers:
-            return self.tokens(prompt, completion)
+            return self.tokens(prompt, completion, special=texts.adds_special_tokens)
 
         # Units that meet no other one are tokenised fewer times as wholes.
         meets = len(texts.coalitions) > 1 and texts.coalitions.sum(axis=1).max(initial=0) > 1
-        frame = self._frame(prompt) if meets else None
+        frame = self._frame(prompt, special=texts.adds_special_tokens) if meets else None
         if frame is None:
             found = []
             for row in texts.coalitions.tolist():
@@ -250,12 +251,13 @@ class ChatText:
             and ids(_LETTERS, text, _LETTERS) == [*ids(_LETTERS), *first]
         )
 
-    def _frame(self, prompt: Prompt) -> _Frame | None:
+    def _frame(self, prompt: Prompt, *, special: bool = True) -> _Frame | None:
         """What stands around every completion of a prompt; None where that cannot be told."""
-        if isinstance(prompt, str):
-            return None if self._special is None else _Frame(self._special[0], prompt, "", self._special[1])
-        around = self._with_completion(prompt, _MARK).split(_MARK)
         nothing = np.empty(0, dtype=np.int64)
+        if isinstance(prompt, str):
+            head, tail = (self._special or (None, None)) if special else (nothing, nothing)
+            return None if head is None or tail is None else _Frame(head, prompt, "", tail)
+        around = self._with_completion(prompt, _MARK).split(_MARK)
         return _Frame(nothing, around[0], around[1], nothing) if len(around) == 2 else None
 
     def _ids(self, text: str, *, special: bool) -> Integers:

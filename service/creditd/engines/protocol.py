@@ -31,11 +31,15 @@ class VariantTexts:
         prompt: What all variants answer.
         units: n texts, in the order in which they stand.
         coalitions: Shape (V, n), bool: a completion is the units of a row, one after another, with nothing between.
+        adds_special_tokens: Whether the model's tokenizer adds its special tokens around a prompt that is a string;
+            not, where the text has them written out. A template writes those of messages. What is said of such texts
+            is not remembered: their keys would be those of others.
     """
 
     prompt: Prompt
     units: tuple[str, ...]
     coalitions: Booleans
+    adds_special_tokens: bool = True
 
     @property
     def n_variants(self) -> int:

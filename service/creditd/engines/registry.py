@@ -66,6 +66,18 @@ class Registry:
             raise _unknown("reward", self._scorers)
         return found
 
+    @property
+    def only_scorer(self) -> TextScorer:
+        """The reward model of a service that has one, for callers who cannot name it.
+
+        Raises:
+            UnknownModelError: If there is none, or more than one.
+        """
+        if len(self._scorers) > 1:
+            known = ", ".join(sorted(self._scorers)[:10])
+            raise UnknownModelError(f"this service has {len(self._scorers)} reward models, and none is named: {known}")
+        return self.scorer(next(iter(self._scorers), ""))
+
     def embedder(self, name: str) -> TextEmbedder:
         """The embedding model of an id.
 

@@ -343,7 +343,8 @@ class RemoteEngine:
 
         async def ask() -> None:
             for part in todo:
-                found.append((part, await self._calls.score([distinct[place] for place in part], job.begin)))
+                texts = [distinct[place] for place in part]
+                found.append((part, await self._calls.score(texts, job.begin, special=job.work.adds_special_tokens)))
 
         await together([ask() for _ in range(min(self._remote.max_connections, len(requests)))])
         values, failures = np.full(len(distinct), np.nan), dict[int, TextFailure]()

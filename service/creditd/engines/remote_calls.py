@@ -105,7 +105,12 @@ class RemoteCalls:
         self.max_tokens: int | None = None
 
     async def score(
-        self, texts: Sequence[Text], begun: Callable[[], None] = lambda: None, *, patient: bool = True
+        self,
+        texts: Sequence[Text],
+        begun: Callable[[], None] = lambda: None,
+        *,
+        patient: bool = True,
+        special: bool = True,
     ) -> Scores:
         """The scores of texts of one request.
 
@@ -116,6 +121,7 @@ class RemoteCalls:
             texts: Strings, or one conversation.
             begun: Called when one of the connections is free for them.
             patient: Whether the server is asked again where that is safe.
+            special: Whether its tokenizer adds its special tokens around strings.
 
         Returns:
             A score or a failure of each.
@@ -127,7 +133,7 @@ class RemoteCalls:
         Cost:
             One request, and at most two for each text beside if some are refused.
         """
-        content = body(self._spec, texts)
+        content = body(self._spec, texts, special=special)
         reply = await self._asked("POST", f"/{self._remote.route}", content, len(texts), begun, patient=patient)
         if reply.status == httpx.codes.OK:
             found = rewards(self._spec, reply.content, len(texts))
@@ -139,8 +145,8 @@ class RemoteCalls:
         if refused.reason is None:
             raise self._failure(refused, reply.headers)
         half = len(texts) // 2
-        first = await self.score(texts[:half], begun, patient=patient)
-        second = await self.score(texts[half:], begun, patient=patient)
+        first = await self.score(texts[:half], begun, patient=patient, special=special)
+        second = await self.score(texts[half:], begun, patient=patient, special=special)
         return Scores(
             np.concatenate([first.values, second.values]),
             first.failures | {half + place: failure for place, failure in second.failures.items()},

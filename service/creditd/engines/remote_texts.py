@@ -31,12 +31,14 @@ class RemoteTexts:
         places: Shape (fitting variants,): which of `distinct` each variant is.
         n_tokens: Guessed of the distinct ones: a token for each four characters.
         naive_share: Characters of all variants over those of the distinct ones.
+        adds_special_tokens: Whether the server's tokenizer adds its special tokens around strings.
     """
 
     distinct: tuple[Text, ...]
     places: Integers
     n_tokens: int
     naive_share: float
+    adds_special_tokens: bool = True
 
 
 def remote_texts(texts: Sequence[VariantTexts], *, takes_messages: bool) -> PreparedTexts:
@@ -51,7 +53,10 @@ def remote_texts(texts: Sequence[VariantTexts], *, takes_messages: bool) -> Prep
 
     Raises:
         ModelUnsuitableError: If a prompt has messages that are not taken.
+        ValueError: If special tokens are added around some of the texts and not around others.
     """
+    if len({one.adds_special_tokens for one in texts}) > 1:
+        raise ValueError("special tokens are added around all texts of a request or around none: got both")
     whole = [text for one in texts for text in _whole(one, takes_messages=takes_messages)]
     failures = {place: _UNENCODABLE for place, text in enumerate(whole) if not _is_encodable(text)}
     fitting = [text for place, text in enumerate(whole) if place not in failures]
@@ -65,6 +70,7 @@ def remote_texts(texts: Sequence[VariantTexts], *, takes_messages: bool) -> Prep
         places=places,
         n_tokens=sum(-(-length // _CHARACTERS_PER_TOKEN) for length in lengths),
         naive_share=sum(lengths[place] for place in places) / sum(lengths),
+        adds_special_tokens=texts[0].adds_special_tokens,
     )
     return PreparedTexts(len(whole), failures, EngineUsage(evaluations=len(numbers)), work)
 

@@ -82,12 +82,13 @@ class Refusal:
     reason: Reason | None
 
 
-def body(spec: ModelSpec, texts: Sequence[Text]) -> bytes:
+def body(spec: ModelSpec, texts: Sequence[Text], *, special: bool = True) -> bytes:
     """What is posted.
 
     Args:
         spec: A remote model.
         texts: Strings, or one conversation.
+        special: Whether the server's tokenizer adds its special tokens around strings.
 
     Returns:
         JSON, UTF-8.
@@ -100,7 +101,7 @@ def body(spec: ModelSpec, texts: Sequence[Text]) -> bytes:
         # Otherwise a model with an embedding would answer with that.
         fields |= {"task": "classify", "encoding_format": "float"}
     if isinstance(texts[0], str):
-        fields |= {"input": list(texts), "add_special_tokens": True}
+        fields |= {"input": list(texts), "add_special_tokens": special}
     else:
         fields["messages"] = [dict(message) for message in texts[0]]
         fields |= {"add_generation_prompt": False, "continue_final_message": False, "add_special_tokens": False}

@@ -62,9 +62,14 @@ class Recollection:
             by: What is a game.
             whole: Whether a text's variants are remembered together or not at all; each text then is one game.
 
+        Raises:
+            ValueError: If a text has its special tokens written out, which no key says.
+
         Cost:
             Half a microsecond for each game and unit, and a nanosecond for each byte of text.
         """
+        if not all(text.adds_special_tokens for text in texts):
+            raise ValueError("texts with their special tokens written out are not remembered")
         self.source = keys.source
         self._texts, self._whole = list(texts), whole
         n_variants = sum(text.n_variants for text in self._texts)

@@ -17,8 +17,9 @@ from creditd.scoring.deadline import DeadlineExceededError
 from creditd.server.errors import ServiceError, problem_response
 from creditd.server.middleware import Admission, KeyCheck, RequestRecord
 from creditd.server.openapi import openapi_document
+from creditd.server.path_keys import PathKey
 from creditd.server.resources import Resources
-from creditd.server.routes import credit, document, health, info, page, weights
+from creditd.server.routes import credit, document, health, info, page, rewards, weights
 from creditd.server.settings import Settings
 from creditd.server.warmup import warm_up
 from creditd.wire.errors import ErrorCode
@@ -56,7 +57,15 @@ def create_app(settings: Settings, resources: Resources | None = None) -> FastAP
         finally:
             await held.close()
 
-    routers = (credit.router, info.router, weights.router, document.router, health.router, page.router)
+    routers = (
+        credit.router,
+        info.router,
+        weights.router,
+        rewards.router,
+        document.router,
+        health.router,
+        page.router,
+    )
     routes = [route for router in routers for route in router.routes if isinstance(route, Route)]
     paths = {route.path_format: route.path_regex for route in routes}
     app = FastAPI(
@@ -69,6 +78,7 @@ def create_app(settings: Settings, resources: Resources | None = None) -> FastAP
         redoc_url=None,
         redirect_slashes=False,
         middleware=[
+            Middleware(PathKey),
             Middleware(RequestRecord, resources=held, paths=paths),
             Middleware(KeyCheck, resources=held),
             Middleware(Admission, resources=held),

@@ -27,11 +27,12 @@ _CLOSE = {"Connection": "close"}
 _QUALITY = re.compile(r"\s*q\s*=\s*([01](?:\.\d{0,3})?)\s*", re.IGNORECASE)
 
 
-def deadline_of(request: Request) -> Deadline:
+def deadline_of(request: Request, at_most_s: float = float("inf")) -> Deadline:
     """When the caller stops waiting: its header, at most the setting.
 
     Args:
         request: The request.
+        at_most_s: What the setting is cut to, for callers who cannot name theirs and are known to leave.
 
     Returns:
         The deadline.
@@ -39,7 +40,7 @@ def deadline_of(request: Request) -> Deadline:
     Raises:
         ServiceError: If the header is not a whole number of milliseconds.
     """
-    longest_s = resources_of(request).settings.request_timeout_s
+    longest_s = min(at_most_s, resources_of(request).settings.request_timeout_s)
     text = request.headers.get(TIMEOUT_HEADER)
     if text is None:
         return Deadline.after(longest_s)

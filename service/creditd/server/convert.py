@@ -26,7 +26,7 @@ from creditd.server.settings import Settings
 from creditd.wire.choices import CREDIT_NAMES, UTILITY_NAMES
 from creditd.wire.errors import ERROR_KINDS, ErrorCode
 from creditd.wire.group_rows import GroupRows
-from creditd.wire.info import Info, ModelInfo, Models, PolicyWeights
+from creditd.wire.info import Info, ModelInfo, Models, PolicyWeights, ServedModel
 from creditd.wire.limits import RequestLimits, published
 from creditd.wire.oar_choices import PARSER_NAMES, PROBE_NAMES, SENSITIVITY_NAMES
 from creditd.wire.scar_choices import SEGMENTATION_NAMES, SPAN_CREDIT_NAMES
@@ -176,7 +176,9 @@ def _weights_of(name: str, policy: SensitivityMeasurer) -> PolicyWeights:
 def models_document(engines: Registry) -> Models:
     """The answer to `/v1/models`."""
     weights = {name: _weights_of(name, policy) for name, policy in engines.policies.items()}
+    found = list(engines.statuses())
     return Models(
+        data=[ServedModel(id=one.spec.id, max_model_len=one.max_tokens) for one in found if one.spec.kind == "reward"],
         models=[
             ModelInfo(
                 id=one.spec.id,
@@ -200,8 +202,8 @@ def models_document(engines: Registry) -> Models:
                 fingerprint=one.fingerprint,
                 cached=one.is_remembered,
             )
-            for one in engines.statuses()
-        ]
+            for one in found
+        ],
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import orjson
 from fastapi import Response
 
 from creditd.wire.errors import ErrorCode, ErrorItem, problem
@@ -19,6 +20,7 @@ class ServiceError(Exception):
         detail: One sentence; never the caller's data.
         items: Offences, at most 10 travel.
         headers: What the response says beside its body.
+        members: What its body says beside the problem, for callers who know other words.
     """
 
     def __init__(
@@ -33,6 +35,7 @@ class ServiceError(Exception):
         self.detail = detail
         self.items = items
         self.headers = dict(headers or {})
+        self.members: dict[str, object] = {}
 
 
 def refusal(code: ErrorCode, pointer: str, detail: str) -> ServiceError:
@@ -63,6 +66,5 @@ def problem_response(error: ServiceError, request_id: str) -> Response:
         headers.setdefault("Retry-After", str(RETRY_AFTER_S))
     if document.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    return Response(
-        document.model_dump_json(), status_code=document.status, headers=headers, media_type="application/problem+json"
-    )
+    body = orjson.dumps({**document.model_dump(mode="json"), **error.members})
+    return Response(body, status_code=document.status, headers=headers, media_type="application/problem+json")

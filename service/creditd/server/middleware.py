@@ -27,6 +27,8 @@ PROBES = frozenset({"/livez", "/readyz"})
 """Paths that never need a key and are never refused."""
 OPEN_PATHS = PROBES | {PAGE_PATH}
 """Paths that need no key: the probes, and a page without data that has to be there before anybody can type a key."""
+REWARD_PATHS = frozenset({"/get_reward", "/classify"})
+"""Routes that are work, beside everything below `/v1/`."""
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 
 log = logging.getLogger("creditd.request")
@@ -186,7 +188,8 @@ class Admission:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one ASGI connection."""
-        if scope["type"] != "http" or not scope["path"].startswith("/v1/"):
+        is_work = scope["type"] == "http" and (scope["path"].startswith("/v1/") or scope["path"] in REWARD_PATHS)
+        if not is_work:
             await self.app(scope, receive, send)
             return
         resources = self.resources

@@ -20,6 +20,7 @@ from creditd.wire.errors import ERROR_KINDS, ErrorCode, Problem
 from creditd.wire.groups import GroupRequest
 from creditd.wire.oar import OarRequest
 from creditd.wire.scar import ScarRequest, ScarSolveRequest
+from creditd.wire.served_rewards import ClassifyProblem, ClassifyRequest, GetRewardRequest
 from creditd.wire.solve import SolveRequest
 from creditd.wire.v1 import ShapleyRequest
 from creditd.wire.weights import WeightsRequest
@@ -50,6 +51,8 @@ _REQUESTS: tuple[type[BaseModel], ...] = (
     ComposeRequest,
     OarRequest,
     WeightsRequest,
+    GetRewardRequest,
+    ClassifyRequest,
 )
 
 
@@ -133,7 +136,8 @@ def openapi_document(app: FastAPI) -> dict[str, Any]:
     """The document of an application, with the schemas of its requests and of its failures."""
     document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
     inputs = models_json_schema([(model, "validation") for model in _REQUESTS], ref_template=_REFERENCE)[1]
-    problems = models_json_schema([(Problem, "serialization")], ref_template=_REFERENCE)[1]
+    failed: list[type[BaseModel]] = [Problem, ClassifyProblem]
+    problems = models_json_schema([(model, "serialization") for model in failed], ref_template=_REFERENCE)[1]
     components = document.setdefault("components", {})
     components["headers"] = _HEADERS
     schemas = components.setdefault("schemas", {})

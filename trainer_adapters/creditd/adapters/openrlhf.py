@@ -40,7 +40,7 @@ def main(arguments: Sequence[str]) -> None:
 
     Raises:
         SystemExit: If an option is none.
-        RuntimeError: If this OpenRLHF is not what the adapter stands on.
+        SeamMovedError: If this OpenRLHF is not what the adapter stands on.
     """
     choices, others = split_arguments(arguments)
     from creditd.adapters.openrlhf_trainer import install  # noqa: PLC0415 - which imports torch, and the framework

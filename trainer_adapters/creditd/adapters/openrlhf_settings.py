@@ -11,37 +11,20 @@ import importlib
 import inspect
 import warnings
 from dataclasses import fields
-from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from creditd.adapters import openrlhf_no_reward
+from creditd.adapters.compatibility import OPENRLHF, SeamMovedError, demand_seams
 from creditd.adapters.openrlhf_options import CreditChoices
 from creditd.client.bodies import type_of
 
-TESTED = "0.11.2"
 CLI = "openrlhf.cli.train_ppo_ray"
 TRAINERS = {"openrlhf.trainer.ppo_trainer": "PPOTrainer", "openrlhf.trainer.ppo_trainer_async": "PPOTrainerAsync"}
 """The actors that the command line of OpenRLHF starts, one or the other."""
 NO_REWARD = str(Path(openrlhf_no_reward.__file__).absolute())
-_MAKER = "openrlhf.trainer.ppo_utils.experience_maker"
 _EXPERIENCE = "openrlhf.trainer.ppo_utils.experience"
-_SIGNATURES = {
-    (_MAKER, "RemoteExperienceMaker.make_experience_batch"): ("self", "rollout_samples"),
-    (_MAKER, "RemoteExperienceMaker.compute_advantages_and_returns"): ("self", "experiences"),
-    (_MAKER, "RemoteExperienceMaker.get_advantages_and_returns"): (
-        "self",
-        "values",
-        "rewards",
-        "action_mask",
-        "gamma",
-        "lambd",
-    ),
-    (_MAKER, "RemoteExperienceMaker.get_cumulative_returns"): ("self", "rewards", "action_mask", "gamma"),
-    ("openrlhf.trainer.ppo_trainer", "BasePPOTrainer.train_step"): ("self", "rollout_samples", "global_step"),
-    ("openrlhf.models.utils", "compute_reward"): ("r", "kl_coef", "kl", "action_mask", "reward_clip_range"),
-}
 _FIELDS = {
     *("sequences", "attention_mask", "action_mask", "advantages", "returns", "kl", "rewards", "scores", "index"),
     *("prompts", "labels", "info"),
@@ -54,8 +37,8 @@ _ANOTHER = {
     "reinforce_baseline": "it whitens over the whole batch behind the baseline of the group",
     "flash_reinforce": "its baseline is the mean of the whole batch, without groups",
 }
-_OF_RAY = "_ray_trace_ctx"
-"""What Ray adds to the parameters of an actor's methods."""
+_NOT_GIVEN = ("self", "_ray_trace_ctx")
+"""Parameters that no caller names; Ray adds the second one to those of an actor's methods."""
 _CLIP_RANGE = (-10.0, 10.0)
 """OpenRLHF's default."""
 
@@ -64,17 +47,20 @@ def check_seams() -> None:
     """Refuse an OpenRLHF in which something that the adapter stands on is not where it was; warn of untested ones.
 
     Raises:
-        RuntimeError: With the name of what has moved.
+        SeamMovedError: With the name of what has moved.
     """
-    installed = version("openrlhf")
-    if installed != TESTED:
+    installed = OPENRLHF.installed or "of no release"
+    if not OPENRLHF.is_tested(installed):
         warnings.warn(
-            f"creditd's adapter is tested with OpenRLHF {TESTED}; this is {installed}", RuntimeWarning, stacklevel=2
+            f"creditd's adapter is tested with OpenRLHF {OPENRLHF.tested}; this is {installed}",
+            RuntimeWarning,
+            stacklevel=2,
         )
-    for (module, name), expected in _SIGNATURES.items():
-        got = tuple(one for one in inspect.signature(_thing(module, name)).parameters if one != _OF_RAY)
-        if got != expected:
-            raise moved(f"{module}.{name}({', '.join(got)})", f"parameters {', '.join(expected)}")
+    demand_seams(OPENRLHF)
+    for seam in OPENRLHF.seams:
+        got = tuple(inspect.signature(_thing(seam.module, seam.name)).parameters) if seam.parameters else ()
+        if tuple(name for name in got if name not in _NOT_GIVEN) != seam.parameters:
+            raise moved(f"{seam.module}.{seam.name}({', '.join(got)})", f"parameters {', '.join(seam.parameters)}")
     missing = _FIELDS - {one.name for one in fields(_thing(_EXPERIENCE, "Experience"))}
     if missing:
         raise moved(f"{_EXPERIENCE}.Experience without {', '.join(sorted(missing))}", "these fields")
@@ -94,7 +80,7 @@ def actor_of(module: str, name: str) -> type:
         The class that `ray.remote` was given.
 
     Raises:
-        RuntimeError: If it is no actor there.
+        SeamMovedError: If it is no actor there.
     """
     inner = getattr(getattr(_thing(module, name), "__ray_metadata__", None), "modified_class", None)
     if not isinstance(inner, type):
@@ -133,11 +119,11 @@ def _check_command_line() -> None:
             raise moved(f"{CLI}, which does not import {name} from {module}", "that import")
 
 
-def moved(got: str, expected: str) -> RuntimeError:
+def moved(got: str, expected: str) -> SeamMovedError:
     """What is said of a part of OpenRLHF that is not where it was."""
-    return RuntimeError(
-        f"OpenRLHF {version('openrlhf')} is not what creditd's adapter stands on: got {got}; expected {expected}, as "
-        f"in OpenRLHF {TESTED}"
+    return SeamMovedError(
+        f"OpenRLHF {OPENRLHF.installed} is not what creditd's adapter stands on: got {got}; expected {expected}, as in "
+        f"a release that creditd is tested with: {OPENRLHF.tested}"
     )
 
 

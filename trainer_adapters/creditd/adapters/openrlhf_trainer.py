@@ -128,7 +128,7 @@ def install(choices: CreditChoices) -> None:
         choices: What was chosen.
 
     Raises:
-        RuntimeError: If this OpenRLHF is not what the adapter stands on, by the name of what has moved.
+        SeamMovedError: If this OpenRLHF is not what the adapter stands on, by the name of what has moved.
     """
     import ray  # noqa: PLC0415 - as above
 

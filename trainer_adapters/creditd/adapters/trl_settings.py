@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import math
 import warnings
-from importlib.metadata import version
 from typing import Any
 
 import torch
 from trl import GRPOTrainer
 
+from creditd.adapters.compatibility import TRL, demand_seams
 from creditd.adapters.credit_config import CreditConfig
 from creditd.adapters.span_reward import SpanReward
 from creditd.client.bodies import type_of
 
-OLDEST, NEWEST = (1, 14), (1, 16)
-"""Releases of TRL whose seams the tests hold."""
 ZERO_SHARDS_WEIGHTS = 3
 """The stage of ZeRO from which on each process has a part of the weights."""
 SCALED_AS = {"batch": ("batch_scaled",), "none": ("centered", "none")}
@@ -30,14 +28,13 @@ def check_loss(trainer: Any) -> None:  # noqa: ANN401 - a GRPOTrainer, which car
 
     Raises:
         ValueError: If its loss is not TRL's, or averages the advantages of a row.
+        SeamMovedError: If TRL has changed where the adapter takes hold of it.
     """
-    installed = version("trl")
-    if not OLDEST <= tuple(int(part) for part in installed.split(".")[:2]) <= NEWEST:
+    demand_seams(TRL)
+    installed = TRL.installed or "of no release"
+    if not TRL.is_tested(installed):
         warnings.warn(
-            f"creditd's adapter is tested with TRL {'.'.join(map(str, OLDEST))} to {'.'.join(map(str, NEWEST))}; "
-            f"this is {installed}",
-            RuntimeWarning,
-            stacklevel=4,
+            f"creditd's adapter is tested with TRL {TRL.tested}; this is {installed}", RuntimeWarning, stacklevel=4
         )
     for method in ("_compute_loss", "compute_loss"):
         if getattr(type(trainer), method) is not getattr(GRPOTrainer, method):

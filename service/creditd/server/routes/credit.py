@@ -10,12 +10,12 @@ from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
-from starlette.types import Receive, Scope, Send
 
 from creditd.server.answers import Answer, answer_groups, answer_sets, answer_solve
 from creditd.server.body import JSON, answer_type, deadline_of, parse_body, read_body
 from creditd.server.compose_answers import answer_compose
 from creditd.server.convert import json_body
+from creditd.server.held_responses import HeldResponse
 from creditd.server.inline import is_small
 from creditd.server.json_bodies import check_keys, may_repeat_keys
 from creditd.server.model_answers import answer_with_model
@@ -23,7 +23,7 @@ from creditd.server.oar_answers import answer_oar
 from creditd.server.openapi import described
 from creditd.server.raw_routes import RawRoute
 from creditd.server.remembered_solve import answer_remembered
-from creditd.server.resources import Resources, resources_of
+from creditd.server.resources import resources_of
 from creditd.server.scar_answers import answer_scar, answer_scar_solve
 from creditd.wire import codec
 from creditd.wire.compose import ComposeRequest, ComposeResponse
@@ -39,22 +39,6 @@ _M = TypeVar("_M", bound=BaseModel)
 
 LARGE_BODY_BYTES = 1 << 20
 """Larger binary bodies are read on a thread: who converts buffers lets others run, and a parser of JSON does not."""
-
-
-class _HeldResponse(Response):
-    """A response whose bytes count as held until they are written; the connection counts what is then not read."""
-
-    def __init__(self, body: bytes, media_type: str, resources: Resources) -> None:
-        super().__init__(body, media_type=media_type)
-        self._resources = resources
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Write it, which may have to wait for a caller who has not read an earlier one."""
-        self._resources.count_held(len(self.body))
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            self._resources.count_held(-len(self.body))
 
 
 router = APIRouter(prefix="/v1/credit", tags=["credit"], route_class=RawRoute)
@@ -166,4 +150,4 @@ def _respond(request: Request, answer: Answer, media_type: str) -> Response:
         metrics.flags.labels(flag).inc(count)
     if answer.refusal is not None:
         raise answer.refusal
-    return _HeldResponse(answer.body, media_type, resources_of(request))
+    return HeldResponse(answer.body, media_type, resources_of(request))

@@ -1,0 +1,174 @@
+"""Which releases of which trainers the adapters are tested with, and the places in them that they stand on."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, entry_points, version
+from itertools import takewhile
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Seam:
+    """A place in a framework that an adapter takes hold of.
+
+    Attributes:
+        module: Where it is.
+        name: Its name there, dotted within a class.
+        parameters: Names of parameters that it is called with, or calls with.
+    """
+
+    module: str
+    name: str
+    parameters: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        called = f"({', '.join(self.parameters)})" if self.parameters else ""
+        return f"{self.module}.{self.name}{called}"
+
+
+@dataclass(frozen=True)
+class Framework:
+    """A trainer, as its adapter knows it.
+
+    Attributes:
+        name: As people call it.
+        distribution: As pip calls it.
+        oldest: First release that is tested.
+        newest: Last one.
+        seams: Where the adapter takes hold of it.
+        plugin: Group of entry points by which the framework finds the adapter, and the name there; None where it needs
+            none.
+    """
+
+    name: str
+    distribution: str
+    oldest: tuple[int, ...]
+    newest: tuple[int, ...]
+    seams: tuple[Seam, ...]
+    plugin: tuple[str, str] | None = None
+
+    @property
+    def installed(self) -> str | None:
+        """The release that is installed; None without any."""
+        try:
+            return version(self.distribution)
+        except PackageNotFoundError:
+            return None
+
+    @property
+    def tested(self) -> str:
+        """The releases that are tested."""
+        oldest, newest = (".".join(map(str, one)) for one in (self.oldest, self.newest))
+        return oldest if oldest == newest else f"{oldest} to {newest}"
+
+    def is_tested(self, installed: str) -> bool:
+        """Whether a release is among those that are tested; of the last one all corrections are."""
+        found = _release(installed)
+        return self.oldest <= found and found[: len(self.newest)] <= self.newest
+
+    def moved(self) -> list[Seam]:
+        """The seams that are not where they were, or take other parameters.
+
+        Raises:
+            Exception: Whatever importing the framework raises.
+        """
+        return [seam for seam in self.seams if not _is_there(seam)]
+
+    @property
+    def is_registered(self) -> bool:
+        """Whether the framework can find the adapter's plug-in, if it needs one."""
+        if self.plugin is None:
+            return True
+        group, name = self.plugin
+        return any(point.name == name for point in entry_points(group=group))
+
+
+class SeamMovedError(RuntimeError):
+    """A framework has changed where an adapter takes hold of it."""
+
+
+def demand_seams(framework: Framework) -> None:
+    """Refuse a framework in which a seam is not where it was: what is trained on would be something else.
+
+    Args:
+        framework: It.
+
+    Raises:
+        SeamMovedError: With the seams by name.
+    """
+    moved = framework.moved()
+    if moved:
+        raise SeamMovedError(
+            f"{framework.name} {framework.installed} has no {listed(moved)} any more; expected a release that creditd "
+            f"is tested with: {framework.tested}"
+        )
+
+
+def listed(seams: Sequence[Seam]) -> str:
+    """Seams by name."""
+    return ", no ".join(map(str, seams))
+
+
+def _is_there(seam: Seam) -> bool:
+    found: Any = importlib.import_module(seam.module)
+    for part in seam.name.split("."):
+        if not hasattr(found, part):
+            return False
+        found = getattr(found, part)
+    if not seam.parameters:
+        return True
+    known = inspect.signature(found).parameters
+    return all(name in known for name in seam.parameters)
+
+
+def _release(text: str) -> tuple[int, ...]:
+    """The numbers that a version begins with."""
+    numbers = takewhile(bool, (_DIGITS.match(part) for part in text.partition("+")[0].split(".")))
+    return tuple(int(found.group()) for found in numbers if found)
+
+
+_DIGITS = re.compile(r"\d+")
+_GRPO = "trl.trainer.grpo_trainer"
+TRL = Framework(
+    name="TRL",
+    distribution="trl",
+    oldest=(1, 14, 2),
+    newest=(1, 16),
+    seams=(
+        Seam(_GRPO, "GRPOTrainer._generate", ("prompts",)),
+        Seam(_GRPO, "GRPOTrainer._calculate_rewards", ("inputs", "prompts", "completions", "completion_ids_list")),
+        Seam(_GRPO, "GRPOTrainer._generate_and_score_completions", ("inputs",)),
+        Seam(_GRPO, "GRPOTrainer._compute_loss", ("model", "inputs")),
+        Seam("trl.trainer.utils", "nanstd"),
+    ),
+)
+_MAKER = "openrlhf.trainer.ppo_utils.experience_maker"
+_TRAINER = "openrlhf.trainer.ppo_trainer"
+OPENRLHF = Framework(
+    name="OpenRLHF",
+    distribution="openrlhf",
+    oldest=(0, 11, 2),
+    newest=(0, 11, 2),
+    seams=(
+        Seam(_MAKER, "RemoteExperienceMaker.make_experience_batch", ("rollout_samples",)),
+        Seam(_MAKER, "RemoteExperienceMaker.compute_advantages_and_returns", ("experiences",)),
+        Seam(
+            _MAKER,
+            "RemoteExperienceMaker.get_advantages_and_returns",
+            ("values", "rewards", "action_mask", "gamma", "lambd"),
+        ),
+        Seam(_MAKER, "RemoteExperienceMaker.get_cumulative_returns", ("rewards", "action_mask", "gamma")),
+        Seam(_TRAINER, "BasePPOTrainer.train_step", ("rollout_samples", "global_step")),
+        Seam(_TRAINER, "PPOTrainer.__ray_metadata__.modified_class"),
+        Seam(f"{_TRAINER}_async", "PPOTrainerAsync.__ray_metadata__.modified_class"),
+        Seam(f"{_TRAINER}_async", "TrainingActor.__ray_metadata__.modified_class"),
+        Seam("openrlhf.models.utils", "compute_reward", ("r", "kl_coef", "kl", "action_mask", "reward_clip_range")),
+    ),
+)
+FRAMEWORKS = (TRL, OPENRLHF)
+"""In the order in which they are looked at."""
