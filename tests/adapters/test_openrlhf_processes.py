@@ -19,10 +19,11 @@ import ray  # noqa: E402
 from adapters import openrlhf_world as world  # noqa: E402
 from adapters import tiny  # noqa: E402
 from creditd.adapters.openrlhf_options import CreditChoices  # noqa: E402
-from creditd.adapters.openrlhf_settings import TRAINERS  # noqa: E402
+from creditd.adapters.openrlhf_settings import STRATEGY, TRAINERS  # noqa: E402
 from creditd.adapters.openrlhf_trainer import install  # noqa: E402
 from openrlhf_here import without_a_gpu, write_empty_packages  # noqa: E402
 
+A_MODEL = ["--credit.reward", "rm", *world.CANDIDATES[2:]]
 PATIENCE_S = 240.0
 """Ten times what starting the processes takes on a slow machine."""
 
@@ -54,6 +55,8 @@ def trainers():
         modules = {module: importlib.import_module(module) for module in TRAINERS}
         for module, name in TRAINERS.items():
             patch.setattr(modules[module], name, getattr(modules[module], name))
+        utilities = importlib.import_module(STRATEGY[0])
+        patch.setattr(utilities, STRATEGY[1], getattr(utilities, STRATEGY[1]))
         yield modules
 
 
@@ -118,19 +121,17 @@ def test_settings_are_refused_where_they_arrive(place, trainers):
 
 
 def test_the_launcher_reaches_the_process_that_trains(place):
-    """The whole way, in processes of its own: what the actor refuses is what the command ends with."""
+    """The whole way, in processes of its own: what the actor refuses is what the command ends with.
+
+    That a model is asked for where there is none is found out by who is asked, so in the process that trains.
+    """
+    policy, prompts = str(place / "policy"), str(place / "prompts.jsonl")
     ended = subprocess.run(
         [
-            *(sys.executable, "-m", "creditd.adapters.openrlhf", *world.CANDIDATES, *world.LOCAL, *world.GROUPS),
-            *(
-                "--actor.model_name_or_path",
-                str(place / "policy"),
-                "--data.prompt_dataset",
-                str(place / "prompts.jsonl"),
-            ),
+            *(sys.executable, "-m", "creditd.adapters.openrlhf", *A_MODEL, *world.LOCAL, *world.GROUPS),
+            *("--actor.model_name_or_path", policy, "--data.prompt_dataset", prompts, "--algo.kl.init_coef", "0"),
             *("--rollout.n_samples_per_prompt", "3", "--rollout.batch_size", "2", "--rollout.micro_batch_size", "2"),
-            *("--actor.num_gpus_per_node", "1", "--ref.num_gpus_per_node", "1", "--vllm.num_engines", "0"),
-            *("--ds.attn_implementation", "eager", "--actor.policy_loss_type", "gspo"),
+            *("--actor.num_gpus_per_node", "1", "--vllm.num_engines", "0", "--ds.attn_implementation", "eager"),
         ],
         env={**os.environ, "PYTHONPATH": search_path(place), "RAY_ADDRESS": "local"},
         capture_output=True,
@@ -139,4 +140,5 @@ def test_the_launcher_reaches_the_process_that_trains(place):
         check=False,
     )
     assert ended.returncode != 0
-    assert "the credit of tokens is lost; expected ppo" in ended.stderr
+    assert "PPOTrainer.__init__()" in ended.stderr
+    assert "where there is no model; expected the address of a service" in ended.stderr

@@ -52,6 +52,7 @@ def norm(estimator):
         ([*SPANS, *GAE], "without --credit.credit"),
         ([*SPANS, *GAE, *PREFIX, "--credit.on_failure", "mask"], "nobody knows the rewards"),
         ([*SPANS, *GAE, *PREFIX, "--credit.advantage", "pooled"], "which makes advantages itself"),
+        ([*SPANS, *GAE, *PREFIX, "--reward.clip_range", "-1", "1"], "clip_range"),
         ([*SPANS, *GAE, *PREFIX, "--reward.stop_properly_penalty_coef", "0.5"], "stop_properly_penalty_coef"),
     ],
 )
@@ -164,14 +165,16 @@ def test_another_release_is_warned_of(monkeypatch):
 
 def test_the_launcher_runs_their_command_line_with_credit(monkeypatch):
     """What is theirs arrives there as it was given, and the trainers that it imports have the adapter before them."""
+    _, args = world.chosen(*CANDIDATES, *GAE, *LOCAL)
     seen = {}
 
     def run(name, **options):
         seen.update(name=name, options=options, argv=list(sys.argv))
         module = importlib.import_module("openrlhf.trainer.ppo_trainer")
         seen["trainer"] = actor_of(module.__name__, "PPOTrainer")
+        seen["strategy"] = importlib.import_module("openrlhf.utils").get_strategy
 
-    for module, name in openrlhf_settings.TRAINERS.items():
+    for module, name in (*openrlhf_settings.TRAINERS.items(), openrlhf_settings.STRATEGY):
         monkeypatch.setattr(f"{module}.{name}", getattr(importlib.import_module(module), name))
     monkeypatch.setattr(runpy, "run_module", run)
     monkeypatch.setattr(sys, "argv", ["before"])
@@ -179,4 +182,6 @@ def test_the_launcher_runs_their_command_line_with_credit(monkeypatch):
     assert seen["name"] == "openrlhf.cli.train_ppo_ray"
     assert seen["options"] == {"run_name": "__main__", "alter_sys": True}
     assert seen["argv"][1:] == [*world.THEIRS, "--reward.remote_url", NO_REWARD]
+    with pytest.raises(ValueError, match="which is an advantage already"):
+        seen["strategy"](args)
     assert seen["trainer"].credit_choices.of_reward == {"parser": json.loads(CANDIDATES[3])}

@@ -23,6 +23,8 @@ from creditd.client.bodies import type_of
 CLI = "openrlhf.cli.train_ppo_ray"
 TRAINERS = {"openrlhf.trainer.ppo_trainer": "PPOTrainer", "openrlhf.trainer.ppo_trainer_async": "PPOTrainerAsync"}
 """The actors that the command line of OpenRLHF starts, one or the other."""
+STRATEGY = ("openrlhf.utils", "get_strategy")
+"""What it calls with its arguments before it starts anything."""
 NO_REWARD = str(Path(openrlhf_no_reward.__file__).absolute())
 _EXPERIENCE = "openrlhf.trainer.ppo_utils.experience"
 _FIELDS = {
@@ -104,7 +106,7 @@ def _thing(module: str, name: str) -> Any:  # noqa: ANN401 - a class or a functi
 
 
 def _check_command_line() -> None:
-    """The command line imports its trainers when it trains, out of the modules in which they are replaced."""
+    """The command line imports what is replaced out of the modules in which it is."""
     spec = find_spec(CLI)
     if spec is None or spec.origin is None:
         raise moved(f"no module {CLI}", "it")
@@ -114,7 +116,7 @@ def _check_command_line() -> None:
         if isinstance(node, ast.ImportFrom)
         for alias in node.names
     }
-    for module, name in TRAINERS.items():
+    for module, name in (*TRAINERS.items(), STRATEGY):
         if (module, name) not in imported:
             raise moved(f"{CLI}, which does not import {name} from {module}", "that import")
 
@@ -148,6 +150,12 @@ def check_settings(args: Any, choices: CreditChoices) -> None:  # noqa: ANN401 -
             "got --reward.stop_properly_penalty_coef, which changes rewards of OpenRLHF's own, and none of creditd's; "
             "expected none: give the penalty in the reward function"
         )
+    clip = args.reward.clip_range
+    if clip and tuple(map(float, clip)) != _CLIP_RANGE:
+        raise ValueError(
+            "got --reward.clip_range, which would clip rewards of OpenRLHF's own, and none of creditd's; expected the "
+            "default: clip in the reward function"
+        )
     if getattr(args.data, "max_images_per_prompt", 0) and (choices.of_spans or ":" not in choices.reward):
         raise ValueError(
             "got --data.max_images_per_prompt with a reward that reads text alone; expected a function for candidates"
@@ -170,7 +178,8 @@ def check_settings(args: Any, choices: CreditChoices) -> None:  # noqa: ANN401 -
 def has_rewards(args: Any) -> bool:  # noqa: ANN401 - as above
     """Whether OpenRLHF has a source of rewards beside creditd's."""
     urls = args.reward.remote_url
-    return ([urls] if isinstance(urls, str) else urls) != [NO_REWARD]
+    given = [urls] if isinstance(urls, str) else urls or []
+    return [Path(url).name for url in given] != [Path(NO_REWARD).name]  # elsewhere it may stand in another directory
 
 
 def _check_gae(choices: CreditChoices) -> None:
@@ -223,9 +232,6 @@ def _check_groups(args: Any, choices: CreditChoices) -> None:  # noqa: ANN401 - 
             "got --reward.overlong_buffer_len, which changes rewards behind the credit of tokens, so it would be lost; "
             "expected none: give the penalty in the reward function, or under --reward.remote_url"
         )
-    clip = args.reward.clip_range
-    if clip and tuple(map(float, clip)) != _CLIP_RANGE:
-        raise ValueError("got --reward.clip_range, which would clip nothing that is trained on; expected the default")
     if not args.algo.kl.use_loss and args.algo.kl.init_coef > 0 and choices.kl_in_reward == "refuse":
         raise ValueError(
             f"got --algo.kl.init_coef {args.algo.kl.init_coef:g} without --algo.kl.use_loss: the KL penalty would be "

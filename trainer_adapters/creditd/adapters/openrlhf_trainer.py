@@ -14,7 +14,7 @@ from typing import Any
 
 from creditd.adapters.openrlhf_maker import CreditMaker
 from creditd.adapters.openrlhf_options import CreditChoices
-from creditd.adapters.openrlhf_settings import TRAINERS, actor_of, check_seams, check_settings, moved
+from creditd.adapters.openrlhf_settings import STRATEGY, TRAINERS, actor_of, check_seams, check_settings, moved
 
 STEPS_BEFORE_WARNING = 3
 _ASYNC = "openrlhf.trainer.ppo_trainer_async"
@@ -122,7 +122,7 @@ def credit_class(kind: type, choices: CreditChoices) -> type:
 
 
 def install(choices: CreditChoices) -> None:
-    """Have OpenRLHF's command line start trainers with credit.
+    """Have OpenRLHF's command line start trainers with credit, and refuse what cannot work before it starts anything.
 
     Args:
         choices: What was chosen.
@@ -133,6 +133,15 @@ def install(choices: CreditChoices) -> None:
     import ray  # noqa: PLC0415 - as above
 
     check_seams()
+    module, name = STRATEGY
+    utilities = importlib.import_module(module)
+    strategy_of = getattr(utilities, name)
+
+    def checked(args: Any) -> Any:
+        check_settings(args, choices)
+        return strategy_of(args)
+
+    setattr(utilities, name, checked)
     for module, name in TRAINERS.items():
         actor = ray.remote(credit_class(actor_of(module, name), choices))
         setattr(importlib.import_module(module), name, actor)
