@@ -21,6 +21,7 @@ with without_a_gpu():
     trainers = importlib.import_module("openrlhf.trainer.ppo_trainer")
     experiences = importlib.import_module("openrlhf.trainer.ppo_utils.experience")
     generators = importlib.import_module("openrlhf.trainer.ppo_utils.samples_generator")
+    buffers = importlib.import_module("openrlhf.trainer.ppo_utils.replay_buffer")
     losses = importlib.import_module("openrlhf.models.loss")
     maker_kind = importlib.import_module("openrlhf.trainer.ppo_utils.experience_maker").RemoteExperienceMaker
 
@@ -150,6 +151,18 @@ def by_rows(trained, name="advantages"):
             else:
                 rows[index] = []
     return [rows[index] for index in sorted(rows)]
+
+
+def shuffled(trained, order, size):
+    """Batches as the processes of the policy take them from OpenRLHF's own buffer, and which completion each row is."""
+    buffer = buffers.NaiveReplayBuffer.__new__(buffers.NaiveReplayBuffer)  # it asks for a GPU when it is made
+    buffer.cpu_offload, buffer.packing_samples, buffer.dynamic_batch, buffer.limit = False, False, False, 0
+    buffer.items, indices = [], [index for experience in trained for index in experience.index]
+    for experience in trained:
+        buffer.append(experience)
+    parts = [order[start : start + size] for start in range(0, len(order), size)]
+    batches = [buffer.collate_fn([buffer[place] for place in part]) for part in parts]
+    return batches, [[indices[place] for place in part] for part in parts]
 
 
 def gradients(trained):

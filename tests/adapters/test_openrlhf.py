@@ -66,7 +66,7 @@ def of_loop(reward=None, *, masks=None, others=None, step=0, texts=world.TEXTS, 
 
 
 def test_the_gradient_of_each_token_is_the_advantage_on_the_wire(tmp_path):
-    """Through a service, OpenRLHF's experiences and its loss: to the last bit what the service answered."""
+    """Through a service, OpenRLHF's experiences, its buffer and its loss: to the last bit what the service answered."""
     python = os.environ.get("SERVICE_PYTHON")
     if python is None:
         pytest.skip("SERVICE_PYTHON names no interpreter that can run the service")
@@ -76,13 +76,12 @@ def test_the_gradient_of_each_token_is_the_advantage_on_the_wire(tmp_path):
         stepped(trainer, samples(tiny.tokenizer()))
     (exchange,) = kept.iterdir()
     on_the_wire = answer_of(parsed(exchange.read_bytes())).token_advantages
-    pulled = gradients(trainer.seen)
+    batches, indices = world.shuffled(trainer.seen, [4, 1, 0, 5, 2, 3], 4)
     found = {}
-    for experience, gradient in zip(trainer.seen, pulled, strict=True):
-        for row, index in enumerate(experience.index):
-            mask = experience.action_mask[row].bool()
-            found[index] = gradient[row][mask].tolist()
-            assert not gradient[row][~mask].any()
+    for batch, gradient, rows in zip(batches, gradients(batches), indices, strict=True):
+        for own, values, index in zip(batch.action_mask.bool(), gradient, rows, strict=True):
+            found[index] = values[own].tolist()
+            assert not values[~own].any()
     assert [found[index] for index in sorted(found)] == spread(on_the_wire)
     assert any(len(set(row)) > 1 for row in found.values())
 
@@ -158,6 +157,20 @@ def test_a_completion_without_a_token_of_the_policy_gets_nothing():
     found = by_rows(trainer.seen)
     assert found[0] == []
     assert any(found[1])
+
+
+CUT_OFF = [["one ; two", "three ; three ; one <eos>", "four <eos>"], world.TEXTS[1]]
+AGENT = ["--train.agent_func_path", "agent.py"]
+
+
+@pytest.mark.parametrize(
+    ("more", "first"), [([], 0.25), (AGENT, 1.0), ([*AGENT, "--rollout.max_new_tokens", "3"], 0.25)]
+)
+def test_an_open_candidate_of_a_completion_that_was_cut_off_is_none(more, first):
+    """One without an end token; an agent may stop at strings, so there one that is as long as it may be."""
+    trainer = world.trainer_of(*CANDIDATES, *LOCAL, *GROUPS, *more)
+    stepped(trainer, samples(tiny.tokenizer(), texts=CUT_OFF))
+    assert trainer.seen[0].info["reward"][0] == first
 
 
 def test_labels_reach_the_function_and_an_unknown_reward_is_no_number():
