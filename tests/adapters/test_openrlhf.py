@@ -229,7 +229,7 @@ def test_a_reward_model_of_openrlhf_counts_beside():
     status = stepped(trainer, batch)
     assert by_rows(trainer.seen) == spread(of_loop(others=others).token_advantages)
     assert [value for one in trainer.seen for value in one.info["other_reward"].tolist()] == others
-    assert "credit/missing_rewards" not in status
+    assert status["credit/missing_rewards"] == 0.0
 
 
 def test_token_rewards_from_a_reward_server_are_refused():

@@ -7,6 +7,7 @@ here computes a credit.
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Sequence
@@ -18,12 +19,14 @@ from creditd.adapters.creditors import model_metrics
 from creditd.adapters.loop import SpanTokenRewards, span_token_rewards
 from creditd.adapters.loop_credit import LoopCredit
 from creditd.adapters.openrlhf_options import CreditChoices
-from creditd.adapters.openrlhf_rows import Row, check_groups, columns_of, filled_up, rewards_of, rows_of_batch
+from creditd.adapters.openrlhf_rows import Row, check_groups, columns_of, fill_up, rewards_of, rows_of_batch
 from creditd.adapters.openrlhf_settings import has_rewards
 from creditd.adapters.span_reward import SpanReward
 from creditd.adapters.span_rollouts import span_metrics
 from creditd.client import Evaluator
 from creditd.client.bodies import type_of
+
+log = logging.getLogger("creditd.adapters.openrlhf")
 
 OTHER = "other_reward"
 """Under which name OpenRLHF's log has its own rewards, where there are some beside creditd's."""
@@ -55,7 +58,6 @@ class CreditMaker:
         self._credit = LoopCredit(reward, config, tokenizer=tokenizer, longest=longest)
         self._kl_in_reward = choices.kl_in_reward == "keep"
         self._credit_metrics: dict[str, float] = {}
-        self._missing_rewards = 0
         self._dense: list[torch.Tensor] | None = None
         self._sums: list[torch.Tensor] = []
         self.credit_step = 0
@@ -69,7 +71,8 @@ class CreditMaker:
     def make_experience_batch(self: Any, rollout_samples: list[Any]) -> list[Any]:
         """As OpenRLHF's, of whole groups, with rewards that did not come marked as unknown."""
         check_groups([prompt for one in rollout_samples for prompt in one.prompts], self._group_size())
-        self._missing_rewards = filled_up(rollout_samples) if self.args.reward.remote_url else 0
+        if self.args.reward.remote_url:
+            fill_up(rollout_samples)
         made: list[Any] = super().make_experience_batch(rollout_samples)  # type: ignore[misc]
         return made
 
@@ -82,8 +85,8 @@ class CreditMaker:
             done = self._with_token_rewards(experiences, rows)
         else:
             done = self._with_advantages(experiences, rows, [row.other for row in rows] if kept else None)
-        if self.args.reward.remote_url and kept:
-            self._credit_metrics["credit/missing_rewards"] = self._missing_rewards / len(rows)
+        if kept:
+            self._credit_metrics["credit/missing_rewards"] = sum(row.other is None for row in rows) / len(rows)
         return done
 
     def _group_size(self: Any) -> int:
@@ -118,6 +121,8 @@ class CreditMaker:
             experience.returns = experience.advantages.clone()
             experience.info["reward"] = reward
         self._credit_metrics = dict(found.metrics)
+        if found.request_id is not None:
+            log.info("step %d: credit of request %s", self.credit_step, found.request_id)
         return done
 
     def _kl_returns(self: Any, experience: Any) -> torch.Tensor | None:
@@ -138,7 +143,7 @@ class CreditMaker:
         unknown = next((place for place, row in enumerate(rows) if row.other is None), None)
         if unknown is not None:
             raise ValueError(
-                f"got no reward of completion {unknown} from --reward.remote_url; expected a number: a critic cannot "
+                f"got no reward of completion {unknown} beside creditd's; expected a number: a critic cannot "
                 "learn from a return that nobody knows"
             )
         started = time.perf_counter()
@@ -156,18 +161,19 @@ class CreditMaker:
         finally:
             self._dense = None
         values = [None if math.isnan(value) else value for value in result.utility_grand.tolist()]
-        for experience, reward, total in zip(done, rewards_of(done, rows, values), self._sums, strict=True):
+        for experience, worth, total in zip(done, rewards_of(done, rows, values), self._sums, strict=True):
             if kept:
                 experience.info[OTHER] = experience.rewards.reshape(-1).float()
-            experience.info["reward"], experience.info["return"] = reward, total
-        alpha = self._credit.reward.choices.alpha_at(self.credit_step)
-        used = result.ok
+            experience.info["reward"], experience.info["return"] = worth, total
+        reward = self._credit.reward
+        if reward.creditor.is_served:
+            log.info("step %d: credit of request %s", self.credit_step, result.request_id)
         self._credit_metrics = {
-            "credit/alpha": alpha,
+            "credit/alpha": reward.choices.alpha_at(self.credit_step),
             "credit/fallbacks": 0.0,
             "credit/errors": 0.0,
             **model_metrics(result),
-            **span_metrics(result, [], used),
+            **span_metrics(result, [], result.ok),
             "credit/seconds": max(seconds - (model_s or result.usage.engine_s), 0.0),
         }
         if model_s is not None:

@@ -178,7 +178,7 @@ def rewards_of(experiences: Sequence[Any], rows: Sequence[Row], values: Sequence
     return made
 
 
-def filled_up(samples: Sequence[Any]) -> int:
+def fill_up(samples: Sequence[Any]) -> None:
     """Mark rewards that OpenRLHF failed to fetch as unknown; it would drop those of all samples beside them.
 
     A sample whose reward did not come has none of what came with the others' (`score`, extra logs) either: these are
@@ -186,13 +186,9 @@ def filled_up(samples: Sequence[Any]) -> int:
 
     Args:
         samples: Of one row each, as they were generated; changed in place.
-
-    Returns:
-        How many had no reward.
     """
-    missing = [one for one in samples if one.rewards is None]
-    if not missing:
-        return 0
+    if all(one.rewards is not None for one in samples):
+        return
     unknown = torch.full((1,), torch.nan)
     scored = any(one.scores is not None for one in samples)
     names = {"reward", *(name for one in samples for name in one.info)}
@@ -203,4 +199,3 @@ def filled_up(samples: Sequence[Any]) -> int:
             one.scores = unknown.clone()
         for name in names - one.info.keys():
             one.info[name] = unknown.clone()
-    return len(missing)
