@@ -153,8 +153,9 @@ endef
 OF_OWN_MODELS := tests/engines/test_in_process.py tests/engines/test_in_process_refusals.py tests/engines/test_sharded_models.py
 
 # The adapter of OpenRLHF against the real package, and the page about it.
-OF_OPENRLHF := tests/adapters/test_openrlhf.py tests/adapters/test_openrlhf_processes.py \
-	tests/adapters/test_openrlhf_rows.py tests/adapters/test_openrlhf_settings.py tests/docs/test_openrlhf_page.py
+OF_OPENRLHF := tests/adapters/test_contract_openrlhf.py tests/adapters/test_openrlhf.py \
+	tests/adapters/test_openrlhf_processes.py tests/adapters/test_openrlhf_rows.py \
+	tests/adapters/test_openrlhf_settings.py tests/docs/test_openrlhf_page.py
 
 models: $(TRL)/stamp ## lane: engines with torch and transformers, in the environment of TRL
 	$(TRL)/bin/python -m pytest -q -n auto -m models

@@ -129,7 +129,11 @@ def samples(tokenizer, rewards=None, labels=None, holes=None, texts=None):
 
 def trainer_of(*arguments, reference=None, critic=None, judge=None):
     """OpenRLHF's own trainer, around models that are made up, with credit."""
-    choices, args = chosen(*arguments)
+    return trainer_with(*chosen(*arguments), reference=reference, critic=critic, judge=judge)
+
+
+def trainer_with(choices, args, *, reference=None, critic=None, judge=None):
+    """The same for choices that are made already."""
     kind = type("PPOTrainer", (trainers.BasePPOTrainer,), {})
     made = credit_class(kind, choices)(
         SimpleNamespace(args=args), Group(-0.5), critic, judge, reference, None, tiny.tokenizer()

@@ -164,10 +164,11 @@ AGENT = ["--train.agent_func_path", "agent.py"]
 
 
 @pytest.mark.parametrize(
-    ("more", "first"), [([], 0.25), (AGENT, 1.0), ([*AGENT, "--rollout.max_new_tokens", "3"], 0.25)]
+    ("more", "first"),
+    [([], 0.25), (AGENT, 1.0), (["--rollout.max_new_tokens", "3"], 0.25), (["--rollout.max_new_tokens", "4"], 1.0)],
 )
 def test_an_open_candidate_of_a_completion_that_was_cut_off_is_none(more, first):
-    """One without an end token; an agent may stop at strings, so there one that is as long as it may be."""
+    """One that is as long as it may be and has no end token; where no length is said any one, but an agent's."""
     trainer = world.trainer_of(*CANDIDATES, *LOCAL, *GROUPS, *more)
     stepped(trainer, samples(tiny.tokenizer(), texts=CUT_OFF))
     assert trainer.seen[0].info["reward"][0] == first

@@ -52,8 +52,8 @@ class CreditMaker:
         """
         reward, config = choices.made()
         agent = getattr(self.args.train, "agent_func_path", None)
-        # Without an agent there are no strings to stop at: what does not end with an end token was cut off.
-        longest = self.args.rollout.max_new_tokens if agent else 1
+        # Without an agent there are no strings to stop at: what does not end with an end token was cut off somewhere.
+        longest = self.args.rollout.max_new_tokens or (None if agent else 1)
         tokenizer = getattr(self.tokenizer, "tokenizer", self.tokenizer)
         self._credit = LoopCredit(reward, config, tokenizer=tokenizer, longest=longest)
         self._kl_in_reward = choices.kl_in_reward == "keep"
