@@ -135,8 +135,8 @@ $(OPENRLHF)/stamp: pyproject.toml constraints.txt
 	$(OPENRLHF)/bin/python -m pip $(QUIET) --constraint constraints.txt torch==2.13.0
 	$(OPENRLHF)/bin/python -m pip $(QUIET) --constraint constraints.txt --editable . hypothesis pytest
 	$(OPENRLHF)/bin/python -m pip $(QUIET) aiohttp==3.14.5 datasets==5.2.0 einops==0.8.2 hjson==3.1.0 msgpack==1.2.4 \
-		ninja==1.13.2 peft==0.21.2 py-cpuinfo==9.0.0 pylatexenc==2.11 ray==2.55.0 setuptools==84.2.1 sympy==1.14.0 \
-		torchdata==0.11.0 transformers==5.15.0 wheel==0.48.0
+		ninja==1.13.2 peft==0.21.2 pillow==13.0.0 py-cpuinfo==9.0.0 pylatexenc==2.11 ray==2.55.0 setuptools==84.2.1 \
+		sympy==1.14.0 torchdata==0.11.0 transformers==5.15.0 wheel==0.48.0
 	DS_BUILD_OPS=0 $(OPENRLHF)/bin/python -m pip $(QUIET) --no-build-isolation --no-deps deepspeed==0.19.6
 	$(OPENRLHF)/bin/python -m pip $(QUIET) --no-deps openrlhf==$(OPENRLHF_VERSION)
 	@touch $@
@@ -151,6 +151,11 @@ endef
 
 # Sensitivities by the trainer's own model, with the transformers that verl pins; torch itself warns of what it loads there.
 OF_OWN_MODELS := tests/engines/test_in_process.py tests/engines/test_in_process_refusals.py tests/engines/test_sharded_models.py
+
+# The adapter of OpenRLHF against the real package, and the page about it.
+OF_OPENRLHF := tests/adapters/test_contract_openrlhf.py tests/adapters/test_openrlhf.py \
+	tests/adapters/test_openrlhf_processes.py tests/adapters/test_openrlhf_rows.py \
+	tests/adapters/test_openrlhf_settings.py tests/docs/test_openrlhf_page.py
 
 models: $(TRL)/stamp ## lane: engines with torch and transformers, in the environment of TRL
 	$(TRL)/bin/python -m pytest -q -n auto -m models
@@ -168,8 +173,9 @@ trainer: $(TRL)/stamp $(VENV)/dev.stamp ## lane: tests against real trainers, TR
 	PYTHONPATH=$(TRL)/oldest $(TRL)/bin/python -m pytest -q -m trainer tests/adapters tests/conventions/test_trl_conventions.py
 	$(call run_apart,conventions of verl,$(VERL),-m trainer tests/conventions/test_verl_conventions.py tests/conventions/test_verl_rewards.py)
 	$(call run_apart,conventions of OpenRLHF,$(OPENRLHF),-m trainer tests/conventions/test_openrlhf_conventions.py tests/conventions/test_openrlhf_rewards.py)
+	$(call run_apart,adapter of OpenRLHF,$(OPENRLHF),-m trainer $(OF_OPENRLHF))
 	$(call run_apart,policies with the transformers of verl,$(VERL),-m models -W ignore::DeprecationWarning $(OF_OWN_MODELS))
-	@echo "######## lane trainer: adapters of OpenRLHF and verl NOT RUN, there are none in this version ########"
+	@echo "######## lane trainer: adapter of verl NOT RUN, there is none in this version ########"
 
 demo: $(TRL)/stamp ## train a small language model with every credit rule, and report (at most 20 minutes on two cores)
 	$(TRL)/bin/python trainer_adapters/demo/run.py

@@ -1,17 +1,12 @@
-"""Group advantages against the experience maker of OpenRLHF.
-
-Its module cannot be imported without a GPU stack as it is: `openrlhf.models` reads flash_attn when it is loaded, and
-`openrlhf.trainer.ray` vllm. Neither is called here, so both are names of empty modules; the rest is the real package.
-"""
+"""Group advantages against the experience maker of OpenRLHF."""
 
 import importlib
-import sys
-from importlib.machinery import ModuleSpec
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 import pytest
 
 from conventions.groups import LENGTH, OF_A_LIBRARY, REWARDS, TOKENS
+from openrlhf_here import without_a_gpu
 
 pytest.importorskip("openrlhf", reason="the lane `trainer` installs OpenRLHF into an environment of its own")
 pytestmark = OF_A_LIBRARY
@@ -24,37 +19,12 @@ from creditd.client import Client  # noqa: E402
 AGREEMENT = 1e-12
 """OpenRLHF keeps the float64 of these rewards, but whitens in float32."""
 SINGLE_PRECISION = 1e-6
-NEEDS_A_GPU = (
-    "flash_attn",
-    "flash_attn.bert_padding",
-    "flash_attn.utils",
-    "flash_attn.utils.distributed",
-    "vllm",
-    "vllm.inputs",
-    "vllm.utils",
-)
-
-
-class Unused(ModuleType):
-    """A module whose names exist and are never called."""
-
-    __path__: tuple[str, ...] = ()
-
-    def __getattr__(self, name):
-        """Any name that an import statement asks for."""
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return type(name, (), {})
 
 
 @pytest.fixture(scope="module")
 def openrlhf():
     """The classes of the experience maker and of what it reads."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name in NEEDS_A_GPU:
-            module = Unused(name)
-            module.__spec__ = ModuleSpec(name, None, is_package=True)
-            patch.setitem(sys.modules, name, module)
+    with without_a_gpu():
         maker = importlib.import_module("openrlhf.trainer.ppo_utils.experience_maker").RemoteExperienceMaker
         experience = importlib.import_module("openrlhf.trainer.ppo_utils.experience").Experience
     return SimpleNamespace(maker=maker, experience=experience)

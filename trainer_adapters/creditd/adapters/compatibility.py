@@ -147,5 +147,28 @@ TRL = Framework(
         Seam("trl.trainer.utils", "nanstd"),
     ),
 )
-FRAMEWORKS = (TRL,)
+_MAKER = "openrlhf.trainer.ppo_utils.experience_maker"
+_TRAINER = "openrlhf.trainer.ppo_trainer"
+OPENRLHF = Framework(
+    name="OpenRLHF",
+    distribution="openrlhf",
+    oldest=(0, 11, 2),
+    newest=(0, 11, 2),
+    seams=(
+        Seam(_MAKER, "RemoteExperienceMaker.make_experience_batch", ("rollout_samples",)),
+        Seam(_MAKER, "RemoteExperienceMaker.compute_advantages_and_returns", ("experiences",)),
+        Seam(
+            _MAKER,
+            "RemoteExperienceMaker.get_advantages_and_returns",
+            ("values", "rewards", "action_mask", "gamma", "lambd"),
+        ),
+        Seam(_MAKER, "RemoteExperienceMaker.get_cumulative_returns", ("rewards", "action_mask", "gamma")),
+        Seam(_TRAINER, "BasePPOTrainer.train_step", ("rollout_samples", "global_step")),
+        Seam(_TRAINER, "PPOTrainer.__ray_metadata__.modified_class"),
+        Seam(f"{_TRAINER}_async", "PPOTrainerAsync.__ray_metadata__.modified_class"),
+        Seam(f"{_TRAINER}_async", "TrainingActor.__ray_metadata__.modified_class"),
+        Seam("openrlhf.models.utils", "compute_reward", ("r", "kl_coef", "kl", "action_mask", "reward_clip_range")),
+    ),
+)
+FRAMEWORKS = (TRL, OPENRLHF)
 """In the order in which they are looked at."""

@@ -222,7 +222,7 @@ class SpanCreditor(ServiceCreditor):
         metrics["credit/alpha"] = options["alpha"]
         metrics["credit/seconds"] = max(time.perf_counter() - started - self._seconds, 0.0)
         if result is not None and with_credit:
-            metrics |= _span_metrics(result, rollouts, ~concerned)
+            metrics |= span_metrics(result, rollouts, ~concerned)
         if self.model is None:
             metrics |= {"credit/evaluations": float(self._scored), "credit/model_seconds": self._seconds}
         elif result is not None:
@@ -294,7 +294,7 @@ class SpanCreditor(ServiceCreditor):
         return [value if math.isfinite(value) else None for value in known]
 
 
-def _span_metrics(result: ScarResult, rollouts: Sequence[SpanRollout], used: Booleans) -> dict[str, float]:
+def span_metrics(result: ScarResult, rollouts: Sequence[SpanRollout], used: Booleans) -> dict[str, float]:
     """What a run's log should show of the credit that it trains on."""
     rows = np.flatnonzero(used & result.ok).tolist()
     if not rows:
