@@ -124,8 +124,10 @@ $(VERL)/stamp: pyproject.toml constraints.txt
 	@echo "installing torch (CPU) and verl $(VERL_VERSION) into $(VERL)"
 	$(PYTHON) -m venv $(VERL)
 	$(VERL)/bin/python -m pip $(QUIET) --constraint constraints.txt torch==2.13.0
-	$(VERL)/bin/python -m pip $(QUIET) --constraint constraints.txt --editable . hypothesis pytest
-	$(VERL)/bin/python -m pip $(QUIET) codetiming==1.4.0 omegaconf==2.4.0 ray==2.60.0 tensordict==0.10.0 transformers==5.10.4
+	$(VERL)/bin/python -m pip $(QUIET) --constraint constraints.txt --editable '.[service]' hypothesis pytest
+	$(VERL)/bin/python -m pip $(QUIET) codetiming==1.4.0 omegaconf==2.3.1 ray==2.60.0 tensordict==0.10.0 transformers==5.10.4
+	$(VERL)/bin/python -m pip $(QUIET) TransferQueue==0.1.11 cachetools==7.1.7 datasets==5.2.0 hydra-core==1.3.8 peft==0.21.2 \
+		pillow==13.0.0 torchdata==0.11.0
 	$(VERL)/bin/python -m pip $(QUIET) --no-deps verl==$(VERL_VERSION)
 	@touch $@
 

@@ -77,7 +77,7 @@ def of_candidates(**keys):
 
 
 def trainer(config):
-    """verl's trainer as far as it runs without workers: its sampler, and its advantages."""
+    """The trainer of verl as far as it runs without workers: its sampler, and its advantages."""
     from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 
     made = PPOTrainerSync.__new__(PPOTrainerSync)
@@ -120,7 +120,15 @@ def put(ids=IDS, *, masks=None, rewards=None, status="finished", prompt=(2, 3), 
             **{name: values[key] for name, values in fields.items()},
         }
         rows.append(output)
-        tags.append({"status": "success", "prompt_len": len(prompt), "response_len": len(row), "seq_len": len(whole), "global_steps": 1})
+        tags.append(
+            {
+                "status": "success",
+                "prompt_len": len(prompt),
+                "response_len": len(row),
+                "seq_len": len(whole),
+                "global_steps": 1,
+            }
+        )
     tq.kv_batch_put(keys=list(ids), fields=list_of_dict_to_tensordict(rows), tags=tags, partition_id=partition)
     uids = list(dict.fromkeys(key.split("_")[0] for key in ids))
     tq.kv_batch_put(

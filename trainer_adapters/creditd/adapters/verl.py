@@ -6,9 +6,9 @@
     +trainer.v1.sampler.sampler_kwargs.reward=pkg://my_rewards:score
     +trainer.v1.sampler.sampler_kwargs.parser.type=numbered
 
-VERL.md has every key. Asynchronous modes take `CreditReplayBufferAsync`. What the sampler finds is kept by the key of each
-row and laid over what verl computes; with `kind=span_rewards` it is written into the queue as token rewards instead, for
-verl's own GAE. Tested with verl 0.9.1, trainer v1.
+VERL.md has every key. Asynchronous modes take `CreditReplayBufferAsync`. What the sampler finds is kept by the key of
+each row and laid over what verl computes; with `kind=span_rewards` it is written into the queue as token rewards
+instead, for verl's own GAE. Tested with verl 0.9.1, trainer v1.
 """
 
 from __future__ import annotations
@@ -62,7 +62,9 @@ class CreditSampler:
     modes_of_verl: tuple[str, ...] = ()
 
     def __init__(self, *, sampler_kwargs: Any, refill_fn: Any = None, **options: Any) -> None:
-        plain: Any = OmegaConf.to_container(sampler_kwargs, resolve=True) if OmegaConf.is_config(sampler_kwargs) else None
+        plain: Any = (
+            OmegaConf.to_container(sampler_kwargs, resolve=True) if OmegaConf.is_config(sampler_kwargs) else None
+        )
         settings = settings_of(plain if isinstance(plain, Mapping) else dict(sampler_kwargs or {}))
         self._trainer = getattr(refill_fn, "__self__", None)
         trainer_config = getattr(self._trainer, "config", None)
@@ -70,10 +72,13 @@ class CreditSampler:
             options |= check_trainer(trainer_config, settings.common)
         if options.get("trainer_mode") not in self.modes_of_verl:
             raise ValueError(
-                f"got {type(self).__name__} with trainer.v1.trainer_mode={options.get('trainer_mode')}; expected one of "
-                f"{', '.join(self.modes_of_verl)} here: CreditReplayBuffer is for sync, CreditReplayBufferAsync for the others"
+                f"got {type(self).__name__} with trainer.v1.trainer_mode={options.get('trainer_mode')}; expected one "
+                "of "
+                f"{', '.join(self.modes_of_verl)} here: CreditReplayBuffer is for sync, CreditReplayBufferAsync for "
+                "others"
             )
-        super().__init__(sampler_kwargs=sampler_kwargs, refill_fn=refill_fn, **options)
+        parent: Any = super()
+        parent.__init__(sampler_kwargs=sampler_kwargs, refill_fn=refill_fn, **options)
         group_size = settings.common.group_size or _of(trainer_config, "rollout.n", "group_size")
         longest = settings.common.longest or _of(trainer_config, "rollout.response_length", "longest")
         self._asker: Asker = asker_of(settings, group_size, longest)
@@ -110,13 +115,14 @@ class CreditSampler:
     def _tokenizer(self) -> Any:
         """Of the policy."""
         if self._common.tokenizer is not None:
-            from transformers import AutoTokenizer
+            from transformers import AutoTokenizer  # noqa: PLC0415 - verl's own is there without it
 
             return AutoTokenizer.from_pretrained(self._common.tokenizer)
         tokenizer = getattr(self._trainer, "tokenizer", None)
         if tokenizer is None:
             raise moved(
-                "PPOTrainer.tokenizer", "which is not there when the first batch is sampled (sampler_kwargs.tokenizer names one)"
+                "PPOTrainer.tokenizer",
+                "which is not there when the first batch is sampled (sampler_kwargs.tokenizer names one)",
             )
         return tokenizer
 
@@ -156,7 +162,8 @@ class CreditSampler:
         if self._large_shares == STEPS_BEFORE_WARNING:
             self._large_shares = None
             warnings.warn(
-                f"credit took more than {limit:.0%} of each of the last {STEPS_BEFORE_WARNING} steps; a service nearer to the "
+                f"credit took more than {limit:.0%} of each of the last {STEPS_BEFORE_WARNING} steps; a service "
+                "nearer to the "
                 "trainer helps, and sampler_kwargs.max_credit_share changes when this is said",
                 RuntimeWarning,
                 stacklevel=3,
@@ -202,13 +209,13 @@ def _check_lengths(batch: VerlBatch, found: TokenNumbers) -> None:
     """One number per token of every row."""
     for key, ids in zip(batch.keys, batch.ids, strict=True):
         if len(found.rows[key]) != len(ids):
-            raise ValueError(f"row {key}: got {len(found.rows[key])} numbers; expected {len(ids)}, one per response token")
+            raise ValueError(
+                f"row {key}: got {len(found.rows[key])} numbers; expected {len(ids)}, one per response token"
+            )
 
 
 def _write_rewards(meta: Any, found: TokenNumbers) -> None:
     """Put rewards of tokens where the trainer looks for them."""
     rows: Sequence[Any] = [torch.tensor(found.rows[key], dtype=torch.float32) for key in meta.keys]
-    fields = TensorDict(
-        {"rm_scores": torch.nested.as_nested_tensor(rows, layout=torch.jagged)}, batch_size=[len(rows)]
-    )
+    fields = TensorDict({"rm_scores": torch.nested.as_nested_tensor(rows, layout=torch.jagged)}, batch_size=[len(rows)])
     tq.kv_batch_put(keys=list(meta.keys), partition_id=meta.partition_id, fields=fields)

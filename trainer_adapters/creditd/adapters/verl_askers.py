@@ -1,4 +1,4 @@
-"""From a batch of verl to numbers for its tokens, one request each; no arithmetic, and nothing of verl or torch in here."""
+"""From a batch of verl to numbers for its tokens, one request each; no arithmetic, and nothing of verl or torch."""
 
 from __future__ import annotations
 
@@ -107,7 +107,8 @@ class Asker(ABC):
             uids = {session.uid for session in broken}
             raise ValueError(
                 f"got {len(uids)} of {len({one.uid for one in sessions})} prompts without exactly {self.group_size} "
-                "sessions, because some of them failed or the agent loop has another rollout.n; expected whole groups, or "
+                "sessions, because some of them failed or the agent loop has another rollout.n; expected whole "
+                "groups, or "
                 "trainer.v1.sampler.sampler_kwargs.incomplete_groups=mask, which trains none of their tokens"
             )
         return whole, broken, {"credit/incomplete": len(broken) / len(sessions) if sessions else 0.0}
@@ -131,16 +132,16 @@ class CreditAsker(Asker):
 
     def __init__(self, settings: VerlSettings, group_size: int, longest: int | None) -> None:
         super().__init__(settings.common, group_size)
-        made: type[CandidateReward] | type[SpanReward]
+        made: type[CandidateReward | SpanReward]
         made = SpanReward if settings.common.kind == "spans" else CandidateReward
         if made is CandidateReward and "parser" not in settings.reward:
-            raise ValueError("sampler_kwargs: got no parser; expected how candidates are written, such as {type: numbered}")
+            raise ValueError(
+                "sampler_kwargs: got no parser; expected how candidates are written, such as {type: numbered}"
+            )
         self.reward: CreditReward = made(**settings.reward)
         self.config = CreditConfig(**settings.config)
         self._tokenizer: Any = _LateTokenizer()
-        self._credit = LoopCredit(
-            self.reward, self.config, tokenizer=self._tokenizer, longest=longest, silent=()
-        )
+        self._credit = LoopCredit(self.reward, self.config, tokenizer=self._tokenizer, longest=longest, silent=())
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -198,7 +199,7 @@ class SpanRewardAsker(Asker):
         chosen = {"credit": "prefix"} | {key: value for key, value in settings.reward.items() if key != "function"}
         SpanReward(function, **chosen).ready(self.config)  # what no service would take is refused here
         self._batch_size = int(chosen.pop("batch_size", 256))
-        self._function = None if isinstance(function, str) else function
+        self._function: Any = None if isinstance(function, str) else function
         self._model = function if isinstance(function, str) else None
         self._choices = chosen
         self._client = Client(
@@ -379,7 +380,7 @@ def _masks(masks: Sequence[list[int]]) -> list[list[int]] | None:
 
 
 def _weighted(common: CommonSettings, batch: VerlBatch, rows: Sequence[int]) -> list[float | None] | None:
-    """verl's own rewards with their weight, or None where they do not count."""
+    """Rewards of verl's own with their weight, or None where they do not count."""
     return [common.reward_weight * batch.rewards[row] for row in rows] if common.reward_weight else None
 
 
@@ -388,6 +389,7 @@ def _refuse_outputs(sessions: Sequence[Session]) -> None:
     several = next((session for session in sessions if len(session.rows) > 1), None)
     if several is not None:
         raise ValueError(
-            f"got a session of prompt {several.uid} with {len(several.rows)} outputs; expected one, because spans are those "
+            f"got a session of prompt {several.uid} with {len(several.rows)} outputs; expected one, because spans "
+            "are those "
             "of one text (kind=candidates takes several)"
         )

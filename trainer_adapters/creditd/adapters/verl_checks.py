@@ -1,4 +1,4 @@
-"""Settings of a trainer of verl under which credit would be lost, or would not mean what it says: refused at the start."""
+"""Settings of verl's trainer under which credit would be lost, or would not mean what it says: refused at the start."""
 
 from __future__ import annotations
 
@@ -36,13 +36,15 @@ def check_trainer(config: Any, common: CommonSettings) -> dict[str, Any]:  # noq
     estimator = str(algorithm.adv_estimator)
     if estimator in ESTIMATORS.values() and ESTIMATORS.get(kind) != estimator:
         raise ValueError(
-            f"got algorithm.adv_estimator={estimator} with kind={kind}; expected {ESTIMATORS.get(kind, 'gae')}, or another "
+            f"got algorithm.adv_estimator={estimator} with kind={kind}; expected {ESTIMATORS.get(kind, 'gae')}, or "
+            "another "
             "kind"
         )
     if kind == "span_rewards":
         if estimator not in KEEP_TOKEN_REWARDS:
             raise ValueError(
-                f"got algorithm.adv_estimator={estimator} with kind=span_rewards, which would add the rewards of tokens up "
+                f"got algorithm.adv_estimator={estimator} with kind=span_rewards, which would add the rewards of "
+                "tokens up "
                 f"first; expected one of {', '.join(KEEP_TOKEN_REWARDS)}, or kind=spans"
             )
     elif estimator in {"gae", "remax", "creditd_group"}:
@@ -58,18 +60,21 @@ def check_trainer(config: Any, common: CommonSettings) -> dict[str, Any]:  # noq
     loss = str((config.actor_rollout_ref.actor.get("policy_loss") or {}).get("loss_mode", "vanilla"))
     if kind != "span_rewards" and loss in LOSSES_OF_MEANS:
         raise ValueError(
-            f"got actor_rollout_ref.actor.policy_loss.loss_mode={loss}, which trains on the mean advantage of a response, so "
+            f"got actor_rollout_ref.actor.policy_loss.loss_mode={loss}, which trains on the mean advantage of a "
+            "response, so "
             "the credit of tokens is lost; expected another loss"
         )
     if (algorithm.get("filter_groups") or {}).get("enable", False):
         raise ValueError(
-            "got algorithm.filter_groups.enable=True, which verl does not hand to a sampler of one's own; expected False"
+            "got algorithm.filter_groups.enable=True, which verl does not hand to a sampler of one's own; expected "
+            "False"
         )
     model = (config.get("reward") or {}).get("reward_model") or {}
     late = bool(model.get("enable", False)) and not model.get("enable_resource_pool", False)
     if late and (kind in {"span_rewards", "sensitivity"} or common.reward_weight):
         raise ValueError(
-            "got reward.reward_model.enable=True without a resource pool: verl finds its rewards only when the batch has been "
+            "got reward.reward_model.enable=True without a resource pool: verl finds its rewards only when the batch "
+            "has been "
             f"sampled, and kind={kind} with reward_weight={common.reward_weight:g} needs them then; expected "
             "reward.reward_model.enable_resource_pool=True, or no reward model of verl"
         )

@@ -1,7 +1,8 @@
-"""Estimators of advantages by name for verl: `algorithm.adv_estimator=creditd_shapley`, `_scar`, `_oar`, `_group`.
+"""Estimators of advantages by name for verl: `algorithm.adv_estimator=creditd_shapley`, `…_scar`, `…_oar`, `…_group`.
 
-verl hands an estimator rewards, masks and the names of groups: no tokens, no texts, no names of rows. So the first three
-have nothing to compute from: a sampler asks, and lays what it found over their place. `creditd_group` needs rewards alone.
+verl hands an estimator rewards, masks and the names of groups: no tokens, no texts, no names of rows. So the first
+three have nothing to compute from: a sampler asks, and lays what it found over their place. `creditd_group` needs
+rewards alone.
 """
 
 from __future__ import annotations
@@ -39,18 +40,19 @@ def _passed_through(name: str) -> Callable[..., Any]:
     def estimator(
         token_level_rewards: torch.Tensor,
         response_mask: torch.Tensor,
-        config: Any = None,  # noqa: ANN401 - as verl has it
-        index: Any = None,  # noqa: ANN401 - as above
-        non_tensor_batch: Any = None,  # noqa: ANN401 - as above
-        batch: Any = None,  # noqa: ANN401 - as above
-        **kwargs: Any,  # noqa: ANN401 - as above
+        config: Any = None,
+        index: Any = None,
+        non_tensor_batch: Any = None,
+        batch: Any = None,
+        **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Refuse: there is nothing here to compute advantages of tokens from."""
         del token_level_rewards, response_mask, config, index, non_tensor_batch, batch, kwargs
         raise RuntimeError(
             f"algorithm.adv_estimator={name} has no advantages without the sampler of creditd; expected "
             "trainer.v1.sampler.custom_sampler.path=pkg://creditd.adapters.verl, "
-            "trainer.v1.sampler.custom_sampler.name=CreditReplayBuffer (CreditReplayBufferAsync in asynchronous modes) and "
+            "trainer.v1.sampler.custom_sampler.name=CreditReplayBuffer (CreditReplayBufferAsync in asynchronous "
+            "modes) and "
             f"+trainer.v1.sampler.sampler_kwargs.kind={_SAMPLERS[name]}, with trainer.use_v1=True"
         )
 
@@ -64,11 +66,11 @@ _PASSED_THROUGH = {name: _passed_through(name) for name in _SAMPLERS}
 def group_advantages(
     token_level_rewards: torch.Tensor,
     response_mask: torch.Tensor,
-    config: Any = None,  # noqa: ANN401 - as verl has it
-    index: Any = None,  # noqa: ANN401 - as above
-    non_tensor_batch: Any = None,  # noqa: ANN401 - as above
-    batch: Any = None,  # noqa: ANN401 - as above
-    **kwargs: Any,  # noqa: ANN401 - as above
+    config: Any = None,
+    index: Any = None,
+    non_tensor_batch: Any = None,
+    batch: Any = None,
+    **kwargs: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Advantages of whole responses by the client's `group`.
 
@@ -95,7 +97,7 @@ def group_advantages(
     uids = index if index is not None else (non_tensor_batch or {}).get("uid")
     if uids is None:
         raise ValueError("creditd_group: got no names of groups; expected `index`, or `uid` in non_tensor_batch")
-    options = dict((config or {}).get("creditd", None) or {})
+    options: dict[str, Any] = dict((config or {}).get("creditd", None) or {})
     written = response_mask != 0
     rewards = (token_level_rewards * written).sum(dim=1).tolist()
     groups: dict[Any, list[int]] = {}
@@ -104,12 +106,14 @@ def group_advantages(
             groups.setdefault(uid, []).append(row)
     advantages = token_level_rewards.new_zeros(token_level_rewards.shape[0])
     if groups:
+        named: dict[str, Any] = {"advantage": "grpo", "convention": "verl", **options}
+        url = named.pop("url", "local:")
         counts = written.sum(dim=1).tolist()
-        with Client(options.pop("url", "local:")) as client:
+        with Client(url) as client:
             found = client.group(
                 [[rewards[row] for row in rows] for rows in groups.values()],
                 n_tokens=[[counts[row] for row in rows] for rows in groups.values()],
-                **{"advantage": "grpo", "convention": "verl"} | options,
+                **named,
             )
         for rows, values in zip(groups.values(), found.advantages, strict=True):
             advantages[rows] = advantages.new_tensor(values.tolist())

@@ -59,13 +59,15 @@ class Overlay:
             if values is None:
                 if whole and end:
                     raise ValueError(
-                        f"row {key} is trained, but creditd was not asked about it; expected the rows that the sampler of "
+                        f"row {key} is trained, but creditd was not asked about it; expected the rows that the "
+                        "sampler of "
                         "creditd sampled last, and padding"
                     )
                 continue
             if not end <= len(values) <= mask.shape[1]:
                 raise ValueError(
-                    f"row {key} has {end} of {mask.shape[1]} tokens up to the last one that is trained, and creditd answered "
+                    f"row {key} has {end} of {mask.shape[1]} tokens up to the last one that is trained, and creditd "
+                    "answered "
                     f"{len(values)}; expected one advantage per response token"
                 )
             found[place, : len(values)] = torch.tensor(values, dtype=torch.float32)
@@ -95,7 +97,7 @@ def install() -> None:
 
 
 def overlaid(original: Callable[..., Any], overlay: Overlay) -> Callable[..., Any]:
-    """verl's function with advantages laid over what it computes.
+    """The function of verl with advantages laid over what it computes.
 
     Args:
         original: Takes `data`, `batch_keys` and `adv_estimator`, and returns data whose `batch` has `advantages` and

@@ -1,7 +1,7 @@
 """Rows of a batch of verl: which of them are one session, which sessions are one group, and back.
 
-A key is `{uid}_{session}_{index}`: a prompt, one of its `rollout.n` sessions, and which of the outputs of that session the
-row is. Most sessions have one output; where an agent loop returns several, the last one is the answer.
+A key is `{uid}_{session}_{index}`: a prompt, one of its `rollout.n` sessions, and which of the outputs of that session
+the row is. Most sessions have one output; where an agent loop returns several, the last one is the answer.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The places of verl that the adapter holds on to; a newer verl that moved one is told apart from a mistake of a user."""
+"""The places of verl that the adapter holds on to; a newer verl that moved one is told from a mistake of a user."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def _moved(place: str, what: str) -> str:
     except PackageNotFoundError:
         installed = "without a version"
     return (
-        f"creditd holds on to {place} of verl, {what}: verl here is {installed}, and the adapter is tested with {TESTED}; "
+        f"creditd holds on to {place} of verl, {what}: verl here is {installed}, and the adapter is tested with "
+        f"{TESTED}; "
         "expected that release, or a creditd that knows this one"
     )
-

@@ -1,6 +1,7 @@
 """`trainer.v1.sampler.sampler_kwargs` of verl: which key goes to which choice, and what is refused.
 
-The names are those of `CreditConfig`, `CandidateReward`, `SpanReward` and `SensitivityConfig`, which say what each means.
+The names are those of `CreditConfig`, `CandidateReward`, `SpanReward` and `SensitivityConfig`, which say what each
+means.
 """
 
 from __future__ import annotations
@@ -121,11 +122,14 @@ def settings_of(given: Mapping[str, Any]) -> VerlSettings:
     if unknown:
         every = ", ".join(sorted({*names, *of_config, *of_reward}))
         raise ValueError(f"sampler_kwargs: got {unknown[0]!r}; expected, with kind={common.kind}, some of {every}")
-    reward = {name: value if name == "reward" else _scheduled(value) for name, value in given.items() if name in of_reward}
+    reward = {
+        name: value if name == "reward" else _scheduled(value) for name, value in given.items() if name in of_reward
+    }
     if "reward" in of_reward:
         if not isinstance(reward.get("reward"), str) or not reward["reward"]:
             raise ValueError(
-                "sampler_kwargs: got no reward; expected pkg://MODULE:NAME or /FILE.py:NAME of a function, or the id of a "
+                "sampler_kwargs: got no reward; expected pkg://MODULE:NAME or /FILE.py:NAME of a function, or the id "
+                "of a "
                 "reward model of the service"
             )
         reward["function"] = named(reward.pop("reward"))
@@ -154,7 +158,7 @@ def named(name: str) -> Callable[..., Any] | str:
     module = importlib.import_module(place[len(_FUNCTION) :]) if place.startswith(_FUNCTION) else _of_file(place)
     function = getattr(module, attribute, None)
     if not callable(function):
-        raise ValueError(f"got {name!r}, in which there is no function {attribute}; expected one")
+        raise ValueError(f"got {name!r}, in which there is no function {attribute}; expected one")  # noqa: TRY004 - as all
     found: Callable[..., Any] = function
     return found
 
