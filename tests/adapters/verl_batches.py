@@ -159,3 +159,15 @@ def advantages(made, meta):
 def as_float32(rows):
     """What rows are in the type that a trainer holds them in."""
     return {key: np.array(row, dtype=np.float32).tolist() for key, row in rows.items()}
+
+
+def unscored(prompts, candidates, completions, **_):
+    """Nobody knows what three is worth."""
+    del prompts, completions
+    return [[None if text == "three" else VALUES[text] for text in row] for row in candidates]
+
+
+def unsound(prompts, candidates, completions, **_):
+    """What three is worth is no number."""
+    del prompts, completions
+    return [[float("nan") if text == "three" else VALUES[text] for text in row] for row in candidates]
