@@ -154,6 +154,9 @@ endef
 # Sensitivities by the trainer's own model, with the transformers that verl pins; torch itself warns of what it loads there.
 OF_OWN_MODELS := tests/engines/test_in_process.py tests/engines/test_in_process_refusals.py tests/engines/test_sharded_models.py
 
+# Ray leaves its sockets to the collector of garbage, which finds them when pytest has ended.
+OF_RAY := -W ignore::ResourceWarning -W ignore::pytest.PytestUnraisableExceptionWarning
+
 models: $(TRL)/stamp ## lane: engines with torch and transformers, in the environment of TRL
 	$(TRL)/bin/python -m pytest -q -n auto -m models
 
@@ -167,9 +170,10 @@ trainer: $(TRL)/stamp ## lane: tests against real trainers, TRL $(TRL_OLDEST) an
 	$(TRL)/bin/python -m pytest -q -m trainer
 	PYTHONPATH=$(TRL)/oldest $(TRL)/bin/python -m pytest -q -m trainer tests/adapters tests/conventions/test_trl_conventions.py
 	$(call run_apart,conventions of verl,$(VERL),-m trainer tests/conventions/test_verl_conventions.py)
+	$(call run_apart,the adapter of verl,$(VERL),-m trainer $(OF_RAY) tests/adapters/test_verl.py tests/adapters/test_verl_settings.py)
 	$(call run_apart,conventions of OpenRLHF,$(OPENRLHF),-m trainer tests/conventions/test_openrlhf_conventions.py)
 	$(call run_apart,policies with the transformers of verl,$(VERL),-m models -W ignore::DeprecationWarning $(OF_OWN_MODELS))
-	@echo "######## lane trainer: adapters of OpenRLHF and verl NOT RUN, there are none in this version ########"
+	@echo "######## lane trainer: the adapter of OpenRLHF NOT RUN, there is none in this version ########"
 
 demo: $(TRL)/stamp ## train a small language model with every credit rule, and report (at most 20 minutes on two cores)
 	$(TRL)/bin/python trainer_adapters/demo/run.py

@@ -1,7 +1,10 @@
 """verl's own configuration, queue, sampler, advantages and loss, with creditd's sampler in the place of its own."""
 
+import importlib.util
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 import time
@@ -88,7 +91,9 @@ def gradients(meta):
     lengths = [len(row) for row in data["advantages"].unbind()]
     padded = data.to_padded_tensor()
     log_prob = padded["old_log_probs"].clone().requires_grad_()
-    actor = omega_conf_to_dataclass(configured("actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=1").actor_rollout_ref.actor)
+    actor = omega_conf_to_dataclass(
+        configured("actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=1").actor_rollout_ref.actor
+    )
     loss, _ = compute_policy_loss_vanilla(
         padded["old_log_probs"], log_prob, padded["advantages"], padded["response_mask"], "token-sum", actor
     )
@@ -179,9 +184,7 @@ def test_several_outputs_of_a_session_are_one_completion():
 @pytest.mark.parametrize("policy", ["raise", "group_reward", "mask", "local"])
 def test_a_dead_service_is_what_the_policy_says(policy):
     """Raised, or counted; nothing of the batch before is left."""
-    made = trainer(
-        configured(*with_credit(**of_candidates(url=NOBODY, deadline_s=0.2, on_failure=policy)))
-    )
+    made = trainer(configured(*with_credit(**of_candidates(url=NOBODY, deadline_s=0.2, on_failure=policy))))
     put()
     if policy == "raise":
         with pytest.raises(TransportError):
@@ -260,8 +263,10 @@ def test_prompts_whose_sessions_failed_are_raised_or_masked(policy):
 
 
 def test_schedules_count_batches_from_0():
-    """verl's first step is 1."""
-    keys = of_candidates(**{"credit.type": "anneal", "credit.start": "shapley", "credit.end": "leave_one_out", "credit.steps": 2})
+    """The first step is 1."""
+    keys = of_candidates(
+        **{"credit.type": "anneal", "credit.start": "shapley", "credit.end": "leave_one_out", "credit.steps": 2}
+    )
     made = trainer(configured(*with_credit(**keys)))
     for step, rule in ((1, "shapley"), (3, "leave_one_out")):
         own.emptied()
@@ -351,7 +356,11 @@ def test_ppo_trains_on_token_rewards_of_spans_by_its_own_gae():
     found = advantages(made, meta)
     padded = data.to_padded_tensor()
     expected, _ = compute_gae_advantage_return(
-        padded["rm_scores"], torch.zeros_like(padded["rm_scores"]), padded["response_mask"], torch.tensor(1.0), torch.tensor(1.0)
+        padded["rm_scores"],
+        torch.zeros_like(padded["rm_scores"]),
+        padded["response_mask"],
+        torch.tensor(1.0),
+        torch.tensor(1.0),
     )
     for key, row in zip(meta.keys, expected, strict=True):
         assert found[key] == pytest.approx(row[: len(IDS[key])].tolist(), abs=1e-6)
@@ -413,7 +422,9 @@ def test_an_estimator_without_its_sampler_says_what_to_configure(name):
     made = trainer(configured(f"algorithm.adv_estimator={name}"))
     put()
     meta, _ = sampled(made)
-    with pytest.raises(RuntimeError, match=f"{name} has no advantages without the sampler.*pkg://creditd.adapters.verl"):
+    with pytest.raises(
+        RuntimeError, match=f"{name} has no advantages without the sampler.*pkg://creditd.adapters.verl"
+    ):
         made._compute_advantage(meta, {})
 
 
@@ -422,8 +433,18 @@ def test_an_estimator_without_its_sampler_says_what_to_configure(name):
     [
         ("creditd_scar", {}, [], "adv_estimator=creditd_scar with kind=candidates; expected creditd_shapley"),
         ("gae", {}, [], "adv_estimator=gae with kind=candidates"),
-        ("creditd_shapley", {}, ["algorithm.use_kl_in_reward=True"], "use_kl_in_reward=True, whose penalty would be lost"),
-        ("creditd_shapley", {}, ["actor_rollout_ref.actor.policy_loss.loss_mode=geo_mean"], "mean advantage of a response"),
+        (
+            "creditd_shapley",
+            {},
+            ["algorithm.use_kl_in_reward=True"],
+            "use_kl_in_reward=True, whose penalty would be lost",
+        ),
+        (
+            "creditd_shapley",
+            {},
+            ["actor_rollout_ref.actor.policy_loss.loss_mode=geo_mean"],
+            "mean advantage of a response",
+        ),
         ("creditd_shapley", {"reward_weight": 1.0}, ["reward.reward_model.enable=True"], "without a resource pool"),
         ("creditd_shapley", {"on_failur": "mask"}, [], "got 'on_failur'; expected, with kind=candidates, some of"),
         ("creditd_shapley", {"credit_in_eval": "true"}, [], "got 'credit_in_eval'"),
@@ -450,11 +471,86 @@ def test_a_newer_verl_without_the_seam_is_told_by_its_name(monkeypatch):
     from creditd.adapters.verl_seams import SeamMovedError
 
     monkeypatch.delattr(trainer_base, "compute_advantage_for_multi_trajectories")
-    with pytest.raises(SeamMovedError, match=r"trainer_base.compute_advantage_for_multi_trajectories of verl.*tested with 0\.9\.1"):
+    with pytest.raises(
+        SeamMovedError, match=r"trainer_base.compute_advantage_for_multi_trajectories of verl.*tested with 0\.9\.1"
+    ):
         install()
     monkeypatch.setattr(trainer_base, "compute_advantage_for_multi_trajectories", lambda data: data, raising=False)
     with pytest.raises(SeamMovedError, match="takes no argument batch_keys"):
         install()
+
+
+PAGE = (Path(__file__).parents[2] / "VERL.md").read_text(encoding="utf-8")
+COMMANDS = re.findall(r"^```sh\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
+
+
+class Characters:
+    """A token is a character."""
+
+    pad_token_id, eos_token_id = 0, 1
+
+    def decode(self, ids, **_):
+        """Text of characters."""
+        return "".join(map(chr, ids))
+
+
+def as_configured(command, url):
+    """What a command of the page overrides, with a service that is there."""
+    words = shlex.split(command.replace("\\\n", " "))
+    assert words[:3] == ["python", "-m", "verl.trainer.main_ppo"]
+    assert "verl.trainer.main_ppo" not in sys.modules
+    assert importlib.util.find_spec("verl.trainer.main_ppo") is not None
+    return configured(*(word.replace("http://127.0.0.1:8400", url) for word in words[3:]))
+
+
+def test_the_run_of_the_page_trains(service, tmp_path, monkeypatch):
+    """Its command with its rewards: the configuration is composed, the batch is credited, the loss moves."""
+    (rewards,) = re.findall(r"^```python\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
+    (tmp_path / "my_rewards.py").write_text(rewards)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    config = as_configured(COMMANDS[0], service)
+    made = trainer(config)
+    made.tokenizer = Characters()
+    texts = [
+        f"1. {first}\n2. {second}\n" for first, second in (("two", "six"), ("one", "six"), ("two", "two"), ("a", "b"))
+    ]
+    ids = {f"a_{place}_0": [*map(ord, text), 1] for place, text in enumerate(texts * 2)}
+    put(ids)
+    meta, metrics = made.replay_buffer.sample(global_steps=1, partition_id="train", batch_size=1)
+    found = advantages(made, meta)
+    assert metrics["credit/reward/mean"] == 0.5
+    assert metrics["credit/candidates"] == 2.0
+    first = found["a_0_0"]
+    assert first[4] > 0 > first[10]
+    import my_rewards
+    from verl.utils.import_utils import load_extern_object
+
+    chosen = config.reward.custom_reward_function
+    assert load_extern_object(chosen.path, chosen.name) is my_rewards.whole
+    assert my_rewards.whole("words", "it is two", "two") == 1.0
+
+
+def test_the_ppo_run_of_the_page_trains(tmp_path):
+    """With a reward model of the service; what is written sums to what the model says of the text over that of none."""
+    import transfer_queue as tq
+
+    from adapters.model_service import worth
+
+    with running_service("{}", directory=tmp_path, script=Path(__file__).with_name("model_service.py")) as url:
+        made = trainer(as_configured(COMMANDS[1], url))
+        made.tokenizer = Characters()
+        ids = {
+            f"{uid}_{session}_0": [*map(ord, text), 1]
+            for uid, text in (("a", "one"), ("b", "two"))
+            for session in (0, 1)
+        }
+        put(ids)
+        meta, metrics = sampled(made)
+    data = tq.kv_batch_get(meta.keys, "train", ["rm_scores"])["rm_scores"]
+    sums = {key: float(row.sum()) for key, row in zip(meta.keys, data.unbind(), strict=True)}
+    nothing = worth(own.QUESTION, "")
+    assert sums["b_0_0"] == pytest.approx(worth(own.QUESTION, "two") - nothing, abs=1e-6)
+    assert metrics["credit/tokens_naive"] > 0
 
 
 def test_import_verl_knows_the_estimators_and_loads_no_client():
@@ -462,10 +558,17 @@ def test_import_verl_knows_the_estimators_and_loads_no_client():
     program = (
         "import sys, json, verl\n"
         "from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY as known\n"
-        "print(json.dumps([sorted(n for n in known if n.startswith('creditd')), sorted(m for m in sys.modules if m.startswith('creditd'))]))"
+        "print(json.dumps([sorted(n for n in known if n.startswith('creditd')), sorted(m for m in sys.modules if "
+        "m.startswith('creditd'))]))"
     )
     started = time.perf_counter()
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", program], env=dict(os.environ), capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program],
+        env=dict(os.environ),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert time.perf_counter() - started < IMPORT_LIMIT_S
     names, modules = json.loads(done.stdout.splitlines()[-1])
     assert names == ["creditd_group", "creditd_oar", "creditd_scar", "creditd_shapley"]
