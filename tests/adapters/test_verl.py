@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -416,6 +417,50 @@ def test_group_advantages_are_those_of_verl_and_padding_is_in_no_group():
     assert other[0].tolist() == pytest.approx([1.0] * 3)
 
 
+def test_group_advantages_take_their_choices_from_the_configuration():
+    """In verl's own way to an estimator, with a padding row behind the batch."""
+    from verl.trainer.ppo.padding_utils import upsample_batch_to_divisible_size
+
+    made = trainer(configured("algorithm.adv_estimator=creditd_group", "+algorithm.creditd.advantage=rloo"))
+    put(rewards={"a_0_0": 1.0, "a_1_0": 0.0, "b_0_0": 0.5, "b_1_0": 0.5})
+    meta, _ = sampled(made)
+    found = advantages(made, upsample_batch_to_divisible_size(meta, 5, 1))
+    assert [found[key] for key in IDS] == [[1.0] * 4, [-1.0] * 5, [0.0] * 2, [0.0] * 6]
+    assert [row for key, row in found.items() if key not in IDS] == [[0.0]]
+
+
+def test_credit_that_takes_too_much_of_the_steps_is_said_once():
+    """Its share is a metric from the second step on."""
+    made = trainer(configured(*with_credit(**of_candidates(max_credit_share=0))))
+    shares, said = [], []
+    for step in range(1, 6):
+        own.emptied()
+        put()
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            _, metrics = sampled(made, step)
+        shares.append(metrics.get("credit/share_of_step"))
+        said += [str(one.message) for one in caught if "credit took more than 0%" in str(one.message)]
+    assert shares[0] is None
+    assert all(0 < share < 1 for share in shares[1:])
+    assert len(said) == 1
+
+
+def test_the_tokenizer_may_be_another_one_than_the_trainer_has(tmp_path):
+    """By its folder; without either the place in verl is named."""
+    from adapters.tiny import tokenizer
+
+    tokenizer().save_pretrained(tmp_path)
+    made = trainer(configured(*with_credit(**of_candidates(tokenizer=f"'{tmp_path}'"))))
+    del made.tokenizer
+    assert made.replay_buffer._tokenizer().decode([4]) == tokenizer().decode([4])
+    lost = trainer(configured(*with_credit(**of_candidates())))
+    del lost.tokenizer
+    put()
+    with pytest.raises(RuntimeError, match=r"PPOTrainer\.tokenizer of verl"):
+        sampled(lost)
+
+
 @pytest.mark.parametrize("name", ["creditd_shapley", "creditd_scar", "creditd_oar"])
 def test_an_estimator_without_its_sampler_says_what_to_configure(name):
     """And computes nothing."""
@@ -455,6 +500,17 @@ def test_what_would_lose_credit_is_refused_at_the_start(estimator, keys, more, w
     """In the words of the keys."""
     with pytest.raises(ValueError, match=words):
         trainer(configured(*with_credit(estimator, **of_candidates(**keys)), *more))
+
+
+def test_failed_groups_are_refilled_where_verl_was_told_so():
+    """Samplers of one's own are not told by verl; dynamic filtering cannot be handed on, and is refused."""
+    overrides = with_credit(**of_candidates())
+    made = trainer(configured(*overrides, "trainer.v1.sampler.sync_refill_failed_groups=True"))
+    assert made.replay_buffer.sync_refill_failed_groups
+    assert not trainer(configured(*overrides)).replay_buffer.sync_refill_failed_groups
+    filtered = ["+algorithm.filter_groups.enable=True", "+algorithm.filter_groups.metric=acc"]
+    with pytest.raises(ValueError, match=r"filter_groups\.enable=True"):
+        trainer(configured(*overrides, *(one.replace("+", "++") for one in filtered)))
 
 
 def test_token_rewards_need_an_estimator_that_keeps_them():

@@ -119,6 +119,7 @@ def test_every_choice_of_the_other_adapters_is_a_key():
         ({"reward_weight": "much"}, "got reward_weight 'much'"),
         ({"columns": "topic"}, "got columns 'topic'; expected a list of names"),
         ({"columns": [1]}, "got columns"),
+        ({"silent": ["<end>"]}, "got silent"),
         ({"reward": None}, "got no reward"),
         ({"reward": "pkg://adapters.verl_batches"}, "expected pkg://MODULE:NAME"),
         ({"reward": "pkg://adapters.verl_batches:nothing"}, "there is no function nothing"),

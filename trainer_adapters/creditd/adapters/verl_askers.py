@@ -99,6 +99,10 @@ class Asker(ABC):
             CreditdError: As the failure policy has it.
         """
 
+    def silent_of(self, tokenizer: Any) -> set[int]:  # noqa: ANN401 - as above
+        """Tokens that are no text."""
+        return {tokenizer.eos_token_id, tokenizer.pad_token_id, *self.common.silent}
+
     def grouped(self, batch: VerlBatch) -> tuple[list[Session], list[Session], dict[str, float]]:
         """Whole groups, the sessions of others, and how many rollouts these are."""
         sessions = sessions_of(batch.keys)
@@ -157,7 +161,7 @@ class CreditAsker(Asker):
     def read_by(self, tokenizer: Any) -> None:  # noqa: ANN401 - as above
         """Know how tokens are read."""
         self._tokenizer.own = tokenizer
-        self.reward.silent.update({tokenizer.eos_token_id, tokenizer.pad_token_id})
+        self.reward.silent.update(self.silent_of(tokenizer))
 
     def ask(self, batch: VerlBatch, step: int) -> TokenNumbers:
         """Advantages of a batch."""
@@ -218,7 +222,7 @@ class SpanRewardAsker(Asker):
 
     def read_by(self, tokenizer: Any) -> None:  # noqa: ANN401 - as above
         """Know how tokens are read."""
-        self._decode = decoder(tokenizer, {tokenizer.eos_token_id, tokenizer.pad_token_id}, {})
+        self._decode = decoder(tokenizer, self.silent_of(tokenizer), {})
 
     def ask(self, batch: VerlBatch, step: int) -> TokenNumbers:
         """Rewards of a batch; groups need not be whole."""
@@ -292,7 +296,7 @@ class SensitivityAsker(Asker):
 
     def read_by(self, tokenizer: Any) -> None:  # noqa: ANN401 - as above
         """Know how tokens are read."""
-        self._decode = decoder(tokenizer, {tokenizer.eos_token_id, tokenizer.pad_token_id}, {})
+        self._decode = decoder(tokenizer, self.silent_of(tokenizer), {})
 
     def ask(self, batch: VerlBatch, step: int) -> TokenNumbers:
         """Advantages of a batch; an output that is not the last of its session has the plain one."""

@@ -91,13 +91,16 @@ def group_advantages(
         ValueError: If no groups are named.
         CreditdError: Whatever the client raises, also for a reward that is not finite.
     """
+    from omegaconf import OmegaConf  # noqa: PLC0415 - as below
+
     from creditd.client import Client  # noqa: PLC0415 - the plugin has to be cheap in every process
 
     del batch, kwargs
     uids = index if index is not None else (non_tensor_batch or {}).get("uid")
     if uids is None:
         raise ValueError("creditd_group: got no names of groups; expected `index`, or `uid` in non_tensor_batch")
-    options: dict[str, Any] = dict((config or {}).get("creditd", None) or {})
+    given: Any = (config or {}).get("creditd", None) or {}
+    options: dict[str, Any] = OmegaConf.to_container(given, resolve=True) if OmegaConf.is_config(given) else dict(given)
     written = response_mask != 0
     rewards = (token_level_rewards * written).sum(dim=1).tolist()
     groups: dict[Any, list[int]] = {}

@@ -39,6 +39,7 @@ class CommonSettings:
         group_size: Sessions of a prompt; None takes `actor_rollout_ref.rollout.n`.
         longest: Response tokens at which generation is cut off; None takes `actor_rollout_ref.rollout.response_length`.
         tokenizer: Name or folder of the policy's tokenizer; None takes the trainer's.
+        silent: Tokens beside the tokenizer's end and padding that end or fill up a response, which are no text.
         columns: Fields of the data that the candidate reward function gets by name.
         reward_weight: Of verl's own reward as another reward of the whole response; 0: it is not read.
         incomplete_groups: What happens to a prompt of which sessions failed: `raise`, or advantage 0 for those that are
@@ -49,6 +50,7 @@ class CommonSettings:
     group_size: int | None = None
     longest: int | None = None
     tokenizer: str | None = None
+    silent: tuple[int, ...] = ()
     columns: tuple[str, ...] = ("data_source", "reward_model")
     reward_weight: float = 0.0
     incomplete_groups: Incomplete = "raise"
@@ -115,8 +117,11 @@ def settings_of(given: Mapping[str, Any]) -> VerlSettings:
     columns = given.get("columns", CommonSettings.columns)
     if isinstance(columns, str) or not all(isinstance(name, str) for name in columns):
         raise ValueError(f"got columns {columns!r}; expected a list of names")
+    silent = given.get("silent", CommonSettings.silent)
+    if isinstance(silent, str) or not all(isinstance(token, int) for token in silent):
+        raise ValueError(f"got silent {silent!r}; expected a list of tokens")
     chosen = {name: value for name, value in given.items() if name in names}
-    common = CommonSettings(**chosen | {"columns": tuple(columns)})
+    common = CommonSettings(**chosen | {"columns": tuple(columns), "silent": tuple(silent)})
     _, of_config, of_reward = known_keys(common.kind)
     unknown = [name for name in given if name not in names and name not in {*of_config, *of_reward}]
     if unknown:
