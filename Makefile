@@ -157,6 +157,8 @@ OF_OWN_MODELS := tests/engines/test_in_process.py tests/engines/test_in_process_
 # Ray leaves its sockets to the collector of garbage, which finds them when pytest has ended.
 OF_RAY := -W ignore::ResourceWarning -W ignore::pytest.PytestUnraisableExceptionWarning
 
+OF_VERL := $(addprefix tests/adapters/test_verl,.py _kinds.py _runs.py _settings.py)
+
 models: $(TRL)/stamp ## lane: engines with torch and transformers, in the environment of TRL
 	$(TRL)/bin/python -m pytest -q -n auto -m models
 
@@ -170,7 +172,7 @@ trainer: $(TRL)/stamp ## lane: tests against real trainers, TRL $(TRL_OLDEST) an
 	$(TRL)/bin/python -m pytest -q -m trainer
 	PYTHONPATH=$(TRL)/oldest $(TRL)/bin/python -m pytest -q -m trainer tests/adapters tests/conventions/test_trl_conventions.py
 	$(call run_apart,conventions of verl,$(VERL),-m trainer tests/conventions/test_verl_conventions.py)
-	$(call run_apart,the adapter of verl,$(VERL),-m trainer $(OF_RAY) tests/adapters/test_verl.py tests/adapters/test_verl_settings.py)
+	$(call run_apart,the adapter of verl,$(VERL),-m trainer $(OF_RAY) $(OF_VERL))
 	$(call run_apart,conventions of OpenRLHF,$(OPENRLHF),-m trainer tests/conventions/test_openrlhf_conventions.py)
 	$(call run_apart,policies with the transformers of verl,$(VERL),-m models -W ignore::DeprecationWarning $(OF_OWN_MODELS))
 	@echo "######## lane trainer: the adapter of OpenRLHF NOT RUN, there is none in this version ########"

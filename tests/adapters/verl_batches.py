@@ -171,3 +171,8 @@ def unsound(prompts, candidates, completions, **_):
     """What three is worth is no number."""
     del prompts, completions
     return [[float("nan") if text == "three" else VALUES[text] for text in row] for row in candidates]
+
+
+def sampled(made, step=1, partition="train"):
+    """A batch, and the metrics that come with it."""
+    return made.replay_buffer.sample(global_steps=step, partition_id=partition, batch_size=2)

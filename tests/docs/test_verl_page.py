@@ -1,4 +1,4 @@
-"""VERL.md is true: its table names the keys that there are; its programs run in tests/adapters/test_verl.py."""
+"""VERL.md is true: its table names the keys that there are; its programs run in tests/adapters/test_verl_runs.py."""
 
 import re
 from dataclasses import fields
@@ -24,7 +24,7 @@ def table(*header):
 
 
 def test_every_block_is_tested():
-    """Rewards, the run that has them, and PPO: tests/adapters/test_verl.py takes all three."""
+    """Rewards, the run that has them, and PPO: tests/adapters/test_verl_runs.py takes all three."""
     assert re.findall(r"^```(\w+)$", PAGE, re.MULTILINE) == ["python", "sh", "sh"]
 
 
