@@ -124,8 +124,10 @@ $(VERL)/stamp: pyproject.toml constraints.txt
 	@echo "installing torch (CPU) and verl $(VERL_VERSION) into $(VERL)"
 	$(PYTHON) -m venv $(VERL)
 	$(VERL)/bin/python -m pip $(QUIET) --constraint constraints.txt torch==2.13.0
-	$(VERL)/bin/python -m pip $(QUIET) --constraint constraints.txt --editable . hypothesis pytest
-	$(VERL)/bin/python -m pip $(QUIET) aiohttp==3.14.5 codetiming==1.4.0 omegaconf==2.4.0 ray==2.60.0 tensordict==0.10.0 transformers==5.10.4
+	$(VERL)/bin/python -m pip $(QUIET) --constraint constraints.txt --editable '.[service]' hypothesis pytest
+	$(VERL)/bin/python -m pip $(QUIET) aiohttp==3.14.5 codetiming==1.4.0 omegaconf==2.3.1 ray==2.60.0 tensordict==0.10.0 transformers==5.10.4
+	$(VERL)/bin/python -m pip $(QUIET) TransferQueue==0.1.11 cachetools==7.1.7 datasets==5.2.0 hydra-core==1.3.8 peft==0.21.2 \
+		pillow==13.0.0 torchdata==0.11.0
 	$(VERL)/bin/python -m pip $(QUIET) --no-deps verl==$(VERL_VERSION)
 	@touch $@
 
@@ -157,6 +159,11 @@ OF_OPENRLHF := tests/adapters/test_contract_openrlhf.py tests/adapters/test_open
 	tests/adapters/test_openrlhf_processes.py tests/adapters/test_openrlhf_rows.py \
 	tests/adapters/test_openrlhf_settings.py tests/docs/test_openrlhf_page.py
 
+# Ray leaves its sockets to the collector of garbage, which finds them when pytest has ended.
+OF_RAY := -W ignore::ResourceWarning -W ignore::pytest.PytestUnraisableExceptionWarning
+
+OF_VERL := $(addprefix tests/adapters/test_verl,.py _kinds.py _runs.py _settings.py)
+
 models: $(TRL)/stamp ## lane: engines with torch and transformers, in the environment of TRL
 	$(TRL)/bin/python -m pytest -q -n auto -m models
 
@@ -172,10 +179,11 @@ trainer: $(TRL)/stamp $(VENV)/dev.stamp ## lane: tests against real trainers, TR
 	$(TRL)/bin/python -m pytest -q -m trainer
 	PYTHONPATH=$(TRL)/oldest $(TRL)/bin/python -m pytest -q -m trainer tests/adapters tests/conventions/test_trl_conventions.py
 	$(call run_apart,conventions of verl,$(VERL),-m trainer tests/conventions/test_verl_conventions.py tests/conventions/test_verl_rewards.py)
+	$(call run_apart,adapter of verl,$(VERL),-m trainer $(OF_RAY) $(OF_VERL))
 	$(call run_apart,conventions of OpenRLHF,$(OPENRLHF),-m trainer tests/conventions/test_openrlhf_conventions.py tests/conventions/test_openrlhf_rewards.py)
 	$(call run_apart,adapter of OpenRLHF,$(OPENRLHF),-m trainer $(OF_OPENRLHF))
 	$(call run_apart,policies with the transformers of verl,$(VERL),-m models -W ignore::DeprecationWarning $(OF_OWN_MODELS))
-	@echo "######## lane trainer: adapter of verl NOT RUN, there is none in this version ########"
+	@echo "######## lane trainer: adapter of SkyRL NOT RUN with the package, which needs another Python and CUDA ########"
 
 demo: $(TRL)/stamp ## train a small language model with every credit rule, and report (at most 20 minutes on two cores)
 	$(TRL)/bin/python trainer_adapters/demo/run.py
