@@ -162,7 +162,7 @@ OF_OPENRLHF := tests/adapters/test_contract_openrlhf.py tests/adapters/test_open
 # Ray leaves its sockets to the collector of garbage, which finds them when pytest has ended.
 OF_RAY := -W ignore::ResourceWarning -W ignore::pytest.PytestUnraisableExceptionWarning
 
-OF_VERL := $(addprefix tests/adapters/test_verl,.py _kinds.py _runs.py _settings.py)
+OF_VERL := tests/adapters/test_contract_verl.py $(addprefix tests/adapters/test_verl,.py _kinds.py _runs.py _settings.py)
 
 models: $(TRL)/stamp ## lane: engines with torch and transformers, in the environment of TRL
 	$(TRL)/bin/python -m pytest -q -n auto -m models
@@ -173,7 +173,7 @@ gpu: ## on a machine with a GPU, installing nothing: tests of engines there, and
 	PYTHONPATH=client:service:tests $(GPU_PYTHON) tests/benchmarks/trie_scoring.py --device cuda --out $(GPU_OUT)
 	PYTHONPATH=client:service:tests $(GPU_PYTHON) -m benchmarks.oar --device cuda --out $(GPU_OAR_OUT)
 
-# Environments of verl and OpenRLHF have no service; their tests of rewards ask one that runs in the environment of development.
+# The environment of OpenRLHF has no service; tests of rewards ask one that runs in the environment of development.
 trainer: export SERVICE_PYTHON := $(CURDIR)/$(BIN)/python
 trainer: $(TRL)/stamp $(VENV)/dev.stamp ## lane: tests against real trainers, TRL $(TRL_OLDEST) and $(TRL_NEWEST)
 	$(TRL)/bin/python -m pytest -q -m trainer

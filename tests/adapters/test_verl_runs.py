@@ -215,6 +215,7 @@ def test_import_verl_knows_the_estimators_and_loads_no_client():
     assert set(modules) == {
         "creditd",
         "creditd.adapters",
+        "creditd.adapters.compatibility",
         "creditd.adapters.verl_estimators",
         "creditd.adapters.verl_plugin",
         "creditd.adapters.verl_seams",

@@ -7,8 +7,8 @@ from typing import get_args
 
 import pytest
 
+from creditd.adapters.compatibility import VERL
 from creditd.adapters.verl_checks import ESTIMATORS, KEEP_TOKEN_REWARDS, LOSSES_OF_MEANS
-from creditd.adapters.verl_seams import TESTED
 from creditd.adapters.verl_settings import CommonSettings, Kind, known_keys
 
 PAGE = (Path(__file__).parents[2] / "VERL.md").read_text(encoding="utf-8")
@@ -56,5 +56,5 @@ def test_estimators_and_refusals_are_those_of_the_code():
     }
     assert rows[", ".join(f"`{name}`" for name in KEEP_TOKEN_REWARDS)] == "`span_rewards`"
     assert all(f"loss_mode={name}" in PAGE for name in LOSSES_OF_MEANS)
-    assert f"verl **{TESTED}**" in PAGE
-    assert f"VERL_VERSION := {TESTED}\n" in MAKEFILE
+    assert f"verl **{VERL.tested}**" in PAGE
+    assert f"VERL_VERSION := {VERL.tested}\n" in MAKEFILE

@@ -170,5 +170,24 @@ OPENRLHF = Framework(
         Seam("openrlhf.models.utils", "compute_reward", ("r", "kl_coef", "kl", "action_mask", "reward_clip_range")),
     ),
 )
-FRAMEWORKS = (TRL, OPENRLHF)
+_SAMPLER = "verl.trainer.ppo.v1.replay_buffer"
+_SAMPLED = ("global_steps", "partition_id", "batch_size")
+VERL = Framework(
+    name="verl",
+    distribution="verl",
+    oldest=(0, 9, 1),
+    newest=(0, 9, 1),
+    seams=(
+        Seam(_SAMPLER, "ReplayBuffer.sample", _SAMPLED),
+        Seam(_SAMPLER, "ReplayBufferAsync.sample", _SAMPLED),
+        Seam(
+            "verl.trainer.ppo.v1.trainer_base",
+            "compute_advantage_for_multi_trajectories",
+            ("data", "batch_keys", "adv_estimator"),
+        ),
+        Seam("verl.trainer.ppo.core_algos", "register_adv_est"),
+    ),
+    plugin=("verl.plugins", "creditd"),
+)
+FRAMEWORKS = (TRL, VERL, OPENRLHF)
 """In the order in which they are looked at."""

@@ -5,15 +5,9 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Collection
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-TESTED = "0.9.1"
-"""The release of verl that the tests hold."""
-
-
-class SeamMovedError(RuntimeError):
-    """verl has no such function or attribute any more, or it takes other arguments; the message names it."""
+from creditd.adapters.compatibility import VERL, SeamMovedError
 
 
 def seam(module: str, name: str, arguments: Collection[str] = ()) -> Any:  # noqa: ANN401 - whatever verl has there
@@ -70,12 +64,8 @@ def moved(place: str, what: str) -> SeamMovedError:
 
 
 def _moved(place: str, what: str) -> str:
-    try:
-        installed = version("verl")
-    except PackageNotFoundError:
-        installed = "without a version"
     return (
-        f"creditd holds on to {place} of verl, {what}: verl here is {installed}, and the adapter is tested with "
-        f"{TESTED}; "
+        f"creditd holds on to {place} of verl, {what}: verl here is {VERL.installed}, and the adapter is tested with "
+        f"{VERL.tested}; "
         "expected that release, or a creditd that knows this one"
     )

@@ -1,0 +1,63 @@
+"""The contract of all adapters, kept by that of verl: its configuration, its queue, its sampler and its advantages."""
+
+import pytest
+
+pytest.importorskip("transfer_queue", reason="the lane `trainer` installs verl into an environment of its own")
+pytest.importorskip("verl", reason="the lane `trainer` installs verl into an environment of its own")
+
+from adapters.contract import GROUP, WORDS, AdapterContract
+from adapters.verl_batches import advantages, configured, of_candidates, put, sampled, trainer, with_credit
+from conventions.groups import OF_A_LIBRARY
+
+pytestmark = [
+    *OF_A_LIBRARY,
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.usefixtures("verl_queue"),
+]
+GIVEN = {}
+"""The rollouts of a test, by the one name that it has."""
+
+
+def score(prompts, candidates, completions, **columns):
+    """The rewards of those rollouts, as verl's configuration names a function."""
+    del prompts, completions, columns
+    return [[GIVEN["rollouts"].value(text) for text in row] for row in candidates]
+
+
+class Tokenizer:
+    """Words with blanks between them, as the tiny tokenizer of these tests writes them."""
+
+    pad_token_id, eos_token_id = 0, 1
+
+    def decode(self, ids, **_):
+        """Text of words."""
+        return " ".join(WORDS[number] for number in ids)
+
+
+class TestVerl(AdapterContract):
+    """A batch of two prompts with four sessions each, sampled out of a real TransferQueue."""
+
+    def advantages(self, tmp_path, rollouts, config):
+        """What verl's own method leaves in the queue for the loss."""
+        del tmp_path
+        GIVEN["rollouts"] = rollouts
+        keys = of_candidates(
+            url=f"'{config.url}'",
+            on_failure=config.on_failure,
+            deadline_s=config.deadline_s,
+            reward="'pkg://adapters.test_contract_verl:score'",
+            **{"parser.pattern": r"'(\w+) ?(?:;|$)'"},
+        )
+        made = trainer(
+            configured(*with_credit(**keys), f"actor_rollout_ref.rollout.n={GROUP}", "data.max_response_length=8")
+        )
+        made.tokenizer = Tokenizer()
+        names = [f"{'ab'[place // GROUP]}_{place % GROUP}_0" for place in range(len(rollouts.words))]
+        put(
+            dict(zip(names, rollouts.ids, strict=True)),
+            masks=dict(zip(names, rollouts.masks, strict=True)),
+            prompt=(3, 5),
+        )
+        meta, _ = sampled(made)
+        found = advantages(made, meta)
+        return [found[name] for name in names]
