@@ -21,6 +21,9 @@ GROUP = 4
 NOBODY = "http://127.0.0.1:9"
 AGREEMENT = 1e-6
 PROMPTS = ["ask one"] * GROUP + ["ask two"] * GROUP
+LABELS = ["a"] * GROUP + ["b"] * GROUP
+BONUS = {"ask one": 0.0, "ask two": 0.0625, "a": 0.0, "b": 0.03125}
+"""What a prompt and what the data says beside it add to each reward, so that rows with those of others are seen."""
 
 
 @dataclass(frozen=True)
@@ -49,23 +52,44 @@ class Rollouts:
         """1 for a token that the policy wrote."""
         return [[1] * len(row) for row in self.words] if self.written is None else [list(row) for row in self.written]
 
-    def value(self, word):
-        """The reward of a candidate."""
-        return self.curse if word == "four" else VALUES[word]
+    def scores(self, prompts, candidates, labels):
+        """The rewards of candidates, by their words, by the prompts and by the labels."""
+        return [
+            [self._score(text, BONUS[asked_in(prompt)] + BONUS[label]) for text in row]
+            for prompt, row, label in zip(prompts, candidates, labels, strict=True)
+        ]
+
+    def _score(self, word, bonus):
+        value = self.curse if word == "four" else VALUES[word]
+        return None if value is None else value + bonus
 
     @property
     def rewards(self):
         """Of the candidates of each completion."""
-        return [[self.value(row[place]) for place in spans] for row, spans in zip(self.words, self.spans, strict=True)]
+        candidates = [[row[place] for place in spans] for row, spans in zip(self.words, self.spans, strict=True)]
+        return self.scores(PROMPTS, candidates, LABELS)
 
     def reward(self):
         """What a trainer is given in the place of a reward function."""
 
-        def score(prompts, candidates, completions, **_):
+        def score(prompts, candidates, completions, **columns):
             assert len(prompts) == len(candidates) == len(completions)
-            return [[self.value(text) for text in row] for row in candidates]
+            return self.scores(prompts, candidates, labels_in(columns))
 
         return CandidateReward(score, PARSER)
+
+
+def asked_in(prompt):
+    """The prompt in whatever a trainer has it."""
+    (found,) = [known for known in set(PROMPTS) if known in str(prompt)]
+    return found
+
+
+def labels_in(columns):
+    """What the data says beside the prompt, under the name that a trainer has for it."""
+    if "env_extras" in columns:
+        return [extra["label"] for extra in columns["env_extras"]]
+    return columns["label"] if "label" in columns else columns["labels"]
 
 
 RAGGED = Rollouts(

@@ -95,7 +95,7 @@ def _pairs(columns):
     return zip(columns["sequences"], columns["action_mask"], strict=True)
 
 
-def sample(generator, tokenizer, prompt, label, text, *, reward=0.0, holes=(), extra=None):
+def sample(generator, tokenizer, prompt, label, text, *, reward=0.0, holes=(), extra=None, truncated=False):
     """One completion by OpenRLHF's own way from a response of its engines."""
     before = tokenizer(text=prompt, add_special_tokens=False)["input_ids"]
     after = tokenizer(text=text, add_special_tokens=False)["input_ids"]
@@ -105,13 +105,13 @@ def sample(generator, tokenizer, prompt, label, text, *, reward=0.0, holes=(), e
         start = hole + 1
     response = {
         "prompt": prompt, "label": label, "observation_tokens": before + after, "action_ranges": ranges,
-        "rollout_log_probs": None, "truncated": False, "reward": reward, "scores": reward,
+        "rollout_log_probs": None, "truncated": truncated, "reward": reward, "scores": reward,
         "extra_logs": (extra or {"length": float(len(after))}) if reward is not None else {},
     }  # fmt: skip
     return generators.SamplesGenerator._process_response_into_experience(generator, response)
 
 
-def samples(tokenizer, rewards=None, labels=None, holes=None, texts=None):
+def samples(tokenizer, rewards=None, labels=None, holes=None, texts=None, truncated=()):
     """A batch of two groups."""
     generator = generators.SamplesGenerator.__new__(generators.SamplesGenerator)
     texts, made = texts or TEXTS, []
@@ -122,21 +122,22 @@ def samples(tokenizer, rewards=None, labels=None, holes=None, texts=None):
                 sample(
                     generator, tokenizer, prompt, (labels or {}).get(place, "l"), text,
                     reward=0.0 if rewards is None else rewards[place], holes=(holes or {}).get(place, ()),
+                    truncated=place in truncated,
                 )
             )  # fmt: skip
     return made
 
 
-def trainer_of(*arguments, reference=None, critic=None, judge=None):
-    """OpenRLHF's own trainer, around models that are made up, with credit."""
-    return trainer_with(*chosen(*arguments), reference=reference, critic=critic, judge=judge)
+def trainer_of(*arguments, reference=None, critic=None, judge=None, more=()):
+    """OpenRLHF's own trainer, around models that are made up, with credit; its tokenizer may know more words."""
+    return trainer_with(*chosen(*arguments), reference=reference, critic=critic, judge=judge, more=more)
 
 
-def trainer_with(choices, args, *, reference=None, critic=None, judge=None):
+def trainer_with(choices, args, *, reference=None, critic=None, judge=None, more=()):
     """The same for choices that are made already."""
     kind = type("PPOTrainer", (trainers.BasePPOTrainer,), {})
     made = credit_class(kind, choices)(
-        SimpleNamespace(args=args), Group(-0.5), critic, judge, reference, None, tiny.tokenizer()
+        SimpleNamespace(args=args), Group(-0.5), critic, judge, reference, None, tiny.tokenizer(more)
     )
     made.seen = made.actor_model_group.appended
     return made

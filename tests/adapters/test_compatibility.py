@@ -3,11 +3,12 @@
 import sys
 import types
 from dataclasses import replace
+from importlib.metadata import EntryPoint
 
 import pytest
 
 from creditd.adapters import compatibility
-from creditd.adapters.compatibility import FRAMEWORKS, TRL, Framework, Seam, SeamMovedError, demand_seams
+from creditd.adapters.compatibility import FRAMEWORKS, TRL, Framework, Plugin, Seam, SeamMovedError, demand_seams
 
 
 class Trainer:
@@ -64,13 +65,47 @@ def test_a_seam_that_moved_is_named(framework, seam, name):
 def test_what_is_not_installed_has_no_release():
     """And a framework without a plug-in needs none."""
     assert replace(TRL, distribution="no-such-distribution").installed is None
-    assert TRL.is_registered
+    assert TRL.plugin is None
 
 
-def test_a_plug_in_is_known_by_its_entry_point(framework):
-    """One that is there, and one that is not."""
-    assert replace(framework, plugin=("console_scripts", "creditd")).is_registered
-    assert not replace(framework, plugin=("console_scripts", "creditd-of-another-day")).is_registered
+def test_a_module_that_is_gone_is_a_seam_that_moved(framework, monkeypatch):
+    """One of the framework; the framework itself, or what it needs, is another matter."""
+    monkeypatch.setattr(sys.modules["a_framework"], "__path__", [], raising=False)
+    with pytest.raises(SeamMovedError, match=r"no a_framework\.parts\.Trainer any more"):
+        demand_seams(replace(framework, seams=(Seam("a_framework.parts", "Trainer"),)))
+    with pytest.raises(ModuleNotFoundError):
+        demand_seams(replace(framework, seams=(Seam("another_framework.parts", "Trainer"),)))
+
+
+LOADS = Plugin("console_scripts", "creditd", ("a_framework", "KNOWN"), ("creditd_one",), "A_PLUGINS")
+"""creditd's command as if it were a plug-in: it can be loaded, and registers nothing."""
+
+
+@pytest.fixture
+def known(framework, monkeypatch):
+    """What the framework has registered."""
+    del framework
+    names = {}
+    monkeypatch.setattr(sys.modules["a_framework"], "KNOWN", names, raising=False)
+    return names
+
+
+def test_a_plug_in_is_known_by_what_it_has_registered(known, monkeypatch):
+    """An entry point alone says nothing: who loads it may hide that it failed, or be told not to."""
+    assert LOADS.problem() == "creditd_one is not registered, though its plug-in can be loaded"
+    monkeypatch.setenv("A_PLUGINS", "none")
+    assert LOADS.problem() == "creditd_one is not registered: A_PLUGINS=none keeps its plug-in out"
+    known["creditd_one"] = print
+    assert LOADS.problem() is None
+
+
+def test_a_plug_in_that_is_not_there_or_fails_is_said(known, monkeypatch):
+    """With the error that was hidden."""
+    del known
+    assert replace(LOADS, name="of-another-day").problem() == "no entry point of-another-day under console_scripts"
+    broken = EntryPoint("creditd", "no.such.module", "console_scripts")
+    monkeypatch.setattr(compatibility, "entry_points", lambda **_: [broken])
+    assert "cannot be loaded: ModuleNotFoundError: No module named 'no'" in LOADS.problem()
 
 
 @pytest.mark.trainer
@@ -81,3 +116,4 @@ def test_the_seams_of_what_is_installed_are_where_they_were(framework):
         pytest.skip(f"{framework.name} is not in this environment")
     assert framework.is_tested(framework.installed)
     assert framework.moved() == []
+    assert framework.plugin is None or framework.plugin.problem() is None

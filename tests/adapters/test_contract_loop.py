@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from adapters.contract import GROUP, HOLES, PROMPTS, RAGGED, WORDS, AdapterContract, here, same, wanted
+from adapters.contract import GROUP, HOLES, LABELS, PROMPTS, RAGGED, WORDS, AdapterContract, here, same, wanted
 from adapters.test_loop_credit import Threads
 from adapters.test_skyrl import BatchMetadata, Generator, TrajectoryID
 from creditd.adapters.loop import LoopCredit
@@ -35,7 +35,7 @@ class TestLoop(AdapterContract):
         """What it returns."""
         del tmp_path
         found = loop(rollouts, config).advantages(
-            PROMPTS, rollouts.ids, group_size=GROUP, completion_masks=rollouts.masks
+            PROMPTS, rollouts.ids, group_size=GROUP, completion_masks=rollouts.masks, columns={"label": LABELS}
         )
         return found.token_advantages
 
@@ -55,7 +55,7 @@ class TestSkyRL(AdapterContract):
         batch = {
             "prompts": PROMPTS,
             "env_classes": ["words"] * len(PROMPTS),
-            "env_extras": None,
+            "env_extras": [{"label": label} for label in LABELS],
             "trajectory_ids": [TrajectoryID(prompt, place) for place, prompt in enumerate(PROMPTS)],
             "batch_metadata": BatchMetadata(0, "train"),
         }
@@ -71,7 +71,11 @@ def test_groups_that_are_split_over_processes_have_the_same(rollouts):
     def work(member):
         own = shares[member.rank]
         found = loop(rollouts, here(), member).advantages(
-            PROMPTS[own], rollouts.ids[own], group_size=GROUP, completion_masks=rollouts.masks[own]
+            PROMPTS[own],
+            rollouts.ids[own],
+            group_size=GROUP,
+            completion_masks=rollouts.masks[own],
+            columns={"label": LABELS[own]},
         )
         return found.token_advantages
 

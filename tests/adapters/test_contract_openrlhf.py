@@ -14,7 +14,7 @@ import ray  # noqa: E402
 
 from adapters import openrlhf_world as world  # noqa: E402
 from adapters import tiny  # noqa: E402
-from adapters.contract import GROUP, PROMPTS, AdapterContract  # noqa: E402
+from adapters.contract import GROUP, LABELS, PROMPTS, AdapterContract  # noqa: E402
 from creditd.adapters.openrlhf_options import CreditChoices  # noqa: E402
 
 
@@ -58,10 +58,10 @@ class TestOpenRLHF(AdapterContract):
         generator = world.generators.SamplesGenerator.__new__(world.generators.SamplesGenerator)
         batch = [
             world.sample(
-                generator, tiny.tokenizer(), prompt, "l", " ".join(words),
+                generator, tiny.tokenizer(), prompt, label, " ".join(words),
                 holes=[place for place, own in enumerate(mask) if not own],
             )
-            for prompt, words, mask in zip(PROMPTS, rollouts.words, rollouts.masks, strict=True)
+            for prompt, label, words, mask in zip(PROMPTS, LABELS, rollouts.words, rollouts.masks, strict=True)
         ]  # fmt: skip
         trainer.train_step(batch, 0)
         return world.by_rows(trainer.seen)

@@ -28,6 +28,8 @@ class TestTRL(AdapterContract):
             rewards=rollouts.reward(),
             credit=config,
             rollout_func=scripted(rollouts.words, masks=masks),
+            columns={"label": ["a", "b", "c", "d"] * 4},
+            shuffle_dataset=False,
             max_steps=1,
             num_generations=GROUP,
             per_device_train_batch_size=len(PROMPTS),

@@ -5,7 +5,7 @@ import pytest
 pytest.importorskip("transfer_queue", reason="the lane `trainer` installs verl into an environment of its own")
 pytest.importorskip("verl", reason="the lane `trainer` installs verl into an environment of its own")
 
-from adapters.contract import GROUP, WORDS, AdapterContract
+from adapters.contract import GROUP, LABELS, PROMPTS, WORDS, AdapterContract
 from adapters.verl_batches import advantages, configured, of_candidates, put, sampled, trainer, with_credit
 from conventions.groups import OF_A_LIBRARY
 
@@ -18,10 +18,10 @@ GIVEN = {}
 """The rollouts of a test, by the one name that it has."""
 
 
-def score(prompts, candidates, completions, **columns):
+def score(prompts, candidates, completions, *, reward_model, **columns):
     """The rewards of those rollouts, as verl's configuration names a function."""
-    del prompts, completions, columns
-    return [[GIVEN["rollouts"].value(text) for text in row] for row in candidates]
+    del completions, columns
+    return GIVEN["rollouts"].scores(prompts, candidates, [row["ground_truth"] for row in reward_model])
 
 
 class Tokenizer:
@@ -57,6 +57,10 @@ class TestVerl(AdapterContract):
             dict(zip(names, rollouts.ids, strict=True)),
             masks=dict(zip(names, rollouts.masks, strict=True)),
             prompt=(3, 5),
+            raw_prompt={
+                name: [{"role": "user", "content": prompt}] for name, prompt in zip(names, PROMPTS, strict=True)
+            },
+            reward_model={name: {"ground_truth": label} for name, label in zip(names, LABELS, strict=True)},
         )
         meta, _ = sampled(made)
         found = advantages(made, meta)

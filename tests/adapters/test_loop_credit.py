@@ -156,6 +156,15 @@ def test_a_completion_that_is_cut_off_has_an_open_candidate():
     assert made(longest=3).advantages("pp", ids, group_size=2).rewards == [0.25, 0.5]
 
 
+def test_a_loop_that_knows_what_was_cut_off_says_so():
+    """Whatever the length: the first one may have stopped at a string, and the second one at its limit."""
+    ids = [[2, 5, 3], [4, 5, 2]]
+    credit = made(longest=3)
+    assert credit.advantages("pp", ids, group_size=2).rewards == [0.25, 0.5]
+    assert credit.advantages("pp", ids, group_size=2, cut_off=[False, True]).rewards == [1.0, 0.5]
+    assert made().advantages("pp", ids, group_size=2, cut_off=[True, False]).rewards == [0.25, 0.5]
+
+
 def test_spans_have_the_advantages_that_the_client_gives():
     """In the form of GRPO; the reward is that of the whole completion."""
     found = made(SpanReward(judge, segmentation="token")).advantages(PROMPTS, IDS, group_size=2)
@@ -229,6 +238,7 @@ def test_a_dead_service_is_raised_by_default():
         ({"prompt_ids": [[1]]}, "prompt_ids: got 1; expected 4"),
         ({"completion_masks": [[1]]}, "completion_masks: got 1 rows"),
         ({"lengths": [1]}, "lengths: got 1; expected 4"),
+        ({"cut_off": [True]}, "cut_off: got 1; expected 4"),
     ],
 )
 def test_what_does_not_fit_is_refused_by_name(changes, words):
@@ -339,6 +349,36 @@ def test_where_one_process_fails_all_raise(broken):
     for error in Threads(2).run(work):
         assert isinstance(error, RuntimeError)
         assert "no such topic" in str(error)
+
+
+@pytest.mark.parametrize("broken", [0, 1])
+@pytest.mark.parametrize(
+    ("changes", "words"), [({"lengths": [99]}, "lengths: got"), ({"columns": {"topic": []}}, "topic: got 0")]
+)
+def test_where_one_process_hands_in_what_does_not_fit_all_raise(broken, changes, words):
+    """Before anything is asked: the others do not wait for a process that has gone."""
+
+    def work(member):
+        share = SHARES[member.rank]
+        mine = changes if member.rank == broken else {}
+        return made(processes=member).advantages(PROMPTS[share], IDS[share], group_size=2, **mine)
+
+    for error in Threads(2).run(work):
+        assert isinstance(error, RuntimeError)
+        assert words in str(error)
+
+
+def test_other_rewards_of_some_processes_alone_are_refused():
+    """They would count, or not, by which process asks."""
+
+    def work(member):
+        share = SHARES[member.rank]
+        others = [1.0] * len(IDS[share]) if member.rank else None
+        return made(processes=member).advantages(PROMPTS[share], IDS[share], group_size=2, other_rewards=others)
+
+    for error in Threads(2).run(work):
+        assert isinstance(error, ValueError)
+        assert "of some processes alone" in str(error)
 
 
 def test_a_dead_service_is_raised_in_every_process():

@@ -163,15 +163,25 @@ CUT_OFF = [["one ; two", "three ; three ; one <eos>", "four <eos>"], world.TEXTS
 AGENT = ["--train.agent_func_path", "agent.py"]
 
 
-@pytest.mark.parametrize(
-    ("more", "first"),
-    [([], 0.25), (AGENT, 1.0), (["--rollout.max_new_tokens", "3"], 0.25), (["--rollout.max_new_tokens", "4"], 1.0)],
-)
-def test_an_open_candidate_of_a_completion_that_was_cut_off_is_none(more, first):
-    """One that is as long as it may be and has no end token; where no length is said any one, but an agent's."""
+@pytest.mark.parametrize("more", [[], AGENT, ["--rollout.max_new_tokens", "3"]])
+@pytest.mark.parametrize(("truncated", "first"), [((), 1.0), ((0,), 0.25)])
+def test_an_open_candidate_of_a_completion_that_was_cut_off_is_none(more, truncated, first):
+    """What was cut off is what OpenRLHF says was, or an agent: lengths and end tokens say nothing."""
     trainer = world.trainer_of(*CANDIDATES, *LOCAL, *GROUPS, *more)
-    stepped(trainer, samples(tiny.tokenizer(), texts=CUT_OFF))
+    stepped(trainer, samples(tiny.tokenizer(), texts=CUT_OFF, truncated=truncated))
     assert trainer.seen[0].info["reward"][0] == first
+
+
+def test_a_completion_begins_inside_its_thinking_by_its_own_prompt(monkeypatch):
+    """The last token of the prompt opens it in one group: nothing of its completions is a candidate."""
+    words = ["<think>", "</think>"]
+    monkeypatch.setattr(world, "PROMPTS", ["ask one", "ask two <think>"])
+    trainer = world.trainer_of(*CANDIDATES, *LOCAL, *GROUPS, more=words)
+    status = stepped(trainer, samples(tiny.tokenizer(words)))
+    assert status["credit/malformed"] == 0.5
+    found = by_rows(trainer.seen)
+    assert all(any(row) for row in found[:3])
+    assert not any(any(row) for row in found[3:])
 
 
 def test_labels_reach_the_function_and_an_unknown_reward_is_no_number():

@@ -160,6 +160,7 @@ def test_names_of_functions_have_a_colon(name, is_one):
     [
         ["--reward.remote_url", "u"],
         ["--reward.remote_url=u"],
+        ["--reward.remote_u", "u"],
         ["--reward.model_name_or_path", "m"],
         ["--train.agent_func_path", "a.py"],
     ],

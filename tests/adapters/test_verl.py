@@ -82,6 +82,19 @@ def test_each_token_moves_by_what_creditd_answered_on_the_wire(service, tmp_path
     assert {key: moved[key] for key in IDS} == expected
 
 
+def test_a_row_begins_inside_its_thinking_by_its_own_prompt():
+    """The prompts of one group end with the opening of it: nothing of its responses is a candidate."""
+    made = trainer(configured(*with_credit(**of_candidates())))
+    names = list(IDS)
+    put({name: IDS[name] for name in names[:2]}, prompt=(2, 3))
+    put({name: IDS[name] for name in names[2:]}, prompt=(2, 3, 2, 6))
+    meta, metrics = sampled(made)
+    assert metrics["credit/malformed"] == 0.5
+    found = advantages(made, meta)
+    assert all(any(found[name]) for name in names[:2])
+    assert not any(any(found[name]) for name in names[2:])
+
+
 def test_rewards_of_verl_stay_as_they_are():
     """What its metrics show, and another estimator's advantages in rows that creditd does not know."""
     import transfer_queue as tq

@@ -101,6 +101,11 @@ def test_keys_go_to_whoever_takes_them():
     assert settings_of({"reward": "rm", "credit": SCORE}).config["credit"].__name__ == "score"
 
 
+def test_settings_show_no_key():
+    """Neither in a log nor in an error."""
+    assert "secret" not in repr(settings_of({"reward": "rm", "parser": PARSER, "api_key": "secret"}))
+
+
 def test_every_choice_of_the_other_adapters_is_a_key():
     """But for evaluation, which verl's sampler is not asked about, and what needs the trainer's own model."""
     _, credit, _ = known_keys("candidates")
@@ -121,6 +126,7 @@ def test_every_choice_of_the_other_adapters_is_a_key():
         ({"columns": [1]}, "got columns"),
         ({"silent": ["<end>"]}, "got silent"),
         ({"reward": None}, "got no reward"),
+        ({"credit": {"type": "anneal", "steps": 9}}, "got anneal with steps; expected start, end and steps"),
         ({"reward": "pkg://adapters.verl_batches"}, "expected pkg://MODULE:NAME"),
         ({"reward": "pkg://adapters.verl_batches:nothing"}, "there is no function nothing"),
         ({"segmentation": "token"}, "got 'segmentation'"),

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from creditd.adapters.compatibility import TRL, Framework, Seam
+from creditd.adapters.compatibility import TRL, Framework, Plugin, Seam
 from creditd.cli import doctor
 from creditd.cli.__main__ import main
 from creditd.client import Client
 from services import running_service
 
 HERE = Framework("pytest", "pytest", (8,), (99,), (Seam("pytest", "fixture", ("scope",)),))
+PLUGIN = Plugin("some.plugins", "creditd", ("pytest", "__all__"), ("fixture",), "PYTEST_PLUGINS")
 POLICIES = Path(__file__).parents[1] / "adapters" / "policy_service.py"
 NOBODY = "http://127.0.0.1:9"
 
@@ -59,7 +60,7 @@ def test_lines_have_verdict_and_remedy(capsys, frameworks):
             "tested",
         ),
         ({"seams": (Seam("no_such_module", "x"),)}, "pytest, seams", "cannot be imported", "mend its installation"),
-        ({"plugin": ("some.plugins", "creditd")}, "pytest, plug-in", "does not load creditd", "--force-reinstall"),
+        ({"plugin": PLUGIN}, "pytest, plug-in", "no entry point creditd under some.plugins", "--force-reinstall"),
     ],
 )
 def test_what_does_not_fit_is_a_problem(capsys, frameworks, change, about, says, remedy):
@@ -114,8 +115,18 @@ def test_weights_that_a_policy_does_not_have_are_a_problem(capsys, frameworks, t
         status, found = diagnosed(capsys, *arguments, "run:7")
         assert (status, "has not come yet" in found[f"model {policy.id}"]["says"]) == (0, True)
         status, found = diagnosed(capsys, *arguments, "run:8")
-    assert status == 1
-    assert "push_policy" in found[f"model {policy.id}"]["remedy"]
+        assert status == 1
+        assert "push_policy" in found[f"model {policy.id}"]["remedy"]
+        status, found = diagnosed(capsys, "--url", url, "--weight-version", "run:8")
+    assert (status, found["weights"]["verdict"]) == (1, "problem")
+    assert "policy" in found["weights"]["remedy"]
+
+
+def test_a_plug_in_that_is_registered_is_ok(capsys, frameworks):
+    """By the names that it has registered."""
+    frameworks(replace(HERE, plugin=replace(PLUGIN, group="console_scripts")))
+    status, found = diagnosed(capsys, "--no-service")
+    assert (status, found["pytest, plug-in"]["verdict"]) == (0, "ok")
 
 
 def test_a_service_of_other_methods_is_a_problem(capsys, frameworks, tmp_path, monkeypatch):

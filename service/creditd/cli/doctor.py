@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Literal, TypeAlias
 
-from creditd.adapters.compatibility import FRAMEWORKS, Framework, listed
+from creditd.adapters.compatibility import FRAMEWORKS, Framework, Plugin, listed
 from creditd.client import Client, CreditdError
 from creditd.wire.info import Info, ModelInfo
 from creditd.wire.versions import METHODS_VERSION, package_version
@@ -101,7 +101,7 @@ def _of_framework(framework: Framework, *, demanded: bool) -> Iterator[Finding]:
         yield Finding(framework.name, "warning", f"{installed} is untested; tested: {framework.tested}", remedy)
     yield _seams_of(framework)
     if framework.plugin is not None:
-        yield _plugin_of(framework)
+        yield _plugin_of(framework, framework.plugin)
 
 
 def _seams_of(framework: Framework) -> Finding:
@@ -117,14 +117,18 @@ def _seams_of(framework: Framework) -> Finding:
     return Finding(about, "ok", f"all {len(framework.seams)} are where they were")
 
 
-def _plugin_of(framework: Framework) -> Finding:
-    group, name = framework.plugin or ("", "")
+def _plugin_of(framework: Framework, plugin: Plugin) -> Finding:
     about = f"{framework.name}, plug-in"
-    if framework.is_registered:
-        return Finding(about, "ok", f"{name} is registered under {group}")
-    says = f"no entry point {name} under {group}: {framework.name} does not load creditd"
+    try:
+        problem = plugin.problem()
+    except Exception as error:  # noqa: BLE001 - as above
+        problem = f"{framework.name} cannot be imported: {type(error).__name__}: {error}"
+    if problem is None:
+        return Finding(about, "ok", f"{', '.join(plugin.registers)} are registered")
     remedy = f"pip install --force-reinstall --no-deps creditd, in this environment ({sys.prefix})"
-    return Finding(about, "problem", says, remedy)
+    if plugin.variable in problem:
+        remedy = f"unset {plugin.variable}, or name {plugin.name} in it"
+    return Finding(about, "problem", problem, remedy)
 
 
 def _of_service(options: argparse.Namespace) -> Iterator[Finding]:
@@ -148,6 +152,11 @@ def _of_service(options: argparse.Namespace) -> Iterator[Finding]:
         yield _credit_of(about, client)
         for name in options.model:
             yield _model_of(name, models, options.weight_version)
+        policies = {model.id for model in models if model.weights is not None}
+        if options.weight_version is not None and not policies.intersection(options.model):
+            there = ", ".join(sorted(policies)) or "none"
+            says = f"{options.weight_version} was compared with nothing: no --model is a policy"
+            yield Finding("weights", "problem", says, f"name one with --model; the service has {there}")
 
 
 def _asked(question: Callable[[], bool]) -> bool:

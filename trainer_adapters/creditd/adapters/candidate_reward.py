@@ -135,7 +135,7 @@ class CandidateReward(CreditReward):
                 ids,
                 decode,
                 self.reading,
-                cut_off=len(ids) >= self.longest and ids[-1] not in self.silent,
+                cut_off=self._is_cut_off(ids) if generation.cut_off is None else generation.cut_off[row],
                 prompt=generation.prompts[row],
                 written=None if generation.written is None else generation.written[row],
             )
@@ -143,6 +143,10 @@ class CandidateReward(CreditReward):
         ]
         self.seconds = time.perf_counter() - started
         return found
+
+    def _is_cut_off(self, ids: Sequence[int]) -> bool:
+        """Whether a completion is as long as it may be, and has no end."""
+        return len(ids) >= self.longest and ids[-1] not in self.silent
 
     def _keep(self, found: list[Found], given: object) -> list[float | None]:
         """Check that rewards and candidates fit, and keep both until the advantages are wanted."""

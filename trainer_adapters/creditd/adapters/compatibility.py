@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,6 +33,48 @@ class Seam:
 
 
 @dataclass(frozen=True)
+class Plugin:
+    """What a framework loads by itself, hiding what goes wrong.
+
+    Attributes:
+        group: Of entry points, in which it looks.
+        name: Of creditd's there.
+        registry: Where it keeps what plug-ins register: a module, and a mapping in it.
+        registers: What creditd's has registered once it was loaded.
+        variable: The environment variable that says which plug-ins are loaded.
+    """
+
+    group: str
+    name: str
+    registry: tuple[str, str]
+    registers: tuple[str, ...]
+    variable: str
+
+    def problem(self) -> str | None:
+        """Why what it registers is not known here; None if it is.
+
+        Raises:
+            Exception: Whatever importing the framework raises.
+        """
+        points = [point for point in entry_points(group=self.group) if point.name == self.name]
+        if not points:
+            return f"no entry point {self.name} under {self.group}"
+        module, attribute = self.registry
+        known = getattr(importlib.import_module(module), attribute)
+        missing = [name for name in self.registers if name not in known]
+        if not missing:
+            return None
+        try:
+            points[0].load()
+        except Exception as error:  # noqa: BLE001 - it is said, whatever it is
+            return f"its plug-in cannot be loaded: {type(error).__name__}: {error}"
+        policy = os.environ.get(self.variable)
+        if policy is not None:
+            return f"{missing[0]} is not registered: {self.variable}={policy} keeps its plug-in out"
+        return f"{missing[0]} is not registered, though its plug-in can be loaded"
+
+
+@dataclass(frozen=True)
 class Framework:
     """A trainer, as its adapter knows it.
 
@@ -41,8 +84,7 @@ class Framework:
         oldest: First release that is tested.
         newest: Last one.
         seams: Where the adapter takes hold of it.
-        plugin: Group of entry points by which the framework finds the adapter, and the name there; None where it needs
-            none.
+        plugin: What the framework loads of the adapter by itself; None where it needs nothing.
     """
 
     name: str
@@ -50,7 +92,7 @@ class Framework:
     oldest: tuple[int, ...]
     newest: tuple[int, ...]
     seams: tuple[Seam, ...]
-    plugin: tuple[str, str] | None = None
+    plugin: Plugin | None = None
 
     @property
     def installed(self) -> str | None:
@@ -78,14 +120,6 @@ class Framework:
             Exception: Whatever importing the framework raises.
         """
         return [seam for seam in self.seams if not _is_there(seam)]
-
-    @property
-    def is_registered(self) -> bool:
-        """Whether the framework can find the adapter's plug-in, if it needs one."""
-        if self.plugin is None:
-            return True
-        group, name = self.plugin
-        return any(point.name == name for point in entry_points(group=group))
 
 
 class SeamMovedError(RuntimeError):
@@ -115,7 +149,13 @@ def listed(seams: Sequence[Seam]) -> str:
 
 
 def _is_there(seam: Seam) -> bool:
-    found: Any = importlib.import_module(seam.module)
+    try:
+        found: Any = importlib.import_module(seam.module)
+    except ModuleNotFoundError as error:
+        gone = error.name or ""
+        if "." not in gone or not f"{seam.module}.".startswith(f"{gone}."):
+            raise  # the framework itself is not there, or lacks something else
+        return False
     for part in seam.name.split("."):
         if not hasattr(found, part):
             return False
@@ -187,7 +227,13 @@ VERL = Framework(
         ),
         Seam("verl.trainer.ppo.core_algos", "register_adv_est"),
     ),
-    plugin=("verl.plugins", "creditd"),
+    plugin=Plugin(
+        group="verl.plugins",
+        name="creditd",
+        registry=("verl.trainer.ppo.core_algos", "ADV_ESTIMATOR_REGISTRY"),
+        registers=("creditd_shapley", "creditd_scar", "creditd_oar", "creditd_group"),
+        variable="VERL_USE_EXTERNAL_PLUGINS",
+    ),
 )
 FRAMEWORKS = (TRL, VERL, OPENRLHF)
 """In the order in which they are looked at."""

@@ -28,10 +28,12 @@ class Generation:
     Attributes:
         prompts: Tokens before each completion.
         written: For each completion 1 per token that the policy wrote and 0 per other token. None: it wrote them all.
+        cut_off: For each completion whether generation ended by its length. None: as the longest length says.
     """
 
     prompts: Sequence[Sequence[int]]
     written: Sequence[Sequence[int]] | None
+    cut_off: Sequence[bool] | None = None
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,7 @@ class _Rows:
     ids: list[list[int]]
     before: list[list[int]]
     written: list[list[int]] | None
+    cut_off: list[bool] | None
     others: OtherRewards
     columns: dict[str, list[Any]]
 
@@ -115,6 +116,7 @@ class LoopCredit:
         prompt_ids: Any = None,  # noqa: ANN401 - as above
         prompt_lengths: Any = None,  # noqa: ANN401 - as above
         completion_masks: Any = None,  # noqa: ANN401 - as above
+        cut_off: Sequence[Any] | None = None,
         other_rewards: Sequence[float | None] | None = None,
         columns: Mapping[str, Sequence[Any]] | None = None,
     ) -> LoopAdvantages:
@@ -132,6 +134,8 @@ class LoopCredit:
             prompt_lengths: Tokens of each prompt, counted from the right. None: they are all its own.
             completion_masks: Per completion whether the policy wrote each token, in the form of the tokens; padding is
                 not looked at. None: it wrote them all.
+            cut_off: Per completion whether generation ended by its length, where the loop knows; its open candidate is
+                then none. None: as `longest` says.
             other_rewards: One reward of the whole completion beside creditd's, or None where there is none; with the
                 weights of the loop multiplied in.
             columns: One value per completion by name, handed on to the reward function.
@@ -148,28 +152,38 @@ class LoopCredit:
         Cost:
             One decode per token where that adds up to the text, and one request for all processes.
         """
-        n_tokens = lengths_of(completion_ids, lengths)
         made: list[_Rows] = []
 
         def prepare() -> list[Any]:
+            n_tokens = lengths_of(completion_ids, lengths)
             own = _rows(
-                prompts, completion_ids, n_tokens, prompt_ids, prompt_lengths, completion_masks, other_rewards, columns
+                prompts,
+                completion_ids,
+                n_tokens,
+                None if prompt_ids is None else prompt_rows(prompt_ids, prompt_lengths),
+                completion_masks,
+                cut_off,
+                other_rewards,
+                columns,
             )
             made.append(own)
             given = self._called(own)
             rollouts = self.reward.rollouts(own.ids, own.prompts, own.others)
-            return list(zip(rollouts, given, own.others.values, repeat(self._processes.rank), strict=False))
+            of_process = repeat((self._processes.rank, own.others.largest))
+            return list(zip(rollouts, given, own.others.values, of_process, strict=False))
 
         everyone = by_all(self._processes, prepare)
         own = made[0]
         rollouts, given = [one for one, _, _, _ in everyone], [reward for _, reward, _, _ in everyone]
-        beside, ranks = [other for _, _, other, _ in everyone], [rank for _, _, _, rank in everyone]
+        beside = [other for _, _, other, _ in everyone]
+        if len({weight for _, _, _, (_, weight) in everyone}) > 1:
+            raise ValueError("other_rewards: got them of some processes alone; expected them of all, or of none")
         answered = by_one(
             self._processes, lambda: self.reward.answer(rollouts, group_size, step, own.others, with_credit=True)
         )
         rewards = answered.utilities if answered.utilities is not None and not self.reward.has_rewards else given
         credited = self._settled(answered, rewards, beside, group_size)
-        begin = sum(rank < self._processes.rank for rank in ranks)
+        begin = sum(rank < self._processes.rank for _, _, _, (rank, _) in everyone)
         here = slice(begin, begin + len(own.ids))
         credited.metrics["credit/seconds"] += self.reward.seconds
         rows = [
@@ -185,7 +199,7 @@ class LoopCredit:
 
     def _called(self, own: _Rows) -> list[float | None]:
         """What the reward says when it is called as a trainer calls it."""
-        self.reward.expect(Generation(own.before, own.written))
+        self.reward.expect(Generation(own.before, own.written, own.cut_off))
         decode = self.reward.decode
         completions = [decode(row) for row in own.ids]
         called: Any = self.reward
@@ -232,9 +246,9 @@ def _rows(
     prompts: Sequence[Any],
     completion_ids: Any,  # noqa: ANN401 - as above
     n_tokens: Sequence[int],
-    prompt_ids: Any,  # noqa: ANN401 - as above
-    prompt_lengths: Any,  # noqa: ANN401 - as above
+    prompt_ids: list[list[int]] | None,
     completion_masks: Any,  # noqa: ANN401 - as above
+    cut_off: Sequence[Any] | None,
     other_rewards: Sequence[float | None] | None,
     columns: Mapping[str, Sequence[Any]] | None,
 ) -> _Rows:
@@ -244,15 +258,17 @@ def _rows(
     written = None
     if completion_masks is not None:
         written = [[int(bool(own)) for own in row] for row in rows_of(completion_masks, n_tokens, "completion_masks")]
-    before: list[list[int]] = [[]] * count if prompt_ids is None else prompt_rows(prompt_ids, prompt_lengths)
+    before: list[list[int]] = [[]] * count if prompt_ids is None else prompt_ids
     others = [None] * count if other_rewards is None else [None if one is None else float(one) for one in other_rewards]
     named = {name: list(values) for name, values in (columns or {}).items()}
+    ended = None if cut_off is None else [bool(one) for one in cut_off]
+    if ended is not None and len(ended) != count:
+        raise ValueError(f"cut_off: got {len(ended)}; expected {count}, one per completion")
     for name, given in {"prompts": prompts, "prompt_ids": before, "other_rewards": others, **named}.items():
         if len(given) != count:
             raise ValueError(f"{name}: got {len(given)}; expected {count}, one per completion")
-    return _Rows(
-        list(prompts), ids, before, written, OtherRewards(others, float(other_rewards is not None), 1.0), named
-    )
+    beside = OtherRewards(others, float(other_rewards is not None), 1.0)
+    return _Rows(list(prompts), ids, before, written, ended, beside, named)
 
 
 def _awaited(given: Any) -> Any:  # noqa: ANN401 - a coroutine

@@ -28,8 +28,10 @@ def with_a_source(arguments: Sequence[str]) -> list[str]:
     Returns:
         The same, and perhaps `--reward.remote_url` with the file of `openrlhf_no_reward`.
     """
-    given = {argument.partition("=")[0] for argument in arguments}
-    return [*arguments] if given.intersection(_SOURCES) else [*arguments, "--reward.remote_url", NO_REWARD]
+    given = [argument.partition("=")[0] for argument in arguments if argument.startswith("--")]
+    # OpenRLHF's command line takes the beginning of an option for the option.
+    named = any(source.startswith(argument) for argument in given if argument != "--" for source in _SOURCES)
+    return [*arguments] if named else [*arguments, "--reward.remote_url", NO_REWARD]
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -51,11 +51,8 @@ class CreditMaker:
             ValueError: If the choices contradict each other, or no service would take them.
         """
         reward, config = choices.made()
-        agent = getattr(self.args.train, "agent_func_path", None)
-        # Without an agent there are no strings to stop at: what does not end with an end token was cut off somewhere.
-        longest = self.args.rollout.max_new_tokens or (None if agent else 1)
         tokenizer = getattr(self.tokenizer, "tokenizer", self.tokenizer)
-        self._credit = LoopCredit(reward, config, tokenizer=tokenizer, longest=longest)
+        self._credit = LoopCredit(reward, config, tokenizer=tokenizer)
         self._kl_in_reward = choices.kl_in_reward == "keep"
         self._credit_metrics: dict[str, float] = {}
         self._dense: list[torch.Tensor] | None = None
@@ -104,6 +101,7 @@ class CreditMaker:
             step=self.credit_step,
             prompt_ids=[row.prompt_ids for row in rows],
             completion_masks=[row.written for row in rows],
+            cut_off=[row.cut_off for row in rows],
             other_rewards=others,
             columns={"labels": [row.label for row in rows]},
         )

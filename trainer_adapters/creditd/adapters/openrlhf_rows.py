@@ -26,6 +26,7 @@ class Row:
         prompt_ids: Tokens before the completion.
         ids: Its tokens, from the first one that the policy wrote to the last one that is no padding.
         written: For each of them 1 if the policy wrote it, else 0.
+        cut_off: Whether its generation ended by its length, as OpenRLHF or an agent says.
         other: OpenRLHF's own reward of it; None where there is none.
     """
 
@@ -36,6 +37,7 @@ class Row:
     prompt_ids: list[int]
     ids: list[int]
     written: list[int]
+    cut_off: bool
     other: float | None
 
 
@@ -104,6 +106,7 @@ def _row(experience: Any, place: tuple[int, int], width: int, other: float | Non
         prompt_ids=tokens[: min(begin + 1, width)],
         ids=tokens[begin + 1 : length],
         written=mask[begin : max(length - 1, 0)].long().tolist(),
+        cut_off=experience.truncated is not None and bool(experience.truncated.reshape(-1)[row]),
         other=None if other is None or other != other else float(other),  # noqa: PLR0124 - NaN: nobody knows
     )
 

@@ -58,7 +58,7 @@ def check_trainer(config: Any, common: CommonSettings) -> dict[str, Any]:  # noq
             "actor_rollout_ref.actor.use_kl_loss=True in its place"
         )
     loss = str((config.actor_rollout_ref.actor.get("policy_loss") or {}).get("loss_mode", "vanilla"))
-    if kind != "span_rewards" and loss in LOSSES_OF_MEANS:
+    if loss in LOSSES_OF_MEANS:
         raise ValueError(
             f"got actor_rollout_ref.actor.policy_loss.loss_mode={loss}, which trains on the mean advantage of a "
             "response, so "

@@ -11,7 +11,7 @@ import importlib.util
 import inspect
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -80,7 +80,7 @@ class VerlSettings:
     """
 
     common: CommonSettings
-    config: Mapping[str, Any]
+    config: Mapping[str, Any] = field(repr=False)  # a key may be in it
     reward: Mapping[str, Any]
 
 
@@ -186,7 +186,10 @@ def _scheduled(value: Any) -> Any:  # noqa: ANN401 - whatever a configuration ho
     if isinstance(value, str) and value.startswith(_FUNCTION):
         return named(value) if ":" in value[len(_FUNCTION) :] else value
     if isinstance(value, Mapping) and value.get("type") == "anneal":
-        return anneal(value["start"], value["end"], steps=value["steps"])
+        given = {name: entry for name, entry in value.items() if name != "type"}
+        if given.keys() != {"start", "end", "steps"}:
+            raise ValueError(f"got anneal with {', '.join(sorted(given)) or 'nothing'}; expected start, end and steps")
+        return anneal(given["start"], given["end"], steps=given["steps"])
     return value
 
 
