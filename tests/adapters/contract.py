@@ -10,14 +10,14 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from creditd.adapters.loop import CandidateReward, CreditConfig
+from creditd.adapters.loop import CandidateReward, CreditConfig, LoopCredit, SpanReward
 from creditd.client import Client, CreditdError, Ragged, ResponseError, TransportError
 
 WORDS = ["<pad>", "<eos>", "<unk>", "ask", ";", "one", "two", "three", "four", "five", "six"]
 """As the tiny model of these tests has them, a token each."""
 PARSER = {"type": "regex", "pattern": r"(\w+) ?(?:;|$)"}
 VALUES = {"one": 0.25, "two": 1.0, "three": 0.5, "four": 0.125, "five": 0.75, "six": None}
-GROUP = 4
+GROUP, LONGEST = 4, 8
 NOBODY = "http://127.0.0.1:9"
 AGREEMENT = 1e-6
 PROMPTS = ["ask one"] * GROUP + ["ask two"] * GROUP
@@ -41,6 +41,8 @@ class Rollouts:
     spans: tuple[tuple[int, ...], ...]
     written: tuple[tuple[int, ...], ...] | None = None
     curse: float | None = 0.125
+
+    is_judged = False
 
     @property
     def ids(self):
@@ -79,6 +81,34 @@ class Rollouts:
         return CandidateReward(score, PARSER)
 
 
+@dataclass(frozen=True)
+class JudgedRollouts(Rollouts):
+    """The same for a function that judges whole texts, whose spans have credit; `spans` is not looked at."""
+
+    is_judged = True
+
+    def judge(self, prompts, texts):
+        """Two is good, four is not, and both depend on what was asked."""
+        return [
+            BONUS[asked_in(prompt)] + len(prompt) + 2.0 * text.count("two") - 0.5 * text.count("four")
+            for prompt, text in zip(map(asked_in, prompts), texts, strict=True)
+        ]
+
+    def reward(self):
+        """What a trainer is given in the place of a reward function."""
+        return SpanReward(self.judge, segmentation="token")
+
+
+class Tokenizer:
+    """Words with blanks between them, as the tiny tokenizer of these tests writes them."""
+
+    pad_token_id, eos_token_id = 0, 1
+
+    def decode(self, ids, **_):
+        """Text of words."""
+        return " ".join(WORDS[number] for number in ids)
+
+
 def asked_in(prompt):
     """The prompt in whatever a trainer has it."""
     (found,) = [known for known in set(PROMPTS) if known in str(prompt)]
@@ -112,6 +142,7 @@ HOLES = replace(
 UNSCORED = replace(
     RAGGED, words=(("one", ";", "six", "<eos>"), *RAGGED.words[1:]), spans=((0, 2), *RAGGED.spans[1:])
 )  # fmt: skip
+JUDGED = JudgedRollouts(HOLES.words, HOLES.spans, HOLES.written)
 CURSED = replace(
     RAGGED, words=(*RAGGED.words[:3], ("five", ";", "three", ";", "two", "<eos>"), *RAGGED.words[4:]), curse=math.nan
 )
@@ -133,6 +164,13 @@ def credited(rollouts):
             malformed={"candidates": 256},
             on_item_error="return",
         ).token_advantages
+
+
+def judged(rollouts):
+    """By a loop written by hand, which has tests of its own."""
+    loop = LoopCredit(rollouts.reward(), here(), tokenizer=Tokenizer(), longest=LONGEST)
+    found = loop.advantages(PROMPTS, rollouts.ids, group_size=GROUP, completion_masks=rollouts.masks)
+    return found.token_advantages
 
 
 def wanted(rollouts):
@@ -188,6 +226,12 @@ class AdapterContract:
         expected = wanted(rollouts)
         assert all(any(row) for row in expected)
         same(self.advantages(tmp_path, rollouts, here()), expected)
+
+    def test_spans_have_what_a_loop_has(self, tmp_path):
+        """Judged as whole texts, what tools wrote included, whose tokens have nothing."""
+        expected = judged(JUDGED)
+        assert all(any(row) for row in expected)
+        same(self.advantages(tmp_path, JUDGED, here()), expected)
 
     def test_a_reward_that_is_no_number_is_an_error(self, tmp_path):
         """By default it ends the step."""

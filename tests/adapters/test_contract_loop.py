@@ -4,23 +4,23 @@ import asyncio
 
 import pytest
 
-from adapters.contract import GROUP, HOLES, LABELS, PROMPTS, RAGGED, WORDS, AdapterContract, here, same, wanted
+from adapters.contract import (
+    GROUP,
+    HOLES,
+    LABELS,
+    LONGEST,
+    PROMPTS,
+    RAGGED,
+    AdapterContract,
+    Tokenizer,
+    here,
+    same,
+    wanted,
+)
 from adapters.test_loop_credit import Threads
 from adapters.test_skyrl import BatchMetadata, Generator, TrajectoryID
 from creditd.adapters.loop import LoopCredit
 from creditd.adapters.skyrl import CreditGenerator
-
-LONGEST = 8
-
-
-class Tokenizer:
-    """Words with blanks between them, as the tiny tokenizer of these tests writes them."""
-
-    pad_token_id, eos_token_id = 0, 1
-
-    def decode(self, ids, **_):
-        """Text of words."""
-        return " ".join(WORDS[number] for number in ids)
 
 
 def loop(rollouts, config, processes=None):

@@ -51,7 +51,8 @@ class TestOpenRLHF(AdapterContract):
             "--rollout.max_new_tokens",
             "8",
         ]
-        choices, args = world.chosen(*world.CANDIDATES, *world.LOCAL, *world.GROUPS, *sizes)
+        of_reward = world.SPANS if rollouts.is_judged else world.CANDIDATES
+        choices, args = world.chosen(*of_reward, *world.LOCAL, *world.GROUPS, *sizes)
         args.rollout.n_samples_per_prompt = GROUP
         given = Given(choices.reward, choices.of_reward, choices.of_config, pair=(rollouts.reward(), config))
         trainer = world.trainer_with(given, args)

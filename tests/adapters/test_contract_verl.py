@@ -5,7 +5,7 @@ import pytest
 pytest.importorskip("transfer_queue", reason="the lane `trainer` installs verl into an environment of its own")
 pytest.importorskip("verl", reason="the lane `trainer` installs verl into an environment of its own")
 
-from adapters.contract import GROUP, LABELS, PROMPTS, WORDS, AdapterContract
+from adapters.contract import GROUP, LABELS, LONGEST, PROMPTS, AdapterContract, Tokenizer
 from adapters.verl_batches import advantages, configured, of_candidates, put, sampled, trainer, with_credit
 from conventions.groups import OF_A_LIBRARY
 
@@ -24,14 +24,9 @@ def score(prompts, candidates, completions, *, reward_model, **columns):
     return GIVEN["rollouts"].scores(prompts, candidates, [row["ground_truth"] for row in reward_model])
 
 
-class Tokenizer:
-    """Words with blanks between them, as the tiny tokenizer of these tests writes them."""
-
-    pad_token_id, eos_token_id = 0, 1
-
-    def decode(self, ids, **_):
-        """Text of words."""
-        return " ".join(WORDS[number] for number in ids)
+def judge(prompts, texts):
+    """The same for whole texts."""
+    return GIVEN["rollouts"].judge(prompts, texts)
 
 
 class TestVerl(AdapterContract):
@@ -41,16 +36,16 @@ class TestVerl(AdapterContract):
         """What verl's own method leaves in the queue for the loss."""
         del tmp_path
         GIVEN["rollouts"] = rollouts
-        keys = of_candidates(
-            url=f"'{config.url}'",
-            on_failure=config.on_failure,
-            deadline_s=config.deadline_s,
-            reward="'pkg://adapters.test_contract_verl:score'",
-            **{"parser.pattern": r"'(\w+) ?(?:;|$)'"},
-        )
-        made = trainer(
-            configured(*with_credit(**keys), f"actor_rollout_ref.rollout.n={GROUP}", "data.max_response_length=8")
-        )
+        keys = {"url": f"'{config.url}'", "on_failure": config.on_failure, "deadline_s": config.deadline_s}
+        if rollouts.is_judged:
+            estimator = "creditd_scar"
+            keys |= {"kind": "spans", "segmentation": "token", "reward": "'pkg://adapters.test_contract_verl:judge'"}
+        else:
+            estimator, pattern = "creditd_shapley", r"'(\w+) ?(?:;|$)'"
+            keys |= {"reward": "'pkg://adapters.test_contract_verl:score'", "parser.pattern": pattern}
+            keys = of_candidates(**keys)
+        sizes = [f"actor_rollout_ref.rollout.n={GROUP}", f"data.max_response_length={LONGEST}"]
+        made = trainer(configured(*with_credit(estimator, **keys), *sizes))
         made.tokenizer = Tokenizer()
         names = [f"{'ab'[place // GROUP]}_{place % GROUP}_0" for place in range(len(rollouts.words))]
         put(
