@@ -194,6 +194,7 @@ def test_token_rewards_sum_to_what_the_text_is_worth():
     found = made.ask(batch(rewards=[1.0, 0.0]), 0)
     assert {key: sum(row) for key, row in found.rows.items()} == pytest.approx({"a_0_0": 0.25, "a_1_0": 2.0})
     assert found.metrics["credit/reward/mean"] == pytest.approx(0.875)
+    assert [found.metrics[f"credit/{name}"] for name in ("fallbacks", "errors", "alpha")] == [0.0, 0.0, 1.0]
 
 
 def test_without_contrast_no_policy_is_asked():

@@ -249,6 +249,9 @@ class SpanRewardAsker(Asker):
         result = found.result
         worth = result.utility_grand[np.isfinite(result.utility_grand)]
         metrics = {
+            "credit/fallbacks": 0.0,  # whatever fails is raised: there is no return to fall back to
+            "credit/errors": 0.0,
+            "credit/alpha": float(options.get("alpha", 1.0)),
             "credit/fallback_returns": float(result.has_flag("fallback_return").mean()),
             "credit/units": float(np.mean([len(units) for units in result.units])),
             "credit/seconds": max(time.perf_counter() - started - result.usage.engine_s, 0.0),
