@@ -187,5 +187,5 @@ def test_a_reward_that_is_no_number_is_the_failure_policys(policy, tmp_path):
 
 def test_outside_a_trainer_it_says_where_it_works():
     """Called by hand, or by a trainer without credit, it raises in words."""
-    with pytest.raises(RuntimeError, match=r"CreditGRPOTrainer, or after attach"):
+    with pytest.raises(RuntimeError, match=r"CreditGRPOTrainer, after attach.*, or in a LoopCredit"):
         CandidateReward(score, PARSER)(["ask"], ["one"], [[5, 1]])
