@@ -101,7 +101,8 @@ def main(kind, port, rank):
             optimizer.zero_grad()
     dist.barrier()
     dist.destroy_process_group()
-    print(json.dumps({"found": found, "refused": refused}))  # noqa: T201 - read by the test
+    print(json.dumps({"found": found, "refused": refused}), flush=True)  # noqa: T201 - read by the test
+    os._exit(0)  # threads of torch have been seen to keep a process that has ended
 
 
 if __name__ == "__main__":
