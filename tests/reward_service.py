@@ -8,6 +8,7 @@ with the completion behind it. A token is a character, a batch takes 20 ms.
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import json
 import os
@@ -15,9 +16,15 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 from services import running_service
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    import pytest
 
 MODEL = "org/rm"
 CURSE = "curse"
@@ -60,6 +67,13 @@ def reward_service(directory: Path, **settings: Any) -> Iterator[str]:
         json.dumps(settings), directory=directory, env=environment, script=Path(__file__), python=interpreter()
     ) as url:
         yield url
+
+
+def shorten_waits(monkeypatch: pytest.MonkeyPatch, module: ModuleType) -> None:
+    """Make the waits of one client a hundredth, and no others."""
+    whole = asyncio.sleep
+    shorter = SimpleNamespace(**vars(asyncio) | {"sleep": lambda seconds: whole(seconds / 100)})
+    monkeypatch.setattr(module, "asyncio", shorter)
 
 
 def main(options: str = "{}") -> int:

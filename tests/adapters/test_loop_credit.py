@@ -368,6 +368,28 @@ def test_where_one_process_hands_in_what_does_not_fit_all_raise(broken, changes,
         assert words in str(error)
 
 
+@pytest.mark.parametrize("broken", [0, 1])
+def test_what_cannot_travel_is_an_error_in_every_process(broken):
+    """A process that cannot send its part would leave the others waiting for it."""
+
+    def work(member):
+        def make():
+            return [threading.Lock() if member.rank == broken else 1]
+
+        return by_all(member, make)
+
+    for error in Threads(2).run(work):
+        assert isinstance(error, RuntimeError)
+        assert "cannot pickle '_thread.lock'" in str(error)
+
+
+def test_what_the_first_process_cannot_send_is_an_error_in_all():
+    """Of what one makes for all likewise."""
+    for error in Threads(2).run(lambda member: by_one(member, threading.Lock)):
+        assert isinstance(error, RuntimeError)
+        assert "cannot pickle '_thread.lock'" in str(error)
+
+
 def test_other_rewards_of_some_processes_alone_are_refused():
     """They would count, or not, by which process asks."""
 

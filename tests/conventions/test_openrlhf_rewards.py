@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from conventions.groups import OF_A_LIBRARY
-from reward_service import CURSE, MAX_TOKENS, MODEL, SERVICE_PYTHON, interpreter, reward_service, worth
+from reward_service import CURSE, MAX_TOKENS, MODEL, SERVICE_PYTHON, interpreter, reward_service, shorten_waits, worth
 
 pytest.importorskip("openrlhf", reason="the lane `trainer` installs OpenRLHF into an environment of its own")
 pytestmark = [
@@ -37,10 +37,7 @@ def executor():
 @pytest.fixture(autouse=True)
 def _short_waits(monkeypatch, executor):
     """The waits of its client, and no others, are shorter."""
-    module = importlib.import_module(executor.__module__)
-    whole = asyncio.sleep
-    shorter = SimpleNamespace(**vars(asyncio) | {"sleep": lambda seconds: whole(seconds / 100)})
-    monkeypatch.setattr(module, "asyncio", shorter)
+    shorten_waits(monkeypatch, importlib.import_module(executor.__module__))
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from conventions.groups import OF_A_LIBRARY
-from reward_service import CURSE, MODEL, SERVICE_PYTHON, interpreter, reward_service, worth
+from reward_service import CURSE, MODEL, SERVICE_PYTHON, interpreter, reward_service, shorten_waits, worth
 
 pytest.importorskip("verl", reason="the lane `trainer` installs verl into an environment of its own")
 pytest.importorskip("aiohttp", reason="verl's reward loop needs it")
@@ -58,9 +58,7 @@ def loop():
 @pytest.fixture(autouse=True)
 def _short_waits(monkeypatch, loop):
     """The waits of its client, and no others, are shorter."""
-    whole = asyncio.sleep
-    shorter = SimpleNamespace(**vars(asyncio) | {"sleep": lambda seconds: whole(seconds / 100)})
-    monkeypatch.setattr(loop, "asyncio", shorter)
+    shorten_waits(monkeypatch, loop)
 
 
 @pytest.fixture(scope="module")

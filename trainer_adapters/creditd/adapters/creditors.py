@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from creditd.adapters.credit_config import CreditConfig
+from creditd.adapters.sensitivity_config import SensitivityConfig
 from creditd.client import (
     AuthenticationError,
     Client,
@@ -109,13 +110,7 @@ class ServiceCreditor:
     def __init__(self, config: CreditConfig, client: Client | None, model: str | None, what: str) -> None:
         self.config = config
         self.model = model
-        self.client = client or Client(
-            config.url,
-            api_key=config.api_key,
-            deadline_s=config.deadline_s,
-            record=config.record,
-            keep=config.keep,
-        )
+        self.client = client or client_of(config)
         self.local = Client(LOCAL)
         self._warned = False
         self._check_model(what)
@@ -206,6 +201,20 @@ class ServiceCreditor:
         if not self._warned:
             self._warned = True
             log.warning("no credit, on_failure=%s is applied: %s", self.config.on_failure, error)
+
+
+def client_of(config: CreditConfig | SensitivityConfig) -> Client:
+    """The client that a configuration describes.
+
+    Args:
+        config: Whose address, key, deadline and recordings are taken.
+
+    Returns:
+        A new one.
+    """
+    return Client(
+        config.url, api_key=config.api_key, deadline_s=config.deadline_s, record=config.record, keep=config.keep
+    )
 
 
 def checked(ask: Callable[[], _R], n_tokens: Sequence[int]) -> _R:

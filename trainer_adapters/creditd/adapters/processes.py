@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
@@ -11,7 +12,7 @@ _T = TypeVar("_T")
 
 
 class Processes(Protocol):
-    """The processes that train one model together.
+    """The processes that train one model together; they trust each other, and exchange objects by pickle.
 
     Attributes:
         count: How many there are.
@@ -26,10 +27,10 @@ class Processes(Protocol):
     def rank(self) -> int:
         """Which of them this is, from 0."""
 
-    def gathered(self, own: Any) -> list[Any]:  # noqa: ANN401 - whatever can be pickled
+    def gathered(self, own: Any) -> list[Any]:  # noqa: ANN401 - rows of any adapter
         """What each process has, in their order; all of them come here together."""
 
-    def of_first(self, own: Any) -> Any:  # noqa: ANN401 - whatever can be pickled
+    def of_first(self, own: Any) -> Any:  # noqa: ANN401 - rows of any adapter
         """What the first process has; all of them come here together."""
 
 
@@ -133,10 +134,13 @@ def by_one(processes: Processes, make: Callable[[], _T]) -> _T:
 
 
 def _attempt(make: Callable[[], _T]) -> tuple[_T | None, Exception | None]:
+    """What was made and can travel, or why there is nothing: what cannot would fail here alone, while others wait."""
     try:
-        return make(), None
+        made = make()
+        pickle.dumps(made)
     except Exception as error:  # noqa: BLE001 - all processes raise it
         return None, error
+    return made, None
 
 
 def _transportable(error: Exception) -> Exception:

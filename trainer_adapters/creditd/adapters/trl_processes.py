@@ -20,7 +20,7 @@ class _Accelerated:
         self.count: int = accelerator.num_processes
         self.rank: int = accelerator.process_index
 
-    def gathered(self, own: Any) -> list[Any]:  # noqa: ANN401 - whatever can be pickled
+    def gathered(self, own: Any) -> list[Any]:  # noqa: ANN401 - rows of any adapter
         """What each process has, in their order."""
         everything: list[Any] = gather_object([own])
         return everything

@@ -25,6 +25,7 @@ from trl import GRPOTrainer
 
 from creditd.adapters.completions import token_offsets
 from creditd.adapters.credit_reward import decoder
+from creditd.adapters.creditors import client_of
 from creditd.adapters.sensitivity import (
     CurrentWeights,
     ReasonedRollout,
@@ -39,7 +40,7 @@ from creditd.adapters.trl_processes import by_all, by_one
 from creditd.adapters.trl_rows import check_rows, filled, filled_up, overrider, replace_last, tokenizer_of
 from creditd.adapters.trl_settings import check_deadlines, check_loss, check_type
 from creditd.adapters.weights import push_policy
-from creditd.client import Client, CreditdError, OarResult
+from creditd.client import CreditdError, OarResult
 from creditd.client.bodies import type_of
 
 __all__ = ["SensitivityConfig", "SensitivityGRPOTrainer", "SensitivityMixin"]
@@ -84,9 +85,7 @@ class SensitivityMixin:
                 check_type(self.accelerator, policy)
             self._own_policy = OwnPolicy(config, tokenizer, policy.config, generation)
             return
-        self._sensitivity_client = Client(
-            config.url, api_key=config.api_key, deadline_s=config.deadline_s, record=config.record, keep=config.keep
-        )
+        self._sensitivity_client = client_of(config)
         if self._sensitivity_client.base_url == "local:":
             raise ValueError("got url='local:', where there is no policy; expected a service, or in_process=True")
         self._policy_weights = CurrentWeights(self._push, config.run)

@@ -15,7 +15,7 @@ from creditd.adapters.candidate_reward import CandidateReward
 from creditd.adapters.completions import token_offsets
 from creditd.adapters.credit_config import CreditConfig
 from creditd.adapters.credit_reward import CreditReward, decoder
-from creditd.adapters.creditors import model_metrics
+from creditd.adapters.creditors import client_of, model_metrics
 from creditd.adapters.loop import span_token_rewards
 from creditd.adapters.loop_credit import LoopCredit
 from creditd.adapters.prompts import readable
@@ -48,7 +48,9 @@ class Asker(ABC):
     """Asks about the batches of one trainer.
 
     Args:
-        common: What all kinds take, with the size of groups filled in.
+        common: What all kinds take.
+        config: How to ask.
+        group_size: Sessions of a prompt.
 
     Attributes:
         writes_rewards: Whether the numbers are rewards, which the trainer's own estimator reads, and no advantages.
@@ -56,8 +58,10 @@ class Asker(ABC):
 
     writes_rewards = False
 
-    def __init__(self, common: CommonSettings, group_size: int) -> None:
+    def __init__(self, common: CommonSettings, config: CreditConfig | SensitivityConfig, group_size: int) -> None:
         self.common, self.group_size = common, group_size
+        self._max_credit_share = config.max_credit_share
+        self._decode: Any = None
 
     @property
     def reads_prompts(self) -> bool:
@@ -75,13 +79,13 @@ class Asker(ABC):
         return ()
 
     @property
-    @abstractmethod
     def max_credit_share(self) -> float | None:
         """Share of the step time above which one warning is given."""
+        return self._max_credit_share
 
-    @abstractmethod
     def read_by(self, tokenizer: Any) -> None:  # noqa: ANN401 - of any framework
         """Know how tokens are read; called once, before the first batch."""
+        self._decode = decoder(tokenizer, self.silent_of(tokenizer), {})
 
     @abstractmethod
     def ask(self, batch: VerlBatch, step: int) -> TokenNumbers:
@@ -135,7 +139,8 @@ class CreditAsker(Asker):
     """Advantages by the credit of candidates, or of spans in the form of GRPO, through a `LoopCredit`."""
 
     def __init__(self, settings: VerlSettings, group_size: int, longest: int | None) -> None:
-        super().__init__(settings.common, group_size)
+        self.config = CreditConfig(**settings.config)
+        super().__init__(settings.common, self.config, group_size)
         made: type[CandidateReward | SpanReward]
         made = SpanReward if settings.common.kind == "spans" else CandidateReward
         if made is CandidateReward and "parser" not in settings.reward:
@@ -143,7 +148,6 @@ class CreditAsker(Asker):
                 "sampler_kwargs: got no parser; expected how candidates are written, such as {type: numbered}"
             )
         self.reward: CreditReward = made(**settings.reward)
-        self.config = CreditConfig(**settings.config)
         self._tokenizer: Any = _LateTokenizer()
         self._credit = LoopCredit(self.reward, self.config, tokenizer=self._tokenizer, longest=longest, silent=())
 
@@ -152,11 +156,6 @@ class CreditAsker(Asker):
         """Those that a candidate reward function gets."""
         asked = isinstance(self.reward, CandidateReward) and self.reward.function is not None
         return self.common.columns if asked else ()
-
-    @property
-    def max_credit_share(self) -> float | None:
-        """As configured."""
-        return self.config.max_credit_share
 
     def read_by(self, tokenizer: Any) -> None:  # noqa: ANN401 - as above
         """Know how tokens are read."""
@@ -197,32 +196,17 @@ class SpanRewardAsker(Asker):
     writes_rewards = True
 
     def __init__(self, settings: VerlSettings, group_size: int) -> None:
-        super().__init__(settings.common, group_size)
         self.config = CreditConfig(**settings.config)
+        super().__init__(settings.common, self.config, group_size)
         function = settings.reward["function"]
         chosen = {"credit": "prefix"} | {key: value for key, value in settings.reward.items() if key != "function"}
-        SpanReward(function, **chosen).ready(self.config)  # what no service would take is refused here
+        reward = SpanReward(function, **chosen)
+        reward.ready(self.config)  # what no service would take is refused here
+        self._client = reward.creditor.client
         self._batch_size = int(chosen.pop("batch_size", 256))
         self._function: Any = None if isinstance(function, str) else function
         self._model = function if isinstance(function, str) else None
         self._choices = chosen
-        self._client = Client(
-            self.config.url,
-            api_key=self.config.api_key,
-            deadline_s=self.config.deadline_s,
-            record=self.config.record,
-            keep=self.config.keep,
-        )
-        self._decode: Any = None
-
-    @property
-    def max_credit_share(self) -> float | None:
-        """As configured."""
-        return self.config.max_credit_share
-
-    def read_by(self, tokenizer: Any) -> None:  # noqa: ANN401 - as above
-        """Know how tokens are read."""
-        self._decode = decoder(tokenizer, self.silent_of(tokenizer), {})
 
     def ask(self, batch: VerlBatch, step: int) -> TokenNumbers:
         """Rewards of a batch; groups need not be whole."""
@@ -266,21 +250,14 @@ class SensitivityAsker(Asker):
     """Advantages of whole responses, of verl's own rewards, reshaped by how the answer depends on tokens (OAR)."""
 
     def __init__(self, settings: VerlSettings, group_size: int) -> None:
-        super().__init__(settings.common, group_size)
         self.config = SensitivityConfig(**settings.config)
+        super().__init__(settings.common, self.config, group_size)
         self._base = settings.reward.get("base_advantage", "grpo")
         self._version = settings.reward.get("weight_version")
-        self._client = Client(
-            self.config.url,
-            api_key=self.config.api_key,
-            deadline_s=self.config.deadline_s,
-            record=self.config.record,
-            keep=self.config.keep,
-        )
+        self._client = client_of(self.config)
         self._local = Client("local:")
         self._local.group([[0.0, 1.0]], advantage=self._base, convention="verl")  # an unknown one is refused here
         self._warned = False
-        self._decode: Any = None
 
     @property
     def reads_prompts(self) -> bool:
@@ -291,15 +268,6 @@ class SensitivityAsker(Asker):
     def reads_rewards(self) -> bool:
         """They are what the advantages are made of."""
         return True
-
-    @property
-    def max_credit_share(self) -> float | None:
-        """As configured."""
-        return self.config.max_credit_share
-
-    def read_by(self, tokenizer: Any) -> None:  # noqa: ANN401 - as above
-        """Know how tokens are read."""
-        self._decode = decoder(tokenizer, self.silent_of(tokenizer), {})
 
     def ask(self, batch: VerlBatch, step: int) -> TokenNumbers:
         """Advantages of a batch; an output that is not the last of its session has the plain one."""

@@ -37,17 +37,8 @@ def register() -> None:
 def _passed_through(name: str) -> Callable[..., Any]:
     """An estimator whose place a sampler takes."""
 
-    def estimator(
-        token_level_rewards: torch.Tensor,
-        response_mask: torch.Tensor,
-        config: Any = None,
-        index: Any = None,
-        non_tensor_batch: Any = None,
-        batch: Any = None,
-        **kwargs: Any,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def estimator(*_: object, **__: object) -> tuple[torch.Tensor, torch.Tensor]:
         """Refuse: there is nothing here to compute advantages of tokens from."""
-        del token_level_rewards, response_mask, config, index, non_tensor_batch, batch, kwargs
         raise RuntimeError(
             f"algorithm.adv_estimator={name} has no advantages without the sampler of creditd; expected "
             "trainer.v1.sampler.custom_sampler.path=pkg://creditd.adapters.verl, "
