@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from creditd.adapters.credit_config import CreditConfig
 from creditd.adapters.creditors import model_metrics
 from creditd.adapters.loop import SpanTokenRewards, span_token_rewards
 from creditd.adapters.loop_credit import LoopCredit
@@ -37,9 +38,11 @@ class CreditMaker:
 
     Attributes:
         credit_step: Of the optimizer, for schedules; the trainer sets it.
+        credit_config: How it asks.
     """
 
     credit_step: int
+    credit_config: CreditConfig
 
     def set_up_credit(self: Any, choices: CreditChoices) -> None:
         """Get ready to ask.
@@ -53,6 +56,7 @@ class CreditMaker:
         reward, config = choices.made()
         tokenizer = getattr(self.tokenizer, "tokenizer", self.tokenizer)
         self._credit = LoopCredit(reward, config, tokenizer=tokenizer)
+        self.credit_config = config
         self._kl_in_reward = choices.kl_in_reward == "keep"
         self._credit_metrics: dict[str, float] = {}
         self._dense: list[torch.Tensor] | None = None

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import time
-import warnings
 from typing import Any
 
 from creditd.adapters.openrlhf_maker import CreditMaker
 from creditd.adapters.openrlhf_options import CreditChoices
 from creditd.adapters.openrlhf_settings import STRATEGY, TRAINERS, actor_of, check_seams, check_settings, moved
+from creditd.adapters.step_share import StepShare
 
-STEPS_BEFORE_WARNING = 3
 _ASYNC = "openrlhf.trainer.ppo_trainer_async"
 
 
@@ -41,8 +39,10 @@ class CreditTraining:
         kind = type(maker)
         maker.__class__ = type(f"Credit{kind.__name__}", (CreditMaker, kind), {})
         maker.set_up_credit(self.credit_choices)
-        self._last_step_s: float | None = None
-        self._large_shares: int | None = 0
+        self._credit_share = StepShare(
+            maker.credit_config.max_credit_share,
+            "a service nearer to the trainer helps, and --credit.max_credit_share changes when this is said",
+        )
 
     def credit_is_ready(self) -> bool:
         """Whether the adapter is there: that this method is."""
@@ -53,29 +53,8 @@ class CreditTraining:
         self.experience_maker.credit_step = global_step
         status, following = super().train_step(rollout_samples, global_step)  # type: ignore[misc]
         metrics = self.experience_maker.taken_metrics()
-        status.update(metrics, **self._share_of_step(metrics))
+        status.update(metrics, **self._credit_share.of_step(metrics["credit/seconds"]))
         return status, following
-
-    def _share_of_step(self: Any, metrics: dict[str, float]) -> dict[str, float]:
-        """Which part of the time since the last step went to the credit; said once when it is large."""
-        now, before = time.perf_counter(), self._last_step_s
-        self._last_step_s = now
-        if before is None:
-            return {}
-        share = metrics["credit/seconds"] / max(now - before, 1e-9)
-        limit = self.credit_choices.of_config.get("max_credit_share", 0.25)
-        if self._large_shares is not None:
-            self._large_shares = self._large_shares + 1 if share > limit else 0
-        if self._large_shares == STEPS_BEFORE_WARNING:
-            self._large_shares = None  # said once
-            warnings.warn(
-                f"credit took more than {limit:.0%} of each of the last {STEPS_BEFORE_WARNING} steps "
-                f"({metrics['credit/seconds']:.2f} s in this one); a service nearer to the trainer helps, and "
-                "--credit.max_credit_share changes when this is said",
-                RuntimeWarning,
-                stacklevel=2,
-            )
-        return {"credit/share_of_step": share}
 
 
 class CreditStarting:

@@ -20,8 +20,6 @@ Tested with TRL 1.14.2 and 1.16.0.
 from __future__ import annotations
 
 import logging
-import time
-import warnings
 from typing import Any
 
 import numpy as np
@@ -34,6 +32,7 @@ from creditd.adapters.credit_config import Anneal, CreditConfig, anneal
 from creditd.adapters.credit_reward import CreditReward, Generation
 from creditd.adapters.creditors import Answered, Credited, ServiceCreditor
 from creditd.adapters.span_reward import SpanReward
+from creditd.adapters.step_share import StepShare
 from creditd.adapters.trl_processes import by_all, by_one
 from creditd.adapters.trl_rows import (
     check_rows,
@@ -61,8 +60,6 @@ __all__ = [
 ]
 
 log = logging.getLogger("creditd.adapters.trl")
-
-STEPS_BEFORE_WARNING = 3
 
 
 class CreditMixin:
@@ -97,8 +94,11 @@ class CreditMixin:
         self._answered: Answered | None = None
         self._generated: tuple[Any, Any, Any] | None = None
         self._scored: tuple[list[list[int]], list[Any], torch.Tensor] | None = None
-        self._last_call_s: float | None = None
-        self._large_shares: int | None = 0
+        self._credit_share = StepShare(
+            config.max_credit_share,
+            "a service nearer to the trainer helps, and CreditConfig(max_credit_share=…) changes when this is said",
+            speaks=self.accelerator.is_main_process,
+        )
         self.credit_request_ids = []
 
     def _generate(self: Any, prompts: list[Any]) -> Any:
@@ -152,7 +152,7 @@ class CreditMixin:
         if unknown.any():
             self._log_rewards(rewards, "train" if training else "eval")
         if not training:
-            self._last_call_s = None  # what lies between two calls is then not one step
+            self._credit_share.interrupted()
             if not self._creditor.config.credit_in_eval:
                 return out
 
@@ -178,23 +178,8 @@ class CreditMixin:
     def _log_credit(self: Any, credited: Credited, mode: str) -> None:
         """Put the metrics where TRL's own are, and warn once when the credit takes too much of the step."""
         metrics = dict(credited.metrics)
-        now = time.perf_counter()
-        if self._last_call_s is not None and mode == "train":
-            share = metrics["credit/seconds"] / max(now - self._last_call_s, 1e-9)
-            metrics["credit/share_of_step"] = share
-            limit = self._creditor.config.max_credit_share
-            if self._large_shares is not None:
-                self._large_shares = self._large_shares + 1 if limit is not None and share > limit else 0
-            if self._large_shares == STEPS_BEFORE_WARNING and self.accelerator.is_main_process:
-                self._large_shares = None  # said once
-                warnings.warn(
-                    f"credit took more than {limit:.0%} of each of the last {STEPS_BEFORE_WARNING} steps "
-                    f"({metrics['credit/seconds']:.2f} s in this one); a service nearer to the trainer helps, and "
-                    "CreditConfig(max_credit_share=…) changes when this is said",
-                    RuntimeWarning,
-                    stacklevel=2,
-                )
-        self._last_call_s = now if mode == "train" else None
+        if mode == "train":
+            metrics |= self._credit_share.of_step(metrics["credit/seconds"])
         for name, value in metrics.items():
             self._metrics[mode][name].append(value)
         if credited.request_id is not None and mode == "train":

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import logging
 import time
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -35,6 +34,7 @@ from creditd.adapters.sensitivity import (
     unasked,
 )
 from creditd.adapters.sensitivity_config import SensitivityConfig
+from creditd.adapters.step_share import StepShare
 from creditd.adapters.trl import CreditMixin
 from creditd.adapters.trl_processes import by_all, by_one
 from creditd.adapters.trl_rows import check_rows, filled, filled_up, overrider, replace_last, tokenizer_of
@@ -47,7 +47,6 @@ __all__ = ["SensitivityConfig", "SensitivityGRPOTrainer", "SensitivityMixin"]
 
 log = logging.getLogger("creditd.adapters.trl")
 
-STEPS_BEFORE_WARNING = 3
 _PICTURES = ("pixel_values", "num_images")
 
 
@@ -72,8 +71,12 @@ class SensitivityMixin:
         self._sensitivity = config
         self._decode = decoder(tokenizer, {*self.eos_token_ids, tokenizer.pad_token_id}, {})
         self._reasoned: tuple[Any, Any, Any] | None = None
-        self._last_reshaped_s: float | None = None
-        self._slow_steps: int | None = 0
+        self._sensitivity_share = StepShare(
+            config.max_credit_share,
+            "SensitivityConfig(max_credit_share=…) changes when this is said",
+            what="sensitivities",
+            speaks=self.accelerator.is_main_process,
+        )
         self._has_failed = False
         self.sensitivity_request_ids = []
         if config.in_process:
@@ -118,7 +121,7 @@ class SensitivityMixin:
         out: dict[str, Any] = super()._generate_and_score_completions(inputs)
         generated, self._reasoned = self._reasoned, None
         if not self.model.training:
-            self._last_reshaped_s = None  # what lies between two calls is then not one step
+            self._sensitivity_share.interrupted()
             return out
         started = time.perf_counter()
         everyone = by_all(self.accelerator, lambda: self._rollouts(out, generated))
@@ -187,16 +190,12 @@ class SensitivityMixin:
 
     def _log_sensitivity(self: Any, reshaped: Reshaped) -> None:
         """Put the metrics where TRL's own are, and warn once when they take too much of the step."""
-        metrics, now = reshaped.metrics, time.perf_counter()
+        metrics = reshaped.metrics
         if reshaped.failure is not None and not self._has_failed:
             self._has_failed = True
             policy = self._sensitivity.on_failure
             log.warning("no weights of tokens, on_failure=%s is applied: %s", policy, reshaped.failure)
-        if self._last_reshaped_s is not None:
-            share = metrics["credit/seconds"] / max(now - self._last_reshaped_s, 1e-9)
-            metrics["credit/share_of_step"] = share
-            self._warn_of(share)
-        self._last_reshaped_s = now
+        metrics |= self._sensitivity_share.of_step(metrics["credit/seconds"])
         # Credit of the candidates or spans below has the same names.
         place = "sensitivity/" if isinstance(self, CreditMixin) else "credit/"
         for name, value in metrics.items():
@@ -206,21 +205,6 @@ class SensitivityMixin:
             log.info("step %d: weights of request %s", self.state.global_step, reshaped.request_id)
         means = [float(np.mean(row)) if len(row) else 0.0 for row in reshaped.token_advantages]
         replace_last(self._logs["advantages"], means)
-
-    def _warn_of(self: Any, share: float) -> None:
-        """Say once that the reshaping takes too much of each step."""
-        limit = self._sensitivity.max_credit_share
-        if self._slow_steps is None:
-            return
-        self._slow_steps = self._slow_steps + 1 if limit is not None and share > limit else 0
-        if self._slow_steps == STEPS_BEFORE_WARNING and self.accelerator.is_main_process:
-            self._slow_steps = None  # said once
-            warnings.warn(
-                f"sensitivities took more than {limit:.0%} of each of the last {STEPS_BEFORE_WARNING} steps; "
-                "SensitivityConfig(max_credit_share=…) changes when this is said",
-                RuntimeWarning,
-                stacklevel=2,
-            )
 
 
 class SensitivityGRPOTrainer(SensitivityMixin, GRPOTrainer):

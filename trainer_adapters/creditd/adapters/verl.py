@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import logging
 import time
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,6 +23,7 @@ import transfer_queue as tq
 from omegaconf import OmegaConf
 from tensordict import TensorDict
 
+from creditd.adapters.step_share import StepShare
 from creditd.adapters.verl_askers import Asker, TokenNumbers, asker_of
 from creditd.adapters.verl_checks import check_trainer
 from creditd.adapters.verl_estimators import register
@@ -40,8 +40,6 @@ _ReplayBuffer: Any = seam(_BUFFERS, "ReplayBuffer")
 _ReplayBufferAsync: Any = seam(_BUFFERS, "ReplayBufferAsync")
 takes(_ReplayBuffer.sample, _SAMPLED)
 takes(_ReplayBufferAsync.sample, _SAMPLED)
-
-STEPS_BEFORE_WARNING = 3
 
 log = logging.getLogger("creditd.adapters.verl")
 
@@ -84,8 +82,10 @@ class CreditSampler:
         self._asker: Asker = asker_of(settings, group_size, longest)
         self._common = settings.common
         self._is_read = False
-        self._last: float | None = None
-        self._large_shares: int | None = 0
+        self._credit_share = StepShare(
+            self._asker.max_credit_share,
+            "a service nearer to the trainer helps, and sampler_kwargs.max_credit_share changes when this is said",
+        )
         register()
         if not self._asker.writes_rewards:
             install()
@@ -110,7 +110,7 @@ class CreditSampler:
             OVERLAY.keep(found.rows)
         if found.request_id is not None:
             log.info("step %d: credit of request %s", global_steps, found.request_id)
-        return meta, metrics | found.metrics | self._share(started)
+        return meta, metrics | found.metrics | self._credit_share.of_step(time.perf_counter() - started)
 
     def _tokenizer(self) -> Any:
         """Of the policy."""
@@ -148,27 +148,6 @@ class CreditSampler:
             rewards=[float(row.sum()) for row in data["rm_scores"].unbind()] if asker.reads_rewards else [],
             columns={name: _listed(data[name]) for name in asker.columns},
         )
-
-    def _share(self, started: float) -> dict[str, float]:
-        """What part of the step the credit took; said once where it is too much."""
-        now, last = time.perf_counter(), self._last
-        self._last = now
-        if last is None:
-            return {}
-        share = (now - started) / max(now - last, 1e-9)
-        limit = self._asker.max_credit_share
-        if self._large_shares is not None:
-            self._large_shares = self._large_shares + 1 if limit is not None and share > limit else 0
-        if self._large_shares == STEPS_BEFORE_WARNING:
-            self._large_shares = None
-            warnings.warn(
-                f"credit took more than {limit:.0%} of each of the last {STEPS_BEFORE_WARNING} steps; a service "
-                "nearer to the "
-                "trainer helps, and sampler_kwargs.max_credit_share changes when this is said",
-                RuntimeWarning,
-                stacklevel=3,
-            )
-        return {"credit/share_of_step": share}
 
 
 class CreditReplayBuffer(CreditSampler, _ReplayBuffer):
