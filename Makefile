@@ -17,6 +17,9 @@ VERL := .venv-verl
 VERL_VERSION := 0.9.1
 OPENRLHF := .venv-openrlhf
 OPENRLHF_VERSION := 0.11.2
+SKYRL := .venv-skyrl
+SKYRL312 := .venv-skyrl-3.12
+SKYRL_VERSION := 0.3.0
 
 BENCH := .venv-bench
 SHAPIQ := .venv-shapiq
@@ -30,7 +33,7 @@ RESULTS = tests/benchmarks/results/$(shell $(PYTHON) tests/benchmarks/measure.py
 export OMP_NUM_THREADS := 1
 export OPENBLAS_NUM_THREADS := 1
 
-.PHONY: help serve serve-models serve-toy setup fast test lint type arch browser pytest redis models gpu trainer demo demo-cache demo-scar demo-oar bench bench-http bench-cache bench-models bench-scar bench-oar bench-weights format clean
+.PHONY: help serve serve-models serve-toy setup fast test lint type arch browser pytest redis models gpu trainer skyrl demo demo-cache demo-scar demo-oar bench bench-http bench-cache bench-models bench-scar bench-oar bench-weights format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -143,6 +146,31 @@ $(OPENRLHF)/stamp: pyproject.toml constraints.txt
 	$(OPENRLHF)/bin/python -m pip $(QUIET) --no-deps openrlhf==$(OPENRLHF_VERSION)
 	@touch $@
 
+# What SkyRL imports; its own list brings vLLM, flash-attn and CUDA.
+OF_SKYRL_IMPORTS := accelerate==1.15.0 aiohttp==3.14.5 cloudpathlib==0.26.0 datasets==5.2.0 fastapi==0.165.0 \
+	func_timeout==4.3.5 hydra-core==1.3.2 jaxtyping==0.3.11 loguru==0.7.3 omegaconf==2.3.1 peft==0.18.1 polars==2.1.0 \
+	ray==2.56.0 skyrl-gym==0.4.0 tensorboard==2.21.0 tensordict==0.15.3 torchdata==0.11.0 transformers==5.8.0 \
+	typing_extensions uvicorn==0.54.0
+
+$(SKYRL)/stamp: pyproject.toml constraints.txt
+	@echo "installing torch (CPU) and SkyRL $(SKYRL_VERSION) into $(SKYRL)"
+	$(PYTHON) -m venv $(SKYRL)
+	$(SKYRL)/bin/python -m pip $(QUIET) --constraint constraints.txt torch==2.13.0
+	$(SKYRL)/bin/python -m pip $(QUIET) --constraint constraints.txt --editable . hypothesis pytest
+	$(SKYRL)/bin/python -m pip $(QUIET) $(OF_SKYRL_IMPORTS)
+	$(SKYRL)/bin/python -m pip $(QUIET) --no-deps skyrl==$(SKYRL_VERSION)
+	@touch $@
+
+# On Python 3.12 torch is the build with CUDA that SkyRL pins: several gigabytes.
+$(SKYRL312)/stamp: pyproject.toml
+	@echo "installing torch 2.11.0 with CUDA and SkyRL $(SKYRL_VERSION) into $(SKYRL312): several gigabytes"
+	$(PYTHON312) -m venv $(SKYRL312)
+	$(SKYRL312)/bin/python -m pip $(QUIET) torch==2.11.0
+	$(SKYRL312)/bin/python -m pip $(QUIET) --editable . hypothesis pytest
+	$(SKYRL312)/bin/python -m pip $(QUIET) $(OF_SKYRL_IMPORTS)
+	$(SKYRL312)/bin/python -m pip $(QUIET) --no-deps skyrl==$(SKYRL_VERSION)
+	@touch $@
+
 # $(1) what is run, $(2) its environment, $(3) what pytest is told: a framework that cannot be installed here is said, and is not
 # a pass. A recipe that names $(MAKE) itself is run even where make is only to say what it would do; one that calls this is not.
 define run_apart
@@ -164,6 +192,8 @@ OF_RAY := -W ignore::ResourceWarning -W ignore::pytest.PytestUnraisableException
 
 OF_VERL := tests/adapters/test_contract_verl.py $(addprefix tests/adapters/test_verl,.py _kinds.py _runs.py _settings.py)
 
+OF_SKYRL := tests/adapters/test_contract_skyrl.py tests/adapters/test_skyrl_package.py tests/docs/test_skyrl_page.py
+
 models: $(TRL)/stamp ## lane: engines with torch and transformers, in the environment of TRL
 	$(TRL)/bin/python -m pytest -q -n auto -m models
 
@@ -183,7 +213,13 @@ trainer: $(TRL)/stamp $(VENV)/dev.stamp ## lane: tests against real trainers, TR
 	$(call run_apart,conventions of OpenRLHF,$(OPENRLHF),-m trainer tests/conventions/test_openrlhf_conventions.py tests/conventions/test_openrlhf_rewards.py)
 	$(call run_apart,adapter of OpenRLHF,$(OPENRLHF),-m trainer $(OF_OPENRLHF))
 	$(call run_apart,policies with the transformers of verl,$(VERL),-m models -W ignore::DeprecationWarning $(OF_OWN_MODELS))
-	@echo "######## lane trainer: adapter of SkyRL NOT RUN with the package, which needs another Python and CUDA ########"
+	$(call run_apart,adapter of SkyRL,$(SKYRL),-m trainer $(OF_SKYRL))
+
+skyrl: export SERVICE_PYTHON := $(CURDIR)/$(BIN)/python
+skyrl: $(VENV)/service.stamp ## the adapter of SkyRL on Python 3.12, which installs torch with CUDA, several gigabytes (PYTHON312=…); no lane
+	@if $(MAKE) --no-print-directory $(SKYRL312)/stamp; then \
+		$(SKYRL312)/bin/python -m pytest -q -m trainer $(OF_SKYRL); \
+	else echo "######## skyrl: NOT RUN, it could not be installed here; it needs Python 3.12 (PYTHON312=…) ########"; exit 1; fi
 
 demo: $(TRL)/stamp ## train a small language model with every credit rule, and report (at most 20 minutes on two cores)
 	$(TRL)/bin/python trainer_adapters/demo/run.py
@@ -252,4 +288,4 @@ format: $(VENV)/dev.stamp ## rewrite the sources as ruff wants them
 	$(BIN)/ruff check --fix .
 
 clean: ## remove the environment and every cache
-	rm -rf $(VENV) $(TRL) $(VERL) $(OPENRLHF) $(BENCH) $(SHAPIQ) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage
+	rm -rf $(VENV) $(TRL) $(VERL) $(OPENRLHF) $(SKYRL) $(SKYRL312) $(BENCH) $(SHAPIQ) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage

@@ -18,7 +18,7 @@ from adapters.contract import (
     wanted,
 )
 from adapters.test_loop_credit import Threads
-from adapters.test_skyrl import BatchMetadata, Generator, TrajectoryID
+from adapters.test_skyrl import BatchMetadata, Generator, TrajectoryID, settings
 from creditd.adapters.loop import LoopCredit
 from creditd.adapters.skyrl import CreditGenerator
 
@@ -51,6 +51,7 @@ class TestSkyRL(AdapterContract):
             prompt_token_ids=[[3, 5]] * len(PROMPTS),
             loss_masks=rollouts.masks,
             rewards=[0.0] * len(PROMPTS),
+            stop_reasons=["stop"] * len(PROMPTS),
         )
         batch = {
             "prompts": PROMPTS,
@@ -59,7 +60,7 @@ class TestSkyRL(AdapterContract):
             "trajectory_ids": [TrajectoryID(prompt, place) for place, prompt in enumerate(PROMPTS)],
             "batch_metadata": BatchMetadata(0, "train"),
         }
-        made = CreditGenerator(generator, loop(rollouts, config), environment_weight=0.0)
+        made = CreditGenerator(generator, loop(rollouts, config), settings(), environment_weight=0.0)
         return asyncio.run(made.generate(batch))["rewards"]
 
 

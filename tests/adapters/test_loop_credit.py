@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -85,6 +86,19 @@ def test_advantages_have_the_form_of_the_tokens(form):
     assert tuple(found.shape) == (4, 6)
     for row, own in zip(found.tolist(), expected, strict=True):
         assert row == pytest.approx([*own, *[0.0] * (6 - len(own))], abs=1e-6)
+
+
+def test_threads_take_turns():
+    """As where a trainer generates many groups at once: nobody gets what belongs to another."""
+    credit = made()
+    shares = [slice(0, 2), slice(2, 4)] * 8
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda own: credit.advantages(PROMPTS[own], IDS[own], group_size=2), shares))
+    expected = made().advantages(PROMPTS, IDS, group_size=2)
+    for own, one in zip(shares, found, strict=True):
+        assert one.token_advantages == expected.token_advantages[own]
+        assert one.rewards == expected.rewards[own]
+        assert one.metrics["credit/reward/mean"] == sum(one.rewards) / 2
 
 
 def test_choices_and_schedules_are_those_of_the_configuration():

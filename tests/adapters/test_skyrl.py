@@ -1,4 +1,4 @@
-"""SkyRL's adapter against the documented signatures: the package itself needs another Python, and no lane has it."""
+"""SkyRL's adapter where SkyRL is not installed; tests/adapters/test_skyrl_package.py has the package."""
 
 import asyncio
 import sys
@@ -9,10 +9,47 @@ import numpy as np
 import pytest
 
 from adapters.test_loop_credit import IDS, LENGTHS, PADDED, PARSER, Tokenizer, by_client, score
-from creditd.adapters.skyrl import CandidateReward, CreditConfig, CreditGenerator, LoopCredit, handed_on, register
+from creditd.adapters import skyrl
+from creditd.adapters.compatibility import SKYRL, SeamMovedError
+from creditd.adapters.skyrl import (
+    CandidateReward,
+    CreditConfig,
+    CreditGenerator,
+    LoopCredit,
+    check_settings,
+    handed_on,
+    register,
+)
 from creditd.client import TransportError
 
+SETTINGS = {
+    "trainer.algorithm.advantage_estimator": "creditd",
+    "generator.step_wise_trajectories": False,
+    "generator.merge_stepwise_output": False,
+    "trainer.critic.model.path": None,
+    "trainer.algorithm.use_kl_in_reward": False,
+    "trainer.algorithm.advantage_batch_normalize": False,
+    "trainer.algorithm.dynamic_sampling.type": None,
+    "trainer.fully_async.sample_full_batch": False,
+    "trainer.algorithm.policy_loss_type": "regular",
+}
 NOBODY = "http://127.0.0.1:9"
+
+
+def settings(**changes):
+    """A configuration with SkyRL's names; `changes` by the last part of a name, `GONE` takes it away."""
+    made = types.SimpleNamespace()
+    for path, value in SETTINGS.items():
+        *above, last = path.split(".")
+        place = made
+        for part in above:
+            place = vars(place).setdefault(part, types.SimpleNamespace())
+        if changes.get(last) is not GONE:
+            setattr(place, last, changes.get(last, value))
+    return made
+
+
+GONE = object()
 
 
 @dataclass
@@ -37,6 +74,7 @@ class Generator:
     device = "somewhere"
 
     def __init__(self, **changes):
+        self.quiet = []
         self.output = {
             "prompt_token_ids": [[2], [2], [3], [3]],
             "response_ids": IDS,
@@ -48,8 +86,10 @@ class Generator:
             **changes,
         }
 
-    async def generate(self, _):
+    async def generate(self, input_batch, disable_tqdm=False):  # noqa: FBT002 - as SkyRL has it
         """As SkyRL's."""
+        assert input_batch["prompts"]
+        self.quiet.append(disable_tqdm)
         return self.output
 
 
@@ -70,7 +110,7 @@ def generated(generator=None, given=None, *, reward=score, weight=1.0, **config)
     credit = LoopCredit(
         CandidateReward(reward, PARSER), CreditConfig(**{"url": "local:"} | config), tokenizer=Tokenizer()
     )
-    made = CreditGenerator(generator or Generator(), credit, environment_weight=weight)
+    made = CreditGenerator(generator or Generator(), credit, settings(), environment_weight=weight)
     return asyncio.run(made.generate(given or batch()))
 
 
@@ -82,7 +122,7 @@ def test_rewards_are_token_advantages():
     assert generated(weight=2.0)["rewards"] == by_client(set_rewards=[2.0, 0.0, 1.0, 1.0]).token_advantages.to_list()
     assert found["response_ids"] == IDS
     assert found["rollout_metrics"]["generate/tokens"] == 17
-    assert found["rollout_metrics"]["credit/reward"] == 0.75
+    assert found["rollout_metrics"]["credit/reward/mean"] == 0.75
     assert found["rollout_metrics"]["credit/fallbacks"] == 0.0
 
 
@@ -128,18 +168,69 @@ def test_a_dead_service_is_raised_or_counted():
         (None, batch(names="pppq"), r"groups of \[1, 3\]"),
         (None, {**batch(), "trajectory_ids": None}, "no trajectory_ids"),
         (Generator(response_ids=[*IDS, IDS[0]]), None, "step-wise"),
-        (Generator(rewards=[[0.0], [1.0], [0.0], [0.0]]), None, "for each token"),
+        (Generator(is_last_step=[True] * 4), None, "step-wise"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(generator, given, words):
-    """Nothing is guessed of groups, steps or token rewards."""
+    """Nothing is guessed of groups or steps."""
     with pytest.raises(ValueError, match=words):
         generated(generator, given)
 
 
 def test_everything_else_is_the_wrapped_generators():
     """Attributes that SkyRL's trainer looks at."""
-    assert CreditGenerator(Generator(), None).device == "somewhere"
+    assert CreditGenerator(Generator(), None, settings()).device == "somewhere"
+
+
+def test_rewards_of_tokens_count_as_their_sum():
+    """As the environments of SkyRL's own generator give them."""
+    rewards = [[0.25, 0.0, 0.0, 0.75], [0.0] * 5, [0.5, 0.0], [0.0] * 5 + [0.5]]
+    assert generated(Generator(rewards=rewards))["rewards"] == generated()["rewards"]
+
+
+def test_a_completion_that_ended_by_its_length_was_cut_off():
+    """Its open candidate is none."""
+    stops = ["stop", "length", "stop", "stop"]
+    assert generated(Generator(stop_reasons=stops))["rollout_metrics"]["credit/candidates"] == 8 / 4
+    assert generated(Generator(stop_reasons=None))["rollout_metrics"]["credit/candidates"] == 9 / 4
+
+
+def test_quietness_is_handed_on():
+    """To a generator that knows it."""
+    generator = Generator()
+    credit = LoopCredit(CandidateReward(score, PARSER), CreditConfig(url="local:"), tokenizer=Tokenizer())
+    made = CreditGenerator(generator, credit, settings())
+    asyncio.run(made.generate(batch(), disable_tqdm=True))
+    assert generator.quiet == [True]
+
+    class Old:
+        async def generate(self, input_batch):
+            return await generator.generate(input_batch)
+
+    asyncio.run(CreditGenerator(Old(), credit, settings()).generate(batch(), disable_tqdm=True))
+    assert generator.quiet == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"advantage_estimator": "grpo"}, "expected creditd"),
+        ({"step_wise_trajectories": True}, "last step alone"),
+        ({"path": "critic"}, "would learn advantages"),
+        ({"type": "filter"}, "spread of rewards"),
+        ({"policy_loss_type": "gspo"}, "of a response"),
+    ],
+)
+def test_settings_that_lose_credit_are_refused(changes, words):
+    """All of them in the package, which tests/adapters/test_skyrl_package.py has."""
+    with pytest.raises(ValueError, match=words):
+        check_settings(settings(**changes))
+
+
+def test_a_setting_that_moved_is_said():
+    """Nobody knows whether it loses credit."""
+    with pytest.raises(SeamMovedError, match=r"no setting trainer\.algorithm\.use_kl_in_reward any more"):
+        check_settings(settings(use_kl_in_reward=GONE))
 
 
 def test_the_estimator_hands_on():
@@ -167,6 +258,9 @@ def test_registration_is_by_skyrls_own_registry(monkeypatch):
     for depth in range(1, len(parts) + 1):
         monkeypatch.setitem(sys.modules, ".".join(parts[:depth]), types.ModuleType(".".join(parts[:depth])))
     sys.modules[".".join(parts)].AdvantageEstimatorRegistry = Registry
+    looked = []
+    monkeypatch.setattr(skyrl, "demand_seams", looked.append)
     register()
     register()
     assert known == {"creditd": handed_on}
+    assert looked == [SKYRL, SKYRL]

@@ -11,13 +11,11 @@ import numpy as np
 import pytest
 
 from adapters.test_loop_credit import IDS, LENGTHS, PARSER, PROMPTS, Tokenizer, by_client, score
-from adapters.test_skyrl import Generator, batch
 from creditd.adapters.loop import CandidateReward, CreditConfig, LoopCredit
-from creditd.adapters.skyrl import handed_on
 
 PAGE = (Path(__file__).parents[2] / "TRAINERS.md").read_text(encoding="utf-8")
 PROGRAMS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-PARTS = ("skyrl", "args, samples", "rllm", "score_group(self, group)")
+PARTS = ("args, samples", "rllm", "score_group(self, group)")
 
 
 @pytest.fixture
@@ -45,23 +43,6 @@ def test_every_program_is_run():
     """No other block of the page does anything."""
     assert len(PROGRAMS) == len(PARTS)
     assert all(any(part in text for part in PARTS) for text in PROGRAMS)
-
-
-def test_the_generator_of_skyrl(monkeypatch):
-    """Rewards become token advantages, and the estimator is registered."""
-    known = {}
-    registry = SimpleNamespace(list_available=lambda: list(known), register=known.__setitem__)
-    modules(monkeypatch, "skyrl.backends.skyrl_train.utils.ppo_utils", AdvantageEstimatorRegistry=registry)
-    loading = SimpleNamespace(from_pretrained=lambda _: Tokenizer())
-    modules(monkeypatch, "transformers", AutoTokenizer=loading)
-    given = batch()
-    for extra, topic in zip(given["env_extras"], (["two"], ["two"], ["one"], ["one"]), strict=True):
-        extra["topic"] = topic
-    made = program("skyrl")["with_credit"](Generator())
-    found = asyncio.run(made.generate(given))
-    assert known == {"creditd": handed_on}
-    assert [len(row) for row in found["rewards"]] == LENGTHS
-    assert found["rollout_metrics"]["credit/reward"] == 0.5
 
 
 @pytest.mark.models

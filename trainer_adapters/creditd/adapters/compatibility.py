@@ -235,5 +235,21 @@ VERL = Framework(
         variable="VERL_USE_EXTERNAL_PLUGINS",
     ),
 )
-FRAMEWORKS = (TRL, VERL, OPENRLHF)
+_ESTIMATORS = "skyrl.backends.skyrl_train.utils.ppo_utils"
+_SKYRL_TRAINER = "skyrl.train.trainer"
+SKYRL = Framework(
+    name="SkyRL",
+    distribution="skyrl",
+    oldest=(0, 3, 0),
+    newest=(0, 3, 0),
+    seams=(
+        Seam(_ESTIMATORS, "AdvantageEstimatorRegistry.register", ("name", "func")),
+        Seam(_ESTIMATORS, "AdvantageEstimatorRegistry.list_available"),
+        Seam("skyrl.train.generators.base", "GeneratorInterface.generate", ("input_batch",)),
+        Seam(_SKYRL_TRAINER, "RayPPOTrainer.generate", ("input_batch",)),
+        Seam(_SKYRL_TRAINER, "RayPPOTrainer.postprocess_generator_output", ("generator_output", "uids")),
+        Seam(_SKYRL_TRAINER, "RayPPOTrainer.compute_advantages_and_returns", ("data",)),
+    ),
+)
+FRAMEWORKS = (TRL, VERL, OPENRLHF, SKYRL)
 """In the order in which they are looked at."""

@@ -6,7 +6,8 @@ Nothing here computes a credit: the client does, in a service or in this process
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeAlias, TypeVar
 
@@ -276,6 +277,12 @@ def _fault_of(result: ShapleyResult | ScarResult | OarResult, row: int, n_tokens
     return (
         f"{values[unusable[0]]:g} as the advantage of token {unusable[0]} of rollout {row}" if len(unusable) else None
     )
+
+
+def reward_metrics(rewards: Iterable[float | None]) -> dict[str, float]:
+    """The mean of what completions are worth, among those of which it is known; nothing where it is of none."""
+    known = [reward for reward in rewards if reward is not None and not math.isnan(reward)]
+    return {"credit/reward/mean": math.fsum(known) / len(known)} if known else {}
 
 
 def model_metrics(result: ShapleyResult | ScarResult | OarResult) -> dict[str, float]:

@@ -17,17 +17,18 @@ from __future__ import annotations
 import asyncio
 import inspect
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import repeat
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from creditd.adapters.credit_config import CreditConfig
 from creditd.adapters.credit_reward import CreditReward, Generation, OtherRewards
-from creditd.adapters.creditors import Answered, Credited, Floats
+from creditd.adapters.creditors import Answered, Credited, Floats, reward_metrics
 from creditd.adapters.processes import OneProcess, Processes, by_all, by_one
 from creditd.adapters.token_rows import in_form_of, lengths_of, prompt_rows, rows_of
 from creditd.client import Client, Ragged
@@ -104,6 +105,7 @@ class LoopCredit:
         reward.bind(credit or CreditConfig(), tokenizer, ends, sys.maxsize if longest is None else longest)
         self.reward = reward
         self._processes: Processes = processes or OneProcess()
+        self._turn = Lock()
 
     def advantages(
         self,
@@ -121,6 +123,8 @@ class LoopCredit:
         columns: Mapping[str, Sequence[Any]] | None = None,
     ) -> LoopAdvantages:
         """Advantages of every token of the completions of this process.
+
+        Threads of one process take turns.
 
         Args:
             prompts: What each of B completions answers: texts, or messages. Rows i·G … i·G + G − 1 of all processes
@@ -152,50 +156,62 @@ class LoopCredit:
         Cost:
             One decode per token where that adds up to the text, and one request for all processes.
         """
-        made: list[_Rows] = []
 
-        def prepare() -> list[Any]:
-            n_tokens = lengths_of(completion_ids, lengths)
-            own = _rows(
+        def given() -> _Rows:
+            return _rows(
                 prompts,
                 completion_ids,
-                n_tokens,
+                lengths_of(completion_ids, lengths),
                 None if prompt_ids is None else prompt_rows(prompt_ids, prompt_lengths),
                 completion_masks,
                 cut_off,
                 other_rewards,
                 columns,
             )
+
+        with self._turn:  # a reward remembers what it was called with
+            own, rewards, credited = self._credited(given, group_size, step)
+        rows = [
+            row if own.written is None else np.where(np.array(own.written[place], dtype=np.bool_), row, 0.0)
+            for place, row in enumerate(credited.token_advantages)
+        ]
+        return LoopAdvantages(
+            token_advantages=in_form_of(completion_ids, Ragged.from_rows(rows)),
+            rewards=rewards,
+            metrics=credited.metrics,
+            request_id=credited.request_id,
+        )
+
+    def _credited(
+        self, given: Callable[[], _Rows], group_size: int, step: int
+    ) -> tuple[_Rows, list[float | None], Credited]:
+        """The rows of this process, what they are worth, and their credit."""
+        made: list[_Rows] = []
+
+        def prepare() -> list[Any]:
+            own = given()
             made.append(own)
-            given = self._called(own)
+            called = self._called(own)
             rollouts = self.reward.rollouts(own.ids, own.prompts, own.others)
             of_process = repeat((self._processes.rank, own.others.largest))
-            return list(zip(rollouts, given, own.others.values, of_process, strict=False))
+            return list(zip(rollouts, called, own.others.values, of_process, strict=False))
 
         everyone = by_all(self._processes, prepare)
         own = made[0]
-        rollouts, given = [one for one, _, _, _ in everyone], [reward for _, reward, _, _ in everyone]
+        rollouts, called = [one for one, _, _, _ in everyone], [reward for _, reward, _, _ in everyone]
         beside = [other for _, _, other, _ in everyone]
         if len({weight for _, _, _, (_, weight) in everyone}) > 1:
             raise ValueError("other_rewards: got them of some processes alone; expected them of all, or of none")
         answered = by_one(
             self._processes, lambda: self.reward.answer(rollouts, group_size, step, own.others, with_credit=True)
         )
-        rewards = answered.utilities if answered.utilities is not None and not self.reward.has_rewards else given
+        rewards = answered.utilities if answered.utilities is not None and not self.reward.has_rewards else called
         credited = self._settled(answered, rewards, beside, group_size)
+        credited.metrics["credit/seconds"] += self.reward.seconds
+        credited.metrics.update(reward_metrics(rewards))
         begin = sum(rank < self._processes.rank for _, _, _, (rank, _) in everyone)
         here = slice(begin, begin + len(own.ids))
-        credited.metrics["credit/seconds"] += self.reward.seconds
-        rows = [
-            row if own.written is None else np.where(np.array(own.written[place], dtype=np.bool_), row, 0.0)
-            for place, row in enumerate(credited.token_advantages[here])
-        ]
-        return LoopAdvantages(
-            token_advantages=in_form_of(completion_ids, Ragged.from_rows(rows)),
-            rewards=rewards[here],
-            metrics=credited.metrics,
-            request_id=credited.request_id,
-        )
+        return own, rewards[here], replace(credited, token_advantages=credited.token_advantages[here])
 
     def _called(self, own: _Rows) -> list[float | None]:
         """What the reward says when it is called as a trainer calls it."""

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from creditd.adapters.credit_config import CreditConfig
-from creditd.adapters.creditors import model_metrics
+from creditd.adapters.creditors import model_metrics, reward_metrics
 from creditd.adapters.loop import SpanTokenRewards, span_token_rewards
 from creditd.adapters.loop_credit import LoopCredit
 from creditd.adapters.openrlhf_options import CreditChoices
@@ -175,6 +175,7 @@ class CreditMaker:
             "credit/fallbacks": 0.0,
             "credit/errors": 0.0,
             **model_metrics(result),
+            **reward_metrics(values),
             **span_metrics(result, [], result.ok),
             "credit/seconds": max(seconds - (model_s or result.usage.engine_s), 0.0),
         }

@@ -2,22 +2,27 @@
 
     from creditd.adapters.skyrl import CandidateReward, CreditConfig, CreditGenerator, LoopCredit, register
 
-    register()  # then trainer.algorithm.advantage_estimator=creditd
+    register()  # before SkyRL reads its configuration, which says trainer.algorithm.advantage_estimator=creditd
+    …
     credit = LoopCredit(CandidateReward(score, parser={"type": "numbered"}), CreditConfig(), tokenizer=tokenizer)
-    generator = CreditGenerator(generator, credit)
+    generator = CreditGenerator(generator, credit, cfg)
 
 SkyRL takes one reward per token where a generator returns lists; `creditd` is the estimator that takes them for
-advantages. Nothing here computes a credit, and nothing imports SkyRL but `register`. Written for SkyRL 0.3.0.
+advantages. Nothing here computes a credit, and nothing imports SkyRL but `register`. Tested with SkyRL 0.3.0.
 """
 
 from __future__ import annotations
 
 import asyncio
+import inspect
+import math
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 from typing import Any
 
 from creditd.adapters.candidate_reward import CandidateReward
+from creditd.adapters.compatibility import SKYRL, SeamMovedError, demand_seams
 from creditd.adapters.credit_config import Anneal, CreditConfig, anneal
 from creditd.adapters.loop_credit import LoopAdvantages, LoopCredit
 from creditd.adapters.span_reward import SpanReward
@@ -30,6 +35,7 @@ __all__ = [
     "LoopCredit",
     "SpanReward",
     "anneal",
+    "check_settings",
     "handed_on",
     "register",
 ]
@@ -37,59 +43,95 @@ __all__ = [
 NAME = "creditd"
 """What `trainer.algorithm.advantage_estimator` is called."""
 _EVAL = "eval"
+_CUT_OFF = "length"
+_REFUSED = (
+    ("generator.step_wise_trajectories", (True,), "SkyRL looks at the reward of the last step alone"),
+    ("generator.merge_stepwise_output", (True,), "it belongs to step-wise training"),
+    ("trainer.critic.model.path", None, "a critic would learn advantages"),
+    (
+        "trainer.algorithm.use_kl_in_reward",
+        (True,),
+        "the penalty would be added to advantages: use_kl_loss is the other",
+    ),
+    ("trainer.algorithm.advantage_batch_normalize", (True,), "it would move and scale every advantage once more"),
+    ("trainer.algorithm.dynamic_sampling.type", None, "it filters by the spread of rewards, which are advantages here"),
+    (
+        "trainer.fully_async.sample_full_batch",
+        (True,),
+        "it filters by the spread of rewards, which are advantages here",
+    ),
+    ("trainer.algorithm.policy_loss_type", ("gspo",), "its ratio is that of a response: the credit of tokens is lost"),
+    ("trainer.algorithm.policy_loss_type", ("cross_entropy",), "it does not look at advantages"),
+)
+"""Settings, their values under which credit is lost or changed, and how; None: any value that is one."""
 
 
 class CreditGenerator:
     """A generator of SkyRL whose rewards are creditd's token advantages; everything else of it is the wrapped one's.
 
     Rows of a prompt follow each other, as SkyRL repeats prompts; their `instance_id` says which they are. Rewards of
-    the environment are rewards of the whole response, beside creditd's. Evaluation is left as it is.
+    the environment are rewards of the whole response, beside creditd's; of rewards for each turn or token the sum, as
+    SkyRL's own metrics have it. A completion whose `stop_reasons` say `length` was cut off. Evaluation is left as it
+    is. Batches are asked about one after the other, also where SkyRL generates many groups at once.
 
     Args:
         generator: Any with SkyRL's `async generate(input_batch)`.
         credit: Whom to ask, and for what.
+        config: SkyRL's whole configuration (`SkyRLTrainConfig`).
         environment_weight: Weight of the environment's rewards; 0 leaves them out.
+
+    Raises:
+        ValueError: If the configuration has another estimator than `creditd`, or a setting under which credit would be
+            lost or changed.
     """
 
-    def __init__(self, generator: Any, credit: LoopCredit, *, environment_weight: float = 1.0) -> None:  # noqa: ANN401 - SkyRL's
+    def __init__(
+        self,
+        generator: Any,  # noqa: ANN401 - SkyRL's
+        credit: LoopCredit,
+        config: Any,  # noqa: ANN401 - SkyRL's
+        *,
+        environment_weight: float = 1.0,
+    ) -> None:
+        check_settings(config)
         self._generator, self._credit, self._weight = generator, credit, float(environment_weight)
+        self._in_turn = ThreadPoolExecutor(1, thread_name_prefix="creditd")  # a LoopCredit is asked by one at a time
+        self._is_quiet = "disable_tqdm" in inspect.signature(generator.generate).parameters
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever the wrapped one has
         """What the wrapped generator has."""
         return getattr(self._generator, name)
 
-    async def generate(self, input_batch: Mapping[str, Any], *args: Any, **kwargs: Any) -> dict[str, Any]:  # noqa: ANN401 - SkyRL's
+    async def generate(self, input_batch: Mapping[str, Any], disable_tqdm: bool = False) -> dict[str, Any]:  # noqa: FBT001, FBT002 - SkyRL looks for the name
         """What the wrapped generator makes, with one advantage for each token in the place of rewards.
 
         Args:
             input_batch: SkyRL's `GeneratorInput`.
-            args: Handed on.
-            kwargs: Handed on.
+            disable_tqdm: Handed on to a generator that knows it.
 
         Returns:
             Its `GeneratorOutput`: `rewards` holds lists of floats, exactly 0 where the loss mask is; `rollout_metrics`
-            has those of credit, and `credit/reward`, the mean of what completions are worth.
+            has those of credit, and `credit/reward/mean`, the mean of what completions are worth.
 
         Raises:
-            ValueError: If rows are not whole groups of prompts in their order, if there are more of them than prompts
-                (step-wise training), or if the environment gives a reward to each token.
+            ValueError: If rows are not whole groups of prompts in their order, or if there are more of them than
+                prompts (step-wise training).
             CreditdError: As the failure policy has it.
         """
-        output = dict(await self._generator.generate(input_batch, *args, **kwargs))
+        options = {"disable_tqdm": disable_tqdm} if self._is_quiet else {}
+        output = dict(await self._generator.generate(input_batch, **options))
         metadata = input_batch.get("batch_metadata")
         if metadata is not None and str(getattr(metadata, "training_phase", "")) == _EVAL:
             return output
         step = 0 if metadata is None else int(metadata.global_step)
-        found = await asyncio.to_thread(self._credited, input_batch, output, step)
+        loop = asyncio.get_running_loop()
+        found = await loop.run_in_executor(self._in_turn, self._credited, input_batch, output, step)
         metrics = dict(output.get("rollout_metrics") or {}) | found.metrics
-        known = [reward for reward in found.rewards if reward is not None]
-        if known:
-            metrics["credit/reward"] = sum(known) / len(known)
         return output | {"rewards": found.token_advantages, "rollout_metrics": metrics}
 
     def _credited(self, batch: Mapping[str, Any], output: Mapping[str, Any], step: int) -> LoopAdvantages:
         responses, prompts = output["response_ids"], batch["prompts"]
-        if len(responses) != len(prompts):
+        if len(responses) != len(prompts) or output.get("is_last_step") is not None:
             raise ValueError(
                 f"got {len(responses)} responses to {len(prompts)} prompts; expected one each: in step-wise training a "
                 "reward belongs to a step, and SkyRL looks at the last one alone"
@@ -97,6 +139,7 @@ class CreditGenerator:
         columns = {"env_class": batch["env_classes"]}
         if batch.get("env_extras") is not None:
             columns["env_extras"] = batch["env_extras"]
+        reasons = output.get("stop_reasons")
         return self._credit.advantages(
             prompts,
             responses,
@@ -104,6 +147,7 @@ class CreditGenerator:
             step=step,
             prompt_ids=output["prompt_token_ids"],
             completion_masks=output["loss_masks"],
+            cut_off=None if reasons is None else [reason == _CUT_OFF for reason in reasons],
             other_rewards=_beside(output["rewards"], self._weight),
             columns=columns,
         )
@@ -128,17 +172,51 @@ def handed_on(
 
 
 def register() -> None:
-    """Make `trainer.algorithm.advantage_estimator=creditd` known; in the driver, before the trainer is built.
+    """Make `trainer.algorithm.advantage_estimator=creditd` known to SkyRL.
 
-    SkyRL hands its registry on to its workers. Called again it changes nothing.
+    In the process that is started first, before `validate_cfg` and `initialize_ray`, which hands what is known then on
+    to all others. Called again it changes nothing.
 
     Raises:
-        ImportError: If SkyRL is not installed, or has its registry elsewhere.
+        ImportError: If SkyRL is not installed.
+        SeamMovedError: If SkyRL has no longer what this stands on.
     """
+    demand_seams(SKYRL)
     from skyrl.backends.skyrl_train.utils.ppo_utils import AdvantageEstimatorRegistry  # noqa: PLC0415 - a trainer has it
 
     if NAME not in AdvantageEstimatorRegistry.list_available():
         AdvantageEstimatorRegistry.register(NAME, handed_on)
+
+
+def check_settings(config: Any) -> None:  # noqa: ANN401 - SkyRL's
+    """Refuse a configuration of SkyRL under which advantages of tokens would be lost or changed.
+
+    Args:
+        config: The whole of it (`SkyRLTrainConfig`).
+
+    Raises:
+        ValueError: With the setting, and what would become of the credit.
+    """
+    estimator = _set_to(config, "trainer.algorithm.advantage_estimator")
+    if estimator != NAME:
+        raise ValueError(
+            f"got trainer.algorithm.advantage_estimator={estimator}; expected {NAME}: any other takes advantages of "
+            "tokens for rewards, and makes advantages of their sums"
+        )
+    for path, values, reason in _REFUSED:
+        value = _set_to(config, path)
+        if (value is not None and value != "") if values is None else value in values:
+            raise ValueError(f"got {path}={value}, with which creditd cannot be trained on: {reason}")
+
+
+def _set_to(config: Any, path: str) -> Any:  # noqa: ANN401 - as above
+    for part in path.split("."):
+        if not hasattr(config, part):
+            raise SeamMovedError(
+                f"SkyRL has no setting {path} any more; expected a release that creditd is tested with: {SKYRL.tested}"
+            )
+        config = getattr(config, part)
+    return config
 
 
 def _group_size(identities: Sequence[Any] | None) -> int:
@@ -155,11 +233,8 @@ def _group_size(identities: Sequence[Any] | None) -> int:
 
 
 def _beside(rewards: Sequence[Any], weight: float) -> list[float | None] | None:
-    """The environment's rewards, weighed; None where they do not count."""
+    """The environment's rewards of whole responses, weighed; None where they do not count."""
     if weight == 0.0:
         return None
-    if any(isinstance(reward, Sequence) for reward in rewards):
-        raise ValueError(
-            "got one reward of the environment for each token; expected one for each response, or environment_weight=0"
-        )
-    return [None if reward is None else weight * float(reward) for reward in rewards]
+    sums = [math.fsum(reward) if isinstance(reward, Sequence) else reward for reward in rewards]
+    return [None if reward is None else weight * float(reward) for reward in sums]

@@ -30,7 +30,7 @@ from trl.trainer.utils import nanstd
 from creditd.adapters.candidate_reward import CandidateReward
 from creditd.adapters.credit_config import Anneal, CreditConfig, anneal
 from creditd.adapters.credit_reward import CreditReward, Generation
-from creditd.adapters.creditors import Answered, Credited, ServiceCreditor
+from creditd.adapters.creditors import Answered, Credited, ServiceCreditor, reward_metrics
 from creditd.adapters.span_reward import SpanReward
 from creditd.adapters.step_share import StepShare
 from creditd.adapters.trl_processes import by_all, by_one
@@ -164,6 +164,7 @@ class CreditMixin:
         base = by_all(self.accelerator, plain)
         credited = self._creditor.settle(answered or self._asked(ids, prompts, rewards), base)
         credited.metrics["credit/seconds"] += self._credit_reward.seconds
+        credited.metrics.update(reward_metrics(rewards[:, self._credit_place].tolist()))
         out["advantages"] = filled(out, credited.token_advantages[self._own(ids)])
         self._log_credit(credited, "train" if training else "eval")
         return out

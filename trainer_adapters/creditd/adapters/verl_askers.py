@@ -15,7 +15,7 @@ from creditd.adapters.candidate_reward import CandidateReward
 from creditd.adapters.completions import token_offsets
 from creditd.adapters.credit_config import CreditConfig
 from creditd.adapters.credit_reward import CreditReward, decoder
-from creditd.adapters.creditors import client_of, model_metrics
+from creditd.adapters.creditors import client_of, model_metrics, reward_metrics
 from creditd.adapters.loop import span_token_rewards
 from creditd.adapters.loop_credit import LoopCredit
 from creditd.adapters.prompts import readable
@@ -185,9 +185,7 @@ class CreditAsker(Asker):
         for session, one, values in zip(whole, completions, found.token_advantages, strict=True):
             for row, (start, stop) in zip(session.rows, one.spans, strict=True):
                 rows[batch.keys[row]] = values[start:stop]
-        known = [reward for reward in found.rewards if reward is not None]
-        metrics |= found.metrics | ({"credit/reward/mean": float(np.mean(known))} if known else {})
-        return TokenNumbers(rows, metrics, found.request_id)
+        return TokenNumbers(rows, metrics | found.metrics, found.request_id)
 
 
 class SpanRewardAsker(Asker):
@@ -231,7 +229,6 @@ class SpanRewardAsker(Asker):
             **options,
         )
         result = found.result
-        worth = result.utility_grand[np.isfinite(result.utility_grand)]
         metrics = {
             "credit/fallbacks": 0.0,  # whatever fails is raised: there is no return to fall back to
             "credit/errors": 0.0,
@@ -240,8 +237,8 @@ class SpanRewardAsker(Asker):
             "credit/units": float(np.mean([len(units) for units in result.units])),
             "credit/seconds": max(time.perf_counter() - started - result.usage.engine_s, 0.0),
             **model_metrics(result),
+            **reward_metrics(result.utility_grand.tolist()),
         }
-        metrics |= {"credit/reward/mean": float(np.mean(worth))} if len(worth) else {}
         rows = {batch.keys[row]: list(values) for row, values in zip(order, found.token_rewards, strict=True)}
         return TokenNumbers(rows, metrics, result.request_id)
 
