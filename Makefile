@@ -162,7 +162,7 @@ OF_OPENRLHF := tests/adapters/test_contract_openrlhf.py tests/adapters/test_open
 # Ray leaves its sockets to the collector of garbage, which finds them when pytest has ended.
 OF_RAY := -W ignore::ResourceWarning -W ignore::pytest.PytestUnraisableExceptionWarning
 
-OF_VERL := tests/adapters/test_contract_verl.py $(addprefix tests/adapters/test_verl,.py _kinds.py _runs.py _settings.py)
+OF_VERL := tests/adapters/test_contract_verl.py $(addprefix tests/adapters/test_verl,.py _checkpoints.py _kinds.py _runs.py _settings.py)
 
 models: $(TRL)/stamp ## lane: engines with torch and transformers, in the environment of TRL
 	$(TRL)/bin/python -m pytest -q -n auto -m models

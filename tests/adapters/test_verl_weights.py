@@ -215,7 +215,7 @@ def test_checkpoints_of_an_earlier_run_count_for_nothing(run):
     run.save(1)
     asker = run.asker(max_weights_age=0)
     asker.ask(batch(), 0)
-    with pytest.raises(WeightVersionMismatchError, match="no checkpoint of step 1, .* there is none"):
+    with pytest.raises(WeightVersionMismatchError, match=r"no checkpoint of step 1, .* there is none"):
         asker.ask(batch(), 1)
     run.save(1)
     assert asker.ask(batch(), 1).metrics["credit/pushes"] == 1.0
@@ -243,7 +243,7 @@ def test_a_run_does_not_begin_with_the_weights_of_another(run):
     run.save(1)
     first.ask(batch(), 1)
     assert run.versions()[-1].startswith("night-")
-    with pytest.raises(ValueError, match="after 1 pushes; expected those that it was loaded with.*initial_weights"):
+    with pytest.raises(ValueError, match=r"after 1 pushes; expected those that it was loaded with.*initial_weights"):
         run.asker(on_failure="group_reward").ask(batch(), 0)
     told = run.asker(initial_weights=PLACE.replace("{step}", "1"))
     assert told.ask(batch(), 0).metrics["credit/pushes"] == 1.0
@@ -256,10 +256,10 @@ def test_what_a_service_finds_wrong_with_a_checkpoint_is_raised_under_every_poli
     """It has a configuration alone, or is nowhere: no other try heals that."""
     asker = run.asker(on_failure="group_reward")
     run.save(1, whole=False)
-    with pytest.raises(WeightsRefusedError, match="0 safetensors files.*global_step_1/actor/huggingface.*hf_model"):
+    with pytest.raises(WeightsRefusedError, match=r"0 safetensors files.*global_step_1/actor/huggingface.*hf_model"):
         asker.ask(batch(), 1)
     run.track(2)
-    with pytest.raises(WeightsRefusedError, match="leads to nothing.*global_step_2/actor/huggingface"):
+    with pytest.raises(WeightsRefusedError, match=r"leads to nothing.*global_step_2/actor/huggingface"):
         asker.ask(batch(), 2)
     with pytest.raises(NotFoundError):
         run.asker(on_failure="group_reward", model="nobody").ask(batch(), 0)
@@ -312,10 +312,10 @@ def test_a_tracker_of_something_else_is_refused(run):
     """A later step is of another run in the same folder; and a step is a number."""
     asker = run.asker()
     run.track(7)
-    with pytest.raises(ValueError, match="a checkpoint of step 7 .* after step 1 wrote; expected a folder that this"):
+    with pytest.raises(ValueError, match=r"a checkpoint of step 7 .* after step 1 wrote; expected a folder that this"):
         asker.ask(batch(), 1)
     run.track("soon")
-    with pytest.raises(ValueError, match="got 'soon' in .*latest_checkpointed_iteration.txt"):
+    with pytest.raises(ValueError, match=r"got 'soon' in .*latest_checkpointed_iteration\.txt"):
         asker.ask(batch(), 1)
 
 
@@ -378,15 +378,13 @@ def test_megatron_writes_the_same_for_its_model(tmp_path):
 
 def test_a_run_is_resumed_from_a_folder_of_its_own(tmp_path):
     """From another one there is no path for the weights that it begins with."""
-    run = Run(tmp_path)
-    for folder in (tmp_path / "global_step_4", "elsewhere/global_step_4"):
-        resumed = {"trainer.resume_mode": "resume_path", "trainer.resume_from_path": str(folder)}
-        if folder == "elsewhere/global_step_4":
-            with pytest.raises(ValueError, match="resume_from_path=elsewhere/global_step_4, outside of"):
-                run.asker(configured(tmp_path, **resumed))
-        else:
-            run.asker(configured(tmp_path, **resumed))
-    run.close()
+    own, other = (
+        {"trainer.resume_mode": "resume_path", "trainer.resume_from_path": f"{folder}/global_step_4"}
+        for folder in (tmp_path, "elsewhere")
+    )
+    Run(tmp_path).asker(configured(tmp_path, **own))._client.close()
+    with pytest.raises(ValueError, match="resume_from_path=elsewhere/global_step_4, outside of"):
+        Run(tmp_path).asker(configured(tmp_path, **other))
 
 
 def test_without_a_trainer_nobody_knows_where_it_saves():
