@@ -190,7 +190,7 @@ OF_OPENRLHF := tests/adapters/test_contract_openrlhf.py tests/adapters/test_open
 # Ray leaves its sockets to the collector of garbage, which finds them when pytest has ended.
 OF_RAY := -W ignore::ResourceWarning -W ignore::pytest.PytestUnraisableExceptionWarning
 
-OF_VERL := tests/adapters/test_contract_verl.py $(addprefix tests/adapters/test_verl,.py _kinds.py _runs.py _settings.py)
+OF_VERL := tests/adapters/test_contract_verl.py $(addprefix tests/adapters/test_verl,.py _checkpoints.py _kinds.py _runs.py _settings.py)
 
 OF_SKYRL := tests/adapters/test_contract_skyrl.py tests/adapters/test_skyrl_package.py tests/docs/test_skyrl_page.py
 

@@ -112,7 +112,7 @@ def test_every_choice_of_the_other_adapters_is_a_key():
     assert {field.name for field in fields(CreditConfig)} - set(credit) == {"credit_in_eval"}
     _, sensitivity, _ = known_keys("sensitivity")
     lacking = {field.name for field in fields(SensitivityConfig)} - set(sensitivity)
-    assert lacking == {"in_process", "push_deadline_s", "run", "most_tokens"}
+    assert lacking == {"in_process", "most_tokens"}
 
 
 @pytest.mark.parametrize(

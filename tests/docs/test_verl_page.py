@@ -8,8 +8,10 @@ from typing import get_args
 import pytest
 
 from creditd.adapters.compatibility import VERL
+from creditd.adapters.sensitivity_config import SensitivityConfig
 from creditd.adapters.verl_checks import ESTIMATORS, KEEP_TOKEN_REWARDS, LOSSES_OF_MEANS
 from creditd.adapters.verl_settings import CommonSettings, Kind, known_keys
+from creditd.adapters.verl_weights import TRACKER, CheckpointKeys
 
 PAGE = (Path(__file__).parents[2] / "VERL.md").read_text(encoding="utf-8")
 MAKEFILE = (Path(__file__).parents[2] / "Makefile").read_text(encoding="utf-8")
@@ -24,8 +26,8 @@ def table(*header):
 
 
 def test_every_block_is_tested():
-    """Rewards, the run that has them, and PPO: tests/adapters/test_verl_runs.py takes all three."""
-    assert re.findall(r"^```(\w+)$", PAGE, re.MULTILINE) == ["python", "sh", "sh"]
+    """Rewards, the run that has them, and PPO: test_verl_runs.py of tests/adapters; OAR: test_verl_checkpoints.py."""
+    assert re.findall(r"^```(\w+)$", PAGE, re.MULTILINE) == ["python", "sh", "sh", "sh"]
 
 
 @pytest.mark.parametrize("kind", get_args(Kind))
@@ -46,6 +48,15 @@ def test_the_defaults_of_all_kinds_are_those_of_the_code():
             assert said[field.name] == f"`[{', '.join(field.default)}]`"
         elif field.default is not None:
             assert float(said[field.name]) == field.default
+
+
+def test_the_defaults_of_checkpoints_are_those_of_the_code():
+    """And null where there is none."""
+    said = {key.strip("`"): default for key, default, *_ in table("key", "default", "of kinds", "what it says")}
+    assert said["weights"] == said["weight_version"] == said["initial_weights"] == said["run"] == "null"
+    assert int(said["max_weights_age"]) == CheckpointKeys("{step}").max_weights_age
+    assert float(said["push_deadline_s"]) == SensitivityConfig(parser="hashes", model="p").push_deadline_s
+    assert f"`{TRACKER}`" in PAGE
 
 
 def test_estimators_and_refusals_are_those_of_the_code():

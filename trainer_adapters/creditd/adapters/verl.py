@@ -79,7 +79,7 @@ class CreditSampler:
         parent.__init__(sampler_kwargs=sampler_kwargs, refill_fn=refill_fn, **options)
         group_size = settings.common.group_size or _of(trainer_config, "rollout.n", "group_size")
         longest = settings.common.longest or _of(trainer_config, "rollout.response_length", "longest")
-        self._asker: Asker = asker_of(settings, group_size, longest)
+        self._asker: Asker = asker_of(settings, group_size, longest, trainer_config)
         self._common = settings.common
         self._is_read = False
         self._credit_share = StepShare(

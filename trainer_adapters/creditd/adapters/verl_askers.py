@@ -24,6 +24,7 @@ from creditd.adapters.sensitivity_config import SensitivityConfig
 from creditd.adapters.span_reward import SpanReward
 from creditd.adapters.verl_rows import Session, VerlBatch, joined, sessions_of, whole_groups
 from creditd.adapters.verl_settings import CommonSettings, VerlSettings
+from creditd.adapters.verl_weights import weights_of
 from creditd.client import Client, CreditdError, Evaluator, OarResult
 
 log = logging.getLogger("creditd.adapters.verl")
@@ -246,12 +247,12 @@ class SpanRewardAsker(Asker):
 class SensitivityAsker(Asker):
     """Advantages of whole responses, of verl's own rewards, reshaped by how the answer depends on tokens (OAR)."""
 
-    def __init__(self, settings: VerlSettings, group_size: int) -> None:
+    def __init__(self, settings: VerlSettings, group_size: int, trainer: Any) -> None:  # noqa: ANN401 - a DictConfig
         self.config = SensitivityConfig(**settings.config)
         super().__init__(settings.common, self.config, group_size)
         self._base = settings.reward.get("base_advantage", "grpo")
-        self._version = settings.reward.get("weight_version")
         self._client = client_of(self.config)
+        self._weights = weights_of(settings.reward, self.config, self._client, trainer)
         self._local = Client("local:")
         self._local.group([[0.0, 1.0]], advantage=self._base, convention="verl")  # an unknown one is refused here
         self._warned = False
@@ -269,6 +270,7 @@ class SensitivityAsker(Asker):
     def ask(self, batch: VerlBatch, step: int) -> TokenNumbers:
         """Advantages of a batch; an output that is not the last of its session has the plain one."""
         started = time.perf_counter()
+        self._weights.sampled(step)
         whole, broken, metrics = self.grouped(batch)
         rows = _zeros(batch, broken)
         if not whole:
@@ -280,7 +282,8 @@ class SensitivityAsker(Asker):
         advantages = [float(value) for row in found for value in row]
         rollouts = [self._rollout(batch, row, value) for row, value in zip(last, advantages, strict=True)]
         reshaped = self._reshaped(rollouts, step)
-        metrics |= reshaped.metrics | {"credit/seconds": time.perf_counter() - started}
+        metrics |= reshaped.metrics | self._weights.metrics(answered=reshaped.weight_version is not None)
+        metrics["credit/seconds"] = time.perf_counter() - started
         for session, value, own in zip(whole, advantages, reshaped.token_advantages, strict=True):
             for row in session.rows[:-1]:
                 rows[batch.keys[row]] = plain_advantages(self._rollout(batch, row, value)).tolist()
@@ -304,10 +307,13 @@ class SensitivityAsker(Asker):
         """What is left of asking under the failure policy."""
         if not any(rollout.has_contrast for rollout in rollouts):
             return unasked(rollouts)
-        version = None if self._version is None else self._version.replace("{step}", str(step))
+
+        def ask(version: str | None) -> OarResult:
+            return asked_of_service(self._client, self.config, rollouts, self.group_size, version)
+
         answer: OarResult | CreditdError
         try:
-            answer = asked_of_service(self._client, self.config, rollouts, self.group_size, version)
+            answer = self._weights.answer(ask, step)
         except CreditdError as error:
             answer = error
         found = settled(answer, self.config, rollouts)
@@ -319,13 +325,19 @@ class SensitivityAsker(Asker):
         return found
 
 
-def asker_of(settings: VerlSettings, group_size: int, longest: int | None) -> Asker:
+def asker_of(
+    settings: VerlSettings,
+    group_size: int,
+    longest: int | None,
+    trainer: Any = None,  # noqa: ANN401 - a DictConfig
+) -> Asker:
     """Who asks, by the kind.
 
     Args:
         settings: What the keys say.
         group_size: Sessions of a prompt.
         longest: Response tokens at which generation is cut off.
+        trainer: The configuration of verl's trainer, which says where checkpoints are; None if nobody knows it.
 
     Returns:
         One that waits for its tokenizer.
@@ -335,7 +347,7 @@ def asker_of(settings: VerlSettings, group_size: int, longest: int | None) -> As
         TypeError: If a reward is no function.
     """
     if settings.common.kind == "sensitivity":
-        return SensitivityAsker(settings, group_size)
+        return SensitivityAsker(settings, group_size, trainer)
     if settings.common.kind == "span_rewards":
         return SpanRewardAsker(settings, group_size)
     return CreditAsker(settings, group_size, longest)

@@ -26,7 +26,9 @@ Incomplete: TypeAlias = Literal["raise", "mask"]
 _FUNCTION = "pkg://"
 _NEVER = ("credit_in_eval",)
 _OF_CANDIDATES = ("credit", "utility", "advantage", "tokens", "candidates", "malformed")
-_OF_OWN_MODEL = ("in_process", "push_deadline_s", "run", "most_tokens")
+_OF_OWN_MODEL = ("in_process", "most_tokens")
+_OF_CHECKPOINTS = ("initial_weights", "max_weights_age", "push_deadline_s", "run")
+_OF_WEIGHTS = ("weight_version", "weights", "initial_weights", "max_weights_age")
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ def known_keys(kind: Kind) -> tuple[list[str], list[str], list[str]]:
         taken = [name for name in _arguments(SpanReward) if name not in {"advantage", "name"}]
         return common, [name for name in of_both if name != "on_failure"], ["reward", *taken]
     own = [field.name for field in fields(SensitivityConfig) if field.name not in _OF_OWN_MODEL]
-    return common, own, ["base_advantage", "weight_version"]
+    return common, own, ["base_advantage", *_OF_WEIGHTS]
 
 
 def settings_of(given: Mapping[str, Any]) -> VerlSettings:
@@ -127,6 +129,9 @@ def settings_of(given: Mapping[str, Any]) -> VerlSettings:
     if unknown:
         every = ", ".join(sorted({*names, *of_config, *of_reward}))
         raise ValueError(f"sampler_kwargs: got {unknown[0]!r}; expected, with kind={common.kind}, some of {every}")
+    lonely = [name for name in _OF_CHECKPOINTS if name in given] if given.get("weights") is None else []
+    if lonely:
+        raise ValueError(f"sampler_kwargs: got {lonely[0]!r} without weights; expected both, or neither")
     reward = {
         name: value if name == "reward" else _scheduled(value) for name, value in given.items() if name in of_reward
     }
