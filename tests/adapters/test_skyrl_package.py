@@ -14,8 +14,10 @@ from adapters import skyrl_world as world
 from adapters.contract import PARSER, PROMPTS, RAGGED, here
 from conventions.groups import OF_A_LIBRARY
 from creditd.adapters.compatibility import SKYRL
-from creditd.adapters.skyrl import CandidateReward, CreditGenerator, LoopCredit, check_settings, handed_on, register
+from creditd.adapters.skyrl import CandidateReward, CreditConfig, CreditGenerator, LoopCredit, check_settings, handed_on, register
 from creditd.client import Client
+from creditd.client.exchanges import answer_of, parsed
+from services import running_service
 
 pytestmark = OF_A_LIBRARY
 EXTRAS = [{"label": "a"} for _ in PROMPTS]
@@ -54,19 +56,27 @@ def by_client(words=RAGGED.words, **options):
         )
 
 
-def test_skyrls_loss_moves_each_token_by_its_advantage(settings):
-    """Its gradient is the answer, over the tokens of the batch; rows that fill the batch up move nothing."""
-    trains = world.trainer(settings, credited(settings))
-    data = world.stepped(trains, *world.batch(ASKED, extras=EXTRAS))
+def test_skyrls_loss_moves_each_token_by_the_advantage_on_the_wire(settings, tmp_path):
+    """Its gradient is what a service answered, over the tokens of the batch; rows that fill the batch up move nothing."""
+    python = os.environ.get("SERVICE_PYTHON")
+    if python is None:
+        pytest.skip("SERVICE_PYTHON names no interpreter that can run the service")
+    kept = tmp_path / "kept"
+    with running_service(directory=tmp_path, python=python) as url:
+        made = credited(settings, config=CreditConfig(url=url, record=kept))
+        trains = world.trainer(settings, made)
+        data = world.stepped(trains, *world.batch(ASKED, extras=EXTRAS))
+        made._credit.reward.creditor.client.close()  # noqa: SLF001 - a training ends with its process
     found = world.gradients(trains, data)
-    expected = by_client().token_advantages.to_list()
-    count = sum(map(len, expected))
-    rows = world.by_rows(found, list(map(len, expected)))
-    for own, other in zip(rows, expected, strict=True):
-        assert [-value * count for value in own] == pytest.approx(other, rel=1e-6, abs=1e-7)
+    (exchange,) = kept.iterdir()
+    answered = answer_of(parsed(exchange.read_bytes())).token_advantages.to_list()
+    count = sum(map(len, answered))
+    for own, other in zip(world.by_rows(found, list(map(len, answered))), answered, strict=True):
+        assert [-value * count for value in own] == pytest.approx(other, rel=1e-6, abs=0.0)
     assert len(found) == 9
     assert not found[8].any()
-    assert int((found != 0).sum()) == sum(value != 0 for row in expected for value in row)
+    assert int((found != 0).sum()) == sum(value != 0 for row in answered for value in row)
+    assert answered == by_client().token_advantages.to_list()
 
 
 def test_metrics_are_those_of_skyrls_log(settings):
