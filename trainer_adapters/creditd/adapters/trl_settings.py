@@ -39,9 +39,9 @@ def check_loss(trainer: Any) -> None:  # noqa: ANN401 - a GRPOTrainer, which car
             f"creditd's adapter is tested with TRL {TRL.tested}; this is {installed}", RuntimeWarning, stacklevel=4
         )
     for method in ("_compute_loss", "compute_loss"):
-        own, of_trl = getattr(type(trainer), method), getattr(GRPOTrainer, method)
+        own, of_trl = getattr(type(trainer), method, None), getattr(GRPOTrainer, method)
         if own is not of_trl:
-            owner = next(kind for kind in type(trainer).__mro__ if method in vars(kind))
+            owner = next((kind for kind in type(trainer).__mro__ if method in vars(kind)), type(trainer))
             raise ValueError(f"{owner.__name__} has a loss of its own, {method}; expected that of GRPOTrainer")
         if of_trl.__module__ != _LOSS_OF:
             raise ValueError(
