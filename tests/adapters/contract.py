@@ -1,7 +1,8 @@
 """What every adapter has to make of the same rollouts: the same advantage on every token, or the same error.
 
 An adapter's test gives a function that takes rollouts and a `CreditConfig`, has its framework do what it does, and
-returns the advantages that the loss trains on, row by row; or raises.
+returns the advantages that the loss trains on, row by row; or raises. Another one does the same where no place has a
+group whole.
 """
 
 import math
@@ -213,11 +214,15 @@ def same(found, expected):
 
 
 class AdapterContract:
-    """The tests; a subclass has `advantages(rollouts, config)`, as the module says."""
+    """The tests; a subclass has `advantages(…, rollouts, config)` and `split(…)`, as the module says."""
 
     @abstractmethod
     def advantages(self, tmp_path, rollouts, config):
         """What the framework trains on."""
+
+    @abstractmethod
+    def split(self, tmp_path, rollouts, config):
+        """The same where groups are spread over ranks, micro-batches or calls, as the framework spreads them."""
 
     @pytest.mark.parametrize("name", ["ragged", "holes", "unscored"])
     def test_tokens_have_what_the_client_answers(self, tmp_path, name):
@@ -226,6 +231,12 @@ class AdapterContract:
         expected = wanted(rollouts)
         assert all(any(row) for row in expected)
         same(self.advantages(tmp_path, rollouts, here()), expected)
+
+    @pytest.mark.parametrize("name", ["ragged", "holes"])
+    def test_tokens_have_the_same_however_groups_are_spread(self, tmp_path, name):
+        """Baselines are those of whole groups, wherever their rows are trained."""
+        rollouts = {"ragged": RAGGED, "holes": HOLES}[name]
+        same(self.split(tmp_path, rollouts, here()), wanted(rollouts))
 
     def test_spans_have_what_a_loop_has(self, tmp_path):
         """Judged as whole texts, what tools wrote included, whose tokens have nothing."""

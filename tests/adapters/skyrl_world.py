@@ -18,7 +18,7 @@ import torch
 from skyrl.backends.skyrl_train.utils.ppo_utils import PolicyLossRegistry
 from skyrl.train.config import SkyRLTrainConfig
 from skyrl.train.generators.skyrl_gym_generator import SkyRLGymGenerator
-from skyrl.train.generators.utils import prepare_generator_input
+from skyrl.train.generators.utils import concatenate_generator_outputs, prepare_generator_input
 from skyrl.train.trainer import RayPPOTrainer
 from skyrl.train.utils import validate_cfg
 from skyrl_gym.envs.base_text_env import BaseTextEnv
@@ -179,11 +179,20 @@ def stepped(of, given, uids, *, values=False):
 
     With `values` there is a critic, which says 0.
     """
-    output = asyncio.run(of.generate(given))
+    return trained_on(of, asyncio.run(of.generate(given)), uids, values=values)
+
+
+def trained_on(of, output, uids, *, values=False):
+    """The same from what a generator made."""
     output, uids = of.postprocess_generator_output(output, uids)
     data = of.convert_to_training_input(output, uids)
     data["values"] = torch.zeros_like(data["rewards"]) if values else None
     return of.compute_advantages_and_returns(data)
+
+
+def together(outputs):
+    """One output of those of several groups, as SkyRL's asynchronous trainer makes it."""
+    return concatenate_generator_outputs(list(outputs))
 
 
 def gradients(of, data):

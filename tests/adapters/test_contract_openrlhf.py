@@ -43,6 +43,17 @@ class TestOpenRLHF(AdapterContract):
     def advantages(self, tmp_path, rollouts, config):
         """What OpenRLHF's loss is given, from the first token of each completion to its last one."""
         del tmp_path
+        return self._trained(rollouts, config)
+
+    def split(self, tmp_path, rollouts, config):
+        """The same of micro-batches of one, and of three, which have rows of both groups."""
+        del tmp_path
+        alone, mixed = (self._trained(rollouts, config, "--rollout.micro_batch_size", size) for size in ("1", "3"))
+        assert alone == mixed
+        return mixed
+
+    def _trained(self, rollouts, config, *more):
+        """A step of its trainer."""
         sizes = [
             "--rollout.n_samples_per_prompt",
             str(GROUP),
@@ -52,7 +63,7 @@ class TestOpenRLHF(AdapterContract):
             "8",
         ]
         of_reward = world.SPANS if rollouts.is_judged else world.CANDIDATES
-        choices, args = world.chosen(*of_reward, *world.LOCAL, *world.GROUPS, *sizes)
+        choices, args = world.chosen(*of_reward, *world.LOCAL, *world.GROUPS, *sizes, *more)
         args.rollout.n_samples_per_prompt = GROUP
         given = Given(choices.reward, choices.of_reward, choices.of_config, pair=(rollouts.reward(), config))
         trainer = world.trainer_with(given, args)

@@ -14,7 +14,15 @@ from adapters import skyrl_world as world
 from adapters.contract import PARSER, PROMPTS, RAGGED, here
 from conventions.groups import OF_A_LIBRARY
 from creditd.adapters.compatibility import SKYRL
-from creditd.adapters.skyrl import CandidateReward, CreditConfig, CreditGenerator, LoopCredit, check_settings, handed_on, register
+from creditd.adapters.skyrl import (
+    CandidateReward,
+    CreditConfig,
+    CreditGenerator,
+    LoopCredit,
+    check_settings,
+    handed_on,
+    register,
+)
 from creditd.client import Client
 from creditd.client.exchanges import answer_of, parsed
 from services import running_service
@@ -57,7 +65,7 @@ def by_client(words=RAGGED.words, **options):
 
 
 def test_skyrls_loss_moves_each_token_by_the_advantage_on_the_wire(settings, tmp_path):
-    """Its gradient is what a service answered, over the tokens of the batch; rows that fill the batch up move nothing."""
+    """Its gradient is what a service answered, over the batch's tokens; rows that fill the batch up move nothing."""
     python = os.environ.get("SERVICE_PYTHON")
     if python is None:
         pytest.skip("SERVICE_PYTHON names no interpreter that can run the service")
@@ -66,7 +74,7 @@ def test_skyrls_loss_moves_each_token_by_the_advantage_on_the_wire(settings, tmp
         made = credited(settings, config=CreditConfig(url=url, record=kept))
         trains = world.trainer(settings, made)
         data = world.stepped(trains, *world.batch(ASKED, extras=EXTRAS))
-        made._credit.reward.creditor.client.close()  # noqa: SLF001 - a training ends with its process
+        made._credit.reward.creditor.client.close()
     found = world.gradients(trains, data)
     (exchange,) = kept.iterdir()
     answered = answer_of(parsed(exchange.read_bytes())).token_advantages.to_list()

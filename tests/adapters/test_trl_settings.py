@@ -68,6 +68,19 @@ def test_a_loss_of_its_own_is_refused(method, tmp_path):
     assert type(trainer) is kind
 
 
+@pytest.mark.parametrize("method", ["_compute_loss", "compute_loss"])
+def test_a_patched_trl_is_refused(method, tmp_path, monkeypatch):
+    """What puts a loss into TRL's own class, as Unsloth does, leaves no subclass by which it is seen."""
+
+    def patched(self, model, inputs, **_):
+        raise NotImplementedError
+
+    trainer = trainer_of(tmp_path, kind=GRPOTrainer)
+    monkeypatch.setattr(GRPOTrainer, method, patched)
+    with pytest.raises(ValueError, match=rf"GRPOTrainer has a loss out of .*test_trl_settings, {method}; expected TRL"):
+        attach(trainer, HERE)
+
+
 @pytest.mark.skipif(
     importlib.util.find_spec("trl.experimental.minillm") is None, reason="MiniLLM left TRL with release 1.15"
 )

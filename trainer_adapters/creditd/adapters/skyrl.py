@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -39,6 +40,8 @@ __all__ = [
     "handed_on",
     "register",
 ]
+
+log = logging.getLogger("creditd.adapters.skyrl")
 
 NAME = "creditd"
 """What `trainer.algorithm.advantage_estimator` is called."""
@@ -126,6 +129,7 @@ class CreditGenerator:
         step = 0 if metadata is None else int(metadata.global_step)
         loop = asyncio.get_running_loop()
         found = await loop.run_in_executor(self._in_turn, self._credited, input_batch, output, step)
+        log.info("step %d: credit of request %s: %s", step, found.request_id, found.metrics)
         metrics = dict(output.get("rollout_metrics") or {}) | found.metrics
         return output | {"rewards": found.token_advantages, "rollout_metrics": metrics}
 

@@ -14,7 +14,7 @@ the other reward functions have spoken, for scores and credit together: the util
 rewards, and the token advantages are kept until TRL has its own, so that nothing is scored twice.
 A completion whose own reward is unknown has no rewards at all for TRL, which leaves it out of every mean and spread and
 gives it the advantage 0: it is never compared by the other reward functions alone. Their log has what they gave.
-Tested with TRL 1.14.2 and 1.16.0.
+TRL.md has every option, metric and refusal. Tested with TRL 1.14.2 and 1.16.0.
 """
 
 from __future__ import annotations

@@ -18,6 +18,8 @@ ZERO_SHARDS_WEIGHTS = 3
 """The stage of ZeRO from which on each process has a part of the weights."""
 SCALED_AS = {"batch": ("batch_scaled",), "none": ("centered", "none")}
 """Advantages of creditd that do what `scale_rewards` says; `group`, TRL's default, leaves the choice open."""
+_LOSS_OF = "trl.trainer.grpo_trainer"
+"""Where TRL's loss is written. What patches TRL before it is imported puts another one in its class."""
 
 
 def check_loss(trainer: Any) -> None:  # noqa: ANN401 - a GRPOTrainer, which carries no types
@@ -37,9 +39,14 @@ def check_loss(trainer: Any) -> None:  # noqa: ANN401 - a GRPOTrainer, which car
             f"creditd's adapter is tested with TRL {TRL.tested}; this is {installed}", RuntimeWarning, stacklevel=4
         )
     for method in ("_compute_loss", "compute_loss"):
-        if getattr(type(trainer), method) is not getattr(GRPOTrainer, method):
-            owner = next(kind for kind in type(trainer).__mro__ if method in vars(kind))
+        own, of_trl = getattr(type(trainer), method, None), getattr(GRPOTrainer, method)
+        if own is not of_trl:
+            owner = next((kind for kind in type(trainer).__mro__ if method in vars(kind)), type(trainer))
             raise ValueError(f"{owner.__name__} has a loss of its own, {method}; expected that of GRPOTrainer")
+        if of_trl.__module__ != _LOSS_OF:
+            raise ValueError(
+                f"GRPOTrainer has a loss out of {of_trl.__module__}, {method}; expected TRL's own, which nobody patched"
+            )
     level, loss = trainer.args.importance_sampling_level, trainer.args.loss_type
     if level == "sequence" and loss not in {"cispo", "vespo"}:
         raise ValueError(
