@@ -31,13 +31,14 @@ def framework(monkeypatch):
 @pytest.mark.parametrize(
     ("release", "tested"),
     [
-        ("1.14.1", False), ("1.14.2", True), ("1.15.0.dev0", True), ("1.16", True), ("1.16.9+cpu", True),
+        ("1.14.1", False), ("1.14.2", True), ("1.15.0", False), ("1.16", True), ("1.16.9+cpu", True),
         ("1.17.0", False), ("2.0", False), ("0.9", False), ("nightly", False),
     ],
 )  # fmt: skip
 def test_releases_are_told_apart(release, tested):
-    """From the oldest to all corrections of the newest."""
+    """From the oldest to all corrections of the newest, without those that are left out."""
     assert TRL.is_tested(release) is tested
+    assert TRL.tested == "1.14.2 to 1.16 without 1.15"
 
 
 def test_seams_that_are_there_pass(framework):

@@ -268,6 +268,61 @@ def test_a_split_group_is_an_error():
         made().advantages(PROMPTS[:3], IDS[:3], group_size=2)
 
 
+@pytest.mark.parametrize("prompts", [["p", "q", "p", "q"], [["p", {"a": 1}], ["p", {"a": 2}], "q", "q"]])
+def test_a_group_of_several_prompts_is_an_error(prompts):
+    """As of rows that are in another order than the loop believes."""
+    with pytest.raises(ValueError, match="got 2 prompts in the group of the rows 0 to 1"):
+        made().advantages(prompts, IDS, group_size=2)
+    with pytest.raises(ValueError, match="got 2 prompts in the group of the rows 0 to 3"):
+        made().advantages(PROMPTS, IDS, group_size=4)
+
+
+def test_a_loop_may_say_what_answers_which_prompt():
+    """As where an environment has changed the prompts of some rows."""
+    expected = made().advantages(PROMPTS, IDS, group_size=2).token_advantages
+    found = made().advantages(["p", "r", "q", "q"], IDS, group_size=2, groups=[7, 7, 8, 8])
+    assert found.token_advantages == expected
+    with pytest.raises(ValueError, match="groups: got 1; expected 4"):
+        made().advantages(PROMPTS, IDS, group_size=2, groups=[7])
+
+
+def test_pictures_are_not_compared():
+    """Each row has an object of its own."""
+    prompts = [[{"role": "user", "content": [{"type": "image", "image": object()}]}] for _ in IDS]
+    expected = made().advantages(["p"] * 4, IDS, group_size=4).token_advantages
+    assert made().advantages(prompts, IDS, group_size=4).token_advantages == expected
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_reward_that_asks_its_own_loop_is_an_error(is_async):
+    """It would wait for itself."""
+
+    def again(prompts, candidates, completions):
+        del candidates, completions
+        credit.advantages(prompts, IDS, group_size=2)
+
+    async def later(prompts, candidates, completions):
+        again(prompts, candidates, completions)
+
+    credit = made(CandidateReward(later if is_async else again, PARSER))
+    with pytest.raises(RuntimeError, match="same LoopCredit"):
+        credit.advantages(PROMPTS, IDS, group_size=2)
+
+
+def test_a_loop_has_no_evaluation():
+    """It asks when it calls."""
+    with pytest.raises(ValueError, match="credit_in_eval"):
+        made(credit_in_eval=True)
+
+
+def test_a_reward_beside_that_is_no_number_costs_its_completion():
+    """Under `group_reward` it counts for nothing, and the others of its group are compared without it."""
+    credit = made(on_failure="group_reward")
+    found = credit.advantages(["p"] * 4, IDS, group_size=4, other_rewards=[1.0, float("nan"), 0.0, 0.0])
+    expected = plain([[2.0, 1.0, 0.5]]).to_list()[0]
+    assert [row[0] for row in found.token_advantages] == pytest.approx([expected[0], 0.0, *expected[1:]], abs=1e-12)
+
+
 def test_a_reward_belongs_to_one_loop():
     """It keeps what it found until it is asked."""
     reward = CandidateReward(score, PARSER)

@@ -1,6 +1,7 @@
 """SkyRL's adapter where SkyRL is not installed; tests/adapters/test_skyrl_package.py has the package."""
 
 import asyncio
+import copy
 import sys
 import types
 from dataclasses import dataclass
@@ -26,11 +27,13 @@ SETTINGS = {
     "trainer.algorithm.advantage_estimator": "creditd",
     "generator.step_wise_trajectories": False,
     "generator.merge_stepwise_output": False,
+    "generator.apply_overlong_filtering": False,
     "trainer.critic.model.path": None,
     "trainer.algorithm.use_kl_in_reward": False,
     "trainer.algorithm.advantage_batch_normalize": False,
     "trainer.algorithm.dynamic_sampling.type": None,
     "trainer.fully_async.sample_full_batch": False,
+    "trainer.fully_async.enabled": False,
     "trainer.algorithm.policy_loss_type": "regular",
 }
 NOBODY = "http://127.0.0.1:9"
@@ -105,12 +108,18 @@ def batch(phase="train", step=3, names="ppqq"):
     }
 
 
-def generated(generator=None, given=None, *, reward=score, weight=1.0, **config):
-    """What SkyRL gets."""
-    credit = LoopCredit(
+def wanted_credit(reward=score, **config):
+    """Whom to ask."""
+    return LoopCredit(
         CandidateReward(reward, PARSER), CreditConfig(**{"url": "local:"} | config), tokenizer=Tokenizer()
     )
-    made = CreditGenerator(generator or Generator(), credit, settings(), environment_weight=weight)
+
+
+def generated(generator=None, given=None, *, reward=score, weight=1.0, **config):
+    """What SkyRL gets."""
+    made = CreditGenerator(
+        generator or Generator(), wanted_credit(reward, **config), settings(), environment_weight=weight
+    )
     return asyncio.run(made.generate(given or batch()))
 
 
@@ -143,7 +152,7 @@ def test_columns_and_steps_reach_functions():
     generated(reward=with_columns, credit=lambda step: steps.append(step) or "shapley")
     assert [extra["topic"] for extra in seen["env_extras"]] == list("ppqq")
     assert seen["env_class"] == ["words"] * 4
-    assert steps[-1] == 3
+    assert steps[-1] == 2  # SkyRL's third
 
 
 def test_evaluation_is_left_as_it_is():
@@ -169,6 +178,8 @@ def test_a_dead_service_is_raised_or_counted():
         (None, {**batch(), "trajectory_ids": None}, "no trajectory_ids"),
         (Generator(response_ids=[*IDS, IDS[0]]), None, "step-wise"),
         (Generator(is_last_step=[True] * 4), None, "step-wise"),
+        (Generator(trajectory_ids=[TrajectoryID(name, 0) for name in "qqpp"]), None, "another order"),
+        (Generator(rewards=["good", 1.0, 1.0, 1.0]), None, "environment's reward of response 0"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(generator, given, words):
@@ -179,7 +190,10 @@ def test_what_cannot_be_compared_is_refused(generator, given, words):
 
 def test_everything_else_is_the_wrapped_generators():
     """Attributes that SkyRL's trainer looks at."""
-    assert CreditGenerator(Generator(), None, settings()).device == "somewhere"
+    made = CreditGenerator(Generator(), wanted_credit(), settings())
+    assert made.device == copy.copy(made).device == "somewhere"
+    with pytest.raises(AttributeError):
+        _ = made.nothing
 
 
 def test_rewards_of_tokens_count_as_their_sum():
@@ -190,15 +204,27 @@ def test_rewards_of_tokens_count_as_their_sum():
 
 def test_a_completion_that_ended_by_its_length_was_cut_off():
     """Its open candidate is none."""
-    stops = ["stop", "length", "stop", "stop"]
-    assert generated(Generator(stop_reasons=stops))["rollout_metrics"]["credit/candidates"] == 8 / 4
+    stops = ["stop", "length", "stop", "abort"]
+    assert generated(Generator(stop_reasons=stops))["rollout_metrics"]["credit/candidates"] == 7 / 4
     assert generated(Generator(stop_reasons=None))["rollout_metrics"]["credit/candidates"] == 9 / 4
+
+
+def test_the_share_of_a_step_is_that_of_synchronous_training():
+    """Steps are not told apart where groups are generated at once."""
+
+    def logged(*, is_async):
+        made = CreditGenerator(Generator(), wanted_credit(), settings(enabled=is_async))
+        found = [asyncio.run(made.generate(batch(phase))) for phase in ("train", "train", "eval", "train", "train")]
+        return ["credit/share_of_step" in one["rollout_metrics"] for one in found]
+
+    assert logged(is_async=False) == [False, True, False, False, True]
+    assert not any(logged(is_async=True))
 
 
 def test_quietness_is_handed_on():
     """To a generator that knows it."""
     generator = Generator()
-    credit = LoopCredit(CandidateReward(score, PARSER), CreditConfig(url="local:"), tokenizer=Tokenizer())
+    credit = wanted_credit()
     made = CreditGenerator(generator, credit, settings())
     asyncio.run(made.generate(batch(), disable_tqdm=True))
     assert generator.quiet == [True]
@@ -218,7 +244,7 @@ def test_quietness_is_handed_on():
         ({"step_wise_trajectories": True}, "last step alone"),
         ({"path": "critic"}, "would learn advantages"),
         ({"type": "filter"}, "spread of rewards"),
-        ({"policy_loss_type": "gspo"}, "of a response"),
+        ({"policy_loss_type": "cross_entropy"}, "does not look at advantages"),
     ],
 )
 def test_settings_that_lose_credit_are_refused(changes, words):

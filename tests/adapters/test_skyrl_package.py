@@ -156,7 +156,7 @@ def test_groups_that_are_generated_at_once_do_not_mix(settings):
         ("trainer.algorithm.advantage_batch_normalize=true", "once more"),
         ("trainer.algorithm.dynamic_sampling.type=filter", "the spread of rewards"),
         ("trainer.fully_async.sample_full_batch=true", "the spread of rewards"),
-        ("trainer.algorithm.policy_loss_type=gspo", "that of a response"),
+        ("generator.apply_overlong_filtering=true", "what the policy wrote"),
         ("trainer.algorithm.policy_loss_type=cross_entropy", "does not look at advantages"),
     ],
 )
@@ -170,6 +170,22 @@ def test_settings_that_lose_credit_are_refused(override, words):
 def test_skyrls_own_settings_are_not_refused(settings):
     """As they are when nothing is said, but for the estimator."""
     check_settings(settings)
+
+
+@pytest.mark.parametrize("loss", ["regular", "dual_clip", "gspo", "cispo", "sapo", "dppo", "clip_cov"])
+def test_every_loss_that_is_taken_trains_each_token_on_its_own_advantage(loss, settings):
+    """At the weights that wrote it each gradient is in one proportion to the token's advantage; none is lost."""
+    settings.trainer.algorithm.policy_loss_type = loss
+    check_settings(settings)
+    trains = world.trainer(settings, credited(settings))
+    data = world.stepped(trains, *world.batch(ASKED, extras=EXTRAS))
+    found = world.gradients(trains, data)
+    lengths = list(map(len, RAGGED.words))
+    pairs = zip(world.by_rows(found, lengths), by_client().token_advantages.to_list(), strict=True)
+    shares = [own / value for row, values in pairs for own, value in zip(row, values, strict=True) if value]
+    assert len(shares) > 20
+    assert shares == pytest.approx([shares[0]] * len(shares), rel=1e-5)
+    assert shares[0] < 0.0
 
 
 SHIM = """

@@ -60,6 +60,12 @@ def test_lines_have_verdict_and_remedy(capsys, frameworks):
             "tested",
         ),
         ({"seams": (Seam("no_such_module", "x"),)}, "pytest, seams", "cannot be imported", "mend its installation"),
+        (
+            {"seams": (Seam("no_such_module", "x"),), "python": (9, 1)},
+            "pytest, seams",
+            "cannot be imported: ModuleNotFoundError",
+            "is made for Python 9.1 and newer; this is 3",
+        ),
         ({"plugin": PLUGIN}, "pytest, plug-in", "no entry point creditd under some.plugins", "--force-reinstall"),
     ],
 )

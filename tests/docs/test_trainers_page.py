@@ -15,6 +15,8 @@ from creditd.adapters.loop import CandidateReward, CreditConfig, LoopCredit
 
 PAGE = (Path(__file__).parents[2] / "TRAINERS.md").read_text(encoding="utf-8")
 PROGRAMS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+THINK = 6
+"""The token that opens thinking, in the vocabulary of the loops' tests."""
 PARTS = ("args, samples", "rllm", "score_group(self, group)")
 
 
@@ -52,7 +54,13 @@ def test_the_recipe_for_slime(credit):
     names = program("args, samples", credit=credit)
     samples = [
         SimpleNamespace(
-            prompt=prompt, tokens=[6, 7, *ids], response_length=len(ids), loss_mask=None, label="l", train_metadata=None
+            prompt=prompt,
+            tokens=[6, 7, *ids],
+            response_length=len(ids),
+            loss_mask=None,
+            label="l",
+            train_metadata=None,
+            status=SimpleNamespace(value="completed"),
         )
         for prompt, ids in zip(PROMPTS[:2], IDS[:2], strict=True)
     ]
@@ -64,6 +72,12 @@ def test_the_recipe_for_slime(credit):
         assert torch.allclose(row, torch.tensor(own))
     with pytest.raises(ValueError, match="expected one per token"):
         names["advantages"](None, data | {"response_lengths": [1, 1]})
+    samples[1].status.value = "truncated"  # its last item was not written to the end
+    assert asyncio.run(names["reward"](None, samples)) == [1.0, 0.5]
+    assert samples[1].train_metadata["creditd"] != expected[1]
+    for sample in samples:
+        sample.tokens[1] = THINK  # the prompt has opened its thinking, which nothing closes
+    assert asyncio.run(names["reward"](None, samples)) == [0.0, 0.0]
 
 
 def test_the_recipe_for_rllm(credit, monkeypatch):
@@ -76,7 +90,14 @@ def test_the_recipe_for_rllm(credit, monkeypatch):
     for start in (0, 2):
         rows = [
             SimpleNamespace(
-                steps=[SimpleNamespace(chat_completions=[{"role": "user", "content": "p"}, {}], response_ids=ids)]
+                steps=[
+                    SimpleNamespace(
+                        chat_completions=[{"role": "user", "content": "p"}, {}],
+                        prompt_ids=[7],
+                        response_ids=ids,
+                        model_output=SimpleNamespace(finish_reason="stop"),
+                    )
+                ]
             )
             for ids in IDS[start : start + 2]
         ]
@@ -92,11 +113,20 @@ def test_the_recipe_for_rllm(credit, monkeypatch):
 
 
 def test_the_recipe_for_prime_rl(credit):
-    """A list per rollout, as long as what was sampled."""
+    """A number per token of the rollout, 0 on those that the policy did not write."""
     assigned = []
     group = [
-        SimpleNamespace(prompt="p", completion_ids=ids, reward=0.0, assign_advantages=assigned.append)
+        SimpleNamespace(
+            samples=[SimpleNamespace(token_ids=[2, 5, *ids], mask=[False, False, *[True] * len(ids)])],
+            reward=0.0,
+            assign_advantages=assigned.append,
+        )
         for ids in IDS[:2]
     ]
-    asyncio.run(program("score_group(self, group)", credit=credit)["score_group"](None, group))
-    assert assigned == by_client(set_rewards=[0.0, 0.0, None, None]).token_advantages.to_list()[:2]
+    names = program("score_group(self, group)", credit=credit, tokenizer=Tokenizer())
+    asyncio.run(names["score_group"](None, group))
+    expected = by_client(set_rewards=[0.0, 0.0, None, None]).token_advantages.to_list()[:2]
+    assert assigned == [[0.0, 0.0, *row] for row in expected]
+    group[0].samples *= 2
+    with pytest.raises(ValueError, match="one sample for each rollout"):
+        asyncio.run(names["score_group"](None, group))

@@ -109,12 +109,24 @@ def _seams_of(framework: Framework) -> Finding:
     try:
         moved = framework.moved()
     except Exception as error:  # noqa: BLE001 - importing a framework raises whatever it likes
-        says = f"{framework.name} cannot be imported: {type(error).__name__}: {error}"
-        return Finding(about, "problem", says, "mend its installation: what is missing stands in the error")
+        says = f"{framework.name} cannot be imported: {_in_a_line(error)}"
+        return Finding(about, "problem", says, _remedy_of_import(framework))
     if moved:
         remedy = f"install a release that is tested: {framework.tested}"
         return Finding(about, "problem", f"has no {listed(moved)} any more", remedy)
     return Finding(about, "ok", f"all {len(framework.seams)} are where they were")
+
+
+def _remedy_of_import(framework: Framework) -> str:
+    if framework.python is not None and sys.version_info[:2] < framework.python:
+        wanted = ".".join(map(str, framework.python))
+        return f"{framework.name} is made for Python {wanted} and newer; this is {platform.python_version()}"
+    return "mend its installation: what is missing stands in the error"
+
+
+def _in_a_line(error: Exception) -> str:
+    first = str(error).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {first}"
 
 
 def _plugin_of(framework: Framework, plugin: Plugin) -> Finding:
@@ -122,7 +134,7 @@ def _plugin_of(framework: Framework, plugin: Plugin) -> Finding:
     try:
         problem = plugin.problem()
     except Exception as error:  # noqa: BLE001 - as above
-        problem = f"{framework.name} cannot be imported: {type(error).__name__}: {error}"
+        problem = f"{framework.name} cannot be imported: {_in_a_line(error)}"
     if problem is None:
         return Finding(about, "ok", f"{', '.join(plugin.registers)} are registered")
     remedy = f"pip install --force-reinstall --no-deps creditd, in this environment ({sys.prefix})"

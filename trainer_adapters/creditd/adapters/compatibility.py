@@ -85,6 +85,8 @@ class Framework:
         newest: Last one.
         seams: Where the adapter takes hold of it.
         plugin: What the framework loads of the adapter by itself; None where it needs nothing.
+        left_out: Releases between the two that are not tested.
+        python: The oldest Python that it is made for; None where creditd's own will do.
     """
 
     name: str
@@ -93,6 +95,8 @@ class Framework:
     newest: tuple[int, ...]
     seams: tuple[Seam, ...]
     plugin: Plugin | None = None
+    left_out: tuple[tuple[int, ...], ...] = ()
+    python: tuple[int, int] | None = None
 
     @property
     def installed(self) -> str | None:
@@ -105,12 +109,15 @@ class Framework:
     @property
     def tested(self) -> str:
         """The releases that are tested."""
-        oldest, newest = (".".join(map(str, one)) for one in (self.oldest, self.newest))
-        return oldest if oldest == newest else f"{oldest} to {newest}"
+        oldest, newest, *left_out = (".".join(map(str, one)) for one in (self.oldest, self.newest, *self.left_out))
+        without = f" without {', '.join(left_out)}" if left_out else ""
+        return oldest if oldest == newest else f"{oldest} to {newest}{without}"
 
     def is_tested(self, installed: str) -> bool:
         """Whether a release is among those that are tested; of the last one all corrections are."""
         found = _release(installed)
+        if any(found[: len(one)] == one for one in self.left_out):
+            return False
         return self.oldest <= found and found[: len(self.newest)] <= self.newest
 
     def moved(self) -> list[Seam]:
@@ -186,6 +193,7 @@ TRL = Framework(
         Seam(_GRPO, "GRPOTrainer._compute_loss", ("model", "inputs")),
         Seam("trl.trainer.utils", "nanstd"),
     ),
+    left_out=((1, 15),),
 )
 _MAKER = "openrlhf.trainer.ppo_utils.experience_maker"
 _TRAINER = "openrlhf.trainer.ppo_trainer"
@@ -250,6 +258,7 @@ SKYRL = Framework(
         Seam(_SKYRL_TRAINER, "RayPPOTrainer.postprocess_generator_output", ("generator_output", "uids")),
         Seam(_SKYRL_TRAINER, "RayPPOTrainer.compute_advantages_and_returns", ("data",)),
     ),
+    python=(3, 12),
 )
 FRAMEWORKS = (TRL, VERL, OPENRLHF, SKYRL)
 """In the order in which they are looked at."""

@@ -16,9 +16,11 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import math
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar, copy_context
 from dataclasses import dataclass, replace
 from itertools import repeat
 from threading import Lock
@@ -30,6 +32,7 @@ from creditd.adapters.credit_config import CreditConfig
 from creditd.adapters.credit_reward import CreditReward, Generation, OtherRewards
 from creditd.adapters.creditors import Answered, Credited, Floats, reward_metrics
 from creditd.adapters.processes import OneProcess, Processes, by_all, by_one
+from creditd.adapters.prompts import told_apart
 from creditd.adapters.token_rows import in_form_of, lengths_of, prompt_rows, rows_of
 from creditd.client import Client, Ragged
 
@@ -68,6 +71,11 @@ class _Rows:
     cut_off: list[bool] | None
     others: OtherRewards
     columns: dict[str, list[Any]]
+    groups: list[bytes]
+
+
+_ASKING: ContextVar[frozenset[LoopCredit]] = ContextVar("asking", default=frozenset())
+"""Those that are being asked where this runs."""
 
 
 class LoopCredit:
@@ -101,6 +109,8 @@ class LoopCredit:
         silent: Collection[int] | None = None,
         processes: Processes | None = None,
     ) -> None:
+        if credit is not None and credit.credit_in_eval:
+            raise ValueError("got credit_in_eval=True, and a loop asks when it calls; expected it not to call, or to")
         ends = {tokenizer.eos_token_id, tokenizer.pad_token_id} if silent is None else set(silent)
         reward.bind(credit or CreditConfig(), tokenizer, ends, sys.maxsize if longest is None else longest)
         self.reward = reward
@@ -117,6 +127,7 @@ class LoopCredit:
         lengths: Any = None,  # noqa: ANN401 - as above
         prompt_ids: Any = None,  # noqa: ANN401 - as above
         prompt_lengths: Any = None,  # noqa: ANN401 - as above
+        groups: Sequence[Any] | None = None,
         completion_masks: Any = None,  # noqa: ANN401 - as above
         cut_off: Sequence[Any] | None = None,
         other_rewards: Sequence[float | None] | None = None,
@@ -136,6 +147,7 @@ class LoopCredit:
             prompt_ids: Tokens before each completion, as the policy read them: B lists, or shape (B, P), padded on the
                 left. They tell whether a completion begins inside its thinking. None: it does not.
             prompt_lengths: Tokens of each prompt, counted from the right. None: they are all its own.
+            groups: What says which prompt a completion answers, one text or number each. None: the prompts themselves.
             completion_masks: Per completion whether the policy wrote each token, in the form of the tokens; padding is
                 not looked at. None: it wrote them all.
             cut_off: Per completion whether generation ended by its length, where the loop knows; its open candidate is
@@ -148,8 +160,9 @@ class LoopCredit:
             Those of this process, in the form of the tokens.
 
         Raises:
-            ValueError: If something does not fit the tokens, or a reward function returned something else than it
-                should.
+            ValueError: If something does not fit the tokens, if the rows of a group answer several prompts, or if a
+                reward function returned something else than it should.
+            RuntimeError: If the reward function itself calls this.
             CreditdError: As the failure policy of `CreditConfig` has it: under `raise` whatever the service or the
                 network did.
 
@@ -167,10 +180,21 @@ class LoopCredit:
                 cut_off,
                 other_rewards,
                 columns,
+                groups=groups,
             )
 
+        inside = _ASKING.get()
+        if self in inside:
+            raise RuntimeError(
+                "got a call by the reward function of the same LoopCredit, which waits for that function; expected "
+                "another LoopCredit"
+            )
         with self._turn:  # a reward remembers what it was called with
-            own, rewards, credited = self._credited(given, group_size, step)
+            token = _ASKING.set(inside | {self})
+            try:
+                own, rewards, credited = self._credited(given, group_size, step)
+            finally:
+                _ASKING.reset(token)
         rows = [
             row if own.written is None else np.where(np.array(own.written[place], dtype=np.bool_), row, 0.0)
             for place, row in enumerate(credited.token_advantages)
@@ -194,14 +218,15 @@ class LoopCredit:
             called = self._called(own)
             rollouts = self.reward.rollouts(own.ids, own.prompts, own.others)
             of_process = repeat((self._processes.rank, own.others.largest))
-            return list(zip(rollouts, called, own.others.values, of_process, strict=False))
+            return list(zip(rollouts, called, own.others.values, own.groups, of_process, strict=False))
 
         everyone = by_all(self._processes, prepare)
         own = made[0]
-        rollouts, called = [one for one, _, _, _ in everyone], [reward for _, reward, _, _ in everyone]
-        beside = [other for _, _, other, _ in everyone]
-        if len({weight for _, _, _, (_, weight) in everyone}) > 1:
+        rollouts, called = [one for one, _, _, _, _ in everyone], [reward for _, reward, _, _, _ in everyone]
+        beside = [other for _, _, other, _, _ in everyone]
+        if len({weight for _, _, _, _, (_, weight) in everyone}) > 1:
             raise ValueError("other_rewards: got them of some processes alone; expected them of all, or of none")
+        _check_groups([group for _, _, _, group, _ in everyone], group_size)
         answered = by_one(
             self._processes, lambda: self.reward.answer(rollouts, group_size, step, own.others, with_credit=True)
         )
@@ -209,7 +234,7 @@ class LoopCredit:
         credited = self._settled(answered, rewards, beside, group_size)
         credited.metrics["credit/seconds"] += self.reward.seconds
         credited.metrics.update(reward_metrics(rewards))
-        begin = sum(rank < self._processes.rank for _, _, _, (rank, _) in everyone)
+        begin = sum(rank < self._processes.rank for _, _, _, _, (rank, _) in everyone)
         here = slice(begin, begin + len(own.ids))
         return own, rewards[here], replace(credited, token_advantages=credited.token_advantages[here])
 
@@ -246,12 +271,14 @@ def _plain(
     others: Sequence[float | None],
     group_size: int,
 ) -> list[float]:
-    """GRPO's advantages of the sum of rewards among those of a group whose own reward is known; 0 for the others."""
+    """GRPO's advantages of the sum of rewards among those of a group that are known; 0 for the others."""
     base = [0.0] * len(rewards)
     for start in range(0, len(rewards), group_size):
-        rows = [row for row in range(start, min(start + group_size, len(rewards))) if rewards[row] is not None]
+        own = range(start, min(start + group_size, len(rewards)))
+        sums = {row: (rewards[row] or 0.0) + (others[row] or 0.0) for row in own if rewards[row] is not None}
+        rows = [row for row, value in sums.items() if math.isfinite(value)]
         if rows:
-            values = [(rewards[row] or 0.0) + (others[row] or 0.0) for row in rows]
+            values = [sums[row] for row in rows]
             found: Floats = local.group([values], advantage="grpo").advantages[0]
             for row, value in zip(rows, found.tolist(), strict=True):
                 base[row] = value
@@ -267,6 +294,8 @@ def _rows(
     cut_off: Sequence[Any] | None,
     other_rewards: Sequence[float | None] | None,
     columns: Mapping[str, Sequence[Any]] | None,
+    *,
+    groups: Sequence[Any] | None,
 ) -> _Rows:
     """What was given, as lists that fit each other."""
     ids = [[int(token) for token in row] for row in rows_of(completion_ids, n_tokens, "completion_ids")]
@@ -277,14 +306,28 @@ def _rows(
     before: list[list[int]] = [[]] * count if prompt_ids is None else prompt_ids
     others = [None] * count if other_rewards is None else [None if one is None else float(one) for one in other_rewards]
     named = {name: list(values) for name, values in (columns or {}).items()}
+    apart = [told_apart(prompt) for prompt in (prompts if groups is None else groups)]
     ended = None if cut_off is None else [bool(one) for one in cut_off]
     if ended is not None and len(ended) != count:
         raise ValueError(f"cut_off: got {len(ended)}; expected {count}, one per completion")
-    for name, given in {"prompts": prompts, "prompt_ids": before, "other_rewards": others, **named}.items():
+    given_by = {"prompts": prompts, "groups": apart, "prompt_ids": before, "other_rewards": others}
+    for name, given in {**given_by, **named}.items():
         if len(given) != count:
             raise ValueError(f"{name}: got {len(given)}; expected {count}, one per completion")
     beside = OtherRewards(others, float(other_rewards is not None), 1.0)
-    return _Rows(list(prompts), ids, before, written, ended, beside, named)
+    return _Rows(list(prompts), ids, before, written, ended, beside, named, apart)
+
+
+def _check_groups(groups: Sequence[bytes], group_size: int) -> None:
+    """Refuse rows that are no groups: compared with rows of another prompt, a completion has no baseline."""
+    for start in range(0, len(groups), group_size):
+        found = len(set(groups[start : start + group_size]))
+        if found > 1:
+            last = min(start + group_size, len(groups)) - 1
+            raise ValueError(
+                f"got {found} prompts in the group of the rows {start} to {last}; expected one prompt for each "
+                f"{group_size} rows, those of all processes together, process after process"
+            )
 
 
 def _awaited(given: Any) -> Any:  # noqa: ANN401 - a coroutine
@@ -294,4 +337,4 @@ def _awaited(given: Any) -> Any:  # noqa: ANN401 - a coroutine
         return await given
 
     with ThreadPoolExecutor(1) as thread:
-        return thread.submit(asyncio.run, wait()).result()
+        return thread.submit(copy_context().run, asyncio.run, wait()).result()

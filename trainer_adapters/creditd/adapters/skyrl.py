@@ -27,6 +27,7 @@ from creditd.adapters.compatibility import SKYRL, SeamMovedError, demand_seams
 from creditd.adapters.credit_config import Anneal, CreditConfig, anneal
 from creditd.adapters.loop_credit import LoopAdvantages, LoopCredit
 from creditd.adapters.span_reward import SpanReward
+from creditd.adapters.step_share import StepShare
 
 __all__ = [
     "Anneal",
@@ -46,10 +47,12 @@ log = logging.getLogger("creditd.adapters.skyrl")
 NAME = "creditd"
 """What `trainer.algorithm.advantage_estimator` is called."""
 _EVAL = "eval"
-_CUT_OFF = "length"
+_CUT_OFF = ("length", "abort")
+"""Why generation ended, where it is not that the policy ended it."""
 _REFUSED = (
     ("generator.step_wise_trajectories", (True,), "SkyRL looks at the reward of the last step alone"),
     ("generator.merge_stepwise_output", (True,), "it belongs to step-wise training"),
+    ("generator.apply_overlong_filtering", (True,), "of a masked response nobody knows what the policy wrote"),
     ("trainer.critic.model.path", None, "a critic would learn advantages"),
     (
         "trainer.algorithm.use_kl_in_reward",
@@ -63,7 +66,6 @@ _REFUSED = (
         (True,),
         "it filters by the spread of rewards, which are advantages here",
     ),
-    ("trainer.algorithm.policy_loss_type", ("gspo",), "its ratio is that of a response: the credit of tokens is lost"),
     ("trainer.algorithm.policy_loss_type", ("cross_entropy",), "it does not look at advantages"),
 )
 """Settings, their values under which credit is lost or changed, and how; None: any value that is one."""
@@ -74,8 +76,9 @@ class CreditGenerator:
 
     Rows of a prompt follow each other, as SkyRL repeats prompts; their `instance_id` says which they are. Rewards of
     the environment are rewards of the whole response, beside creditd's; of rewards for each turn or token the sum, as
-    SkyRL's own metrics have it. A completion whose `stop_reasons` say `length` was cut off. Evaluation is left as it
-    is. Batches are asked about one after the other, also where SkyRL generates many groups at once.
+    SkyRL's own metrics have it. A completion whose `stop_reasons` say `length` or `abort` was cut off. Schedules count
+    from 0 at SkyRL's first step, which it calls 1. Evaluation is left as it is. Batches are asked about one after the
+    other, also where SkyRL generates many groups at once.
 
     Args:
         generator: Any with SkyRL's `async generate(input_batch)`.
@@ -99,10 +102,18 @@ class CreditGenerator:
         check_settings(config)
         self._generator, self._credit, self._weight = generator, credit, float(environment_weight)
         self._in_turn = ThreadPoolExecutor(1, thread_name_prefix="creditd")  # a LoopCredit is asked by one at a time
+        self._share: StepShare | None = None
+        if not _set_to(config, "trainer.fully_async.enabled"):
+            self._share = StepShare(
+                credit.reward.creditor.config.max_credit_share,
+                "a service nearer to the trainer helps, and CreditConfig(max_credit_share=…) changes when this is said",
+            )
         self._is_quiet = "disable_tqdm" in inspect.signature(generator.generate).parameters
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever the wrapped one has
         """What the wrapped generator has."""
+        if name.startswith("_"):
+            raise AttributeError(name)  # of this class, and not there yet: a copy is being made
         return getattr(self._generator, name)
 
     async def generate(self, input_batch: Mapping[str, Any], disable_tqdm: bool = False) -> dict[str, Any]:  # noqa: FBT001, FBT002 - SkyRL looks for the name
@@ -117,20 +128,24 @@ class CreditGenerator:
             has those of credit, and `credit/reward/mean`, the mean of what completions are worth.
 
         Raises:
-            ValueError: If rows are not whole groups of prompts in their order, or if there are more of them than
-                prompts (step-wise training).
+            ValueError: If rows are not whole groups of prompts in their order, if there are more of them than prompts
+                (step-wise training), or if a reward of the environment is no number.
             CreditdError: As the failure policy has it.
         """
         options = {"disable_tqdm": disable_tqdm} if self._is_quiet else {}
         output = dict(await self._generator.generate(input_batch, **options))
         metadata = input_batch.get("batch_metadata")
         if metadata is not None and str(getattr(metadata, "training_phase", "")) == _EVAL:
+            if self._share is not None:
+                self._share.interrupted()
             return output
-        step = 0 if metadata is None else int(metadata.global_step)
+        step = 0 if metadata is None else max(int(metadata.global_step) - 1, 0)
         loop = asyncio.get_running_loop()
         found = await loop.run_in_executor(self._in_turn, self._credited, input_batch, output, step)
         log.info("step %d: credit of request %s: %s", step, found.request_id, found.metrics)
         metrics = dict(output.get("rollout_metrics") or {}) | found.metrics
+        if self._share is not None:
+            metrics |= self._share.of_step(found.metrics["credit/seconds"])
         return output | {"rewards": found.token_advantages, "rollout_metrics": metrics}
 
     def _credited(self, batch: Mapping[str, Any], output: Mapping[str, Any], step: int) -> LoopAdvantages:
@@ -143,15 +158,19 @@ class CreditGenerator:
         columns = {"env_class": batch["env_classes"]}
         if batch.get("env_extras") is not None:
             columns["env_extras"] = batch["env_extras"]
+        asked, answered = batch.get("trajectory_ids"), output.get("trajectory_ids")
+        if asked and answered and [_identity(one) for one in asked] != [_identity(one) for one in answered]:
+            raise ValueError("got trajectory_ids in another order than they were asked for; expected SkyRL's own order")
         reasons = output.get("stop_reasons")
         return self._credit.advantages(
             prompts,
             responses,
-            group_size=_group_size(batch.get("trajectory_ids")),
+            group_size=_group_size(asked),
+            groups=[one.instance_id for one in asked or ()],
             step=step,
             prompt_ids=output["prompt_token_ids"],
             completion_masks=output["loss_masks"],
-            cut_off=None if reasons is None else [reason == _CUT_OFF for reason in reasons],
+            cut_off=None if reasons is None else [reason in _CUT_OFF for reason in reasons],
             other_rewards=_beside(output["rewards"], self._weight),
             columns=columns,
         )
@@ -240,5 +259,20 @@ def _beside(rewards: Sequence[Any], weight: float) -> list[float | None] | None:
     """The environment's rewards of whole responses, weighed; None where they do not count."""
     if weight == 0.0:
         return None
-    sums = [math.fsum(reward) if isinstance(reward, Sequence) else reward for reward in rewards]
-    return [None if reward is None else weight * float(reward) for reward in sums]
+    return [None if reward is None else weight * _whole(reward, place) for place, reward in enumerate(rewards)]
+
+
+def _whole(reward: Any, place: int) -> float:  # noqa: ANN401 - as above
+    """A reward of a whole response, or the sum of those of its turns or tokens."""
+    values = reward.tolist() if hasattr(reward, "tolist") else reward
+    try:
+        return math.fsum(values) if isinstance(values, Sequence) else float(values)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"got {type(reward).__name__} as the environment's reward of response {place}; expected a number, or one "
+            "for each token"
+        ) from error
+
+
+def _identity(one: Any) -> tuple[Any, Any]:  # noqa: ANN401 - SkyRL's TrajectoryID
+    return one.instance_id, one.repetition_id

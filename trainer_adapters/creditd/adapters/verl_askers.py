@@ -179,6 +179,7 @@ class CreditAsker(Asker):
             group_size=self.group_size,
             step=step,
             prompt_ids=[batch.prompt_ids[session.rows[0]] for session in whole],
+            groups=[session.uid for session in whole],
             completion_masks=_masks([one.mask for one in completions]),
             other_rewards=_weighted(self.common, batch, last),
             columns={name: [values[row] for row in last] for name, values in batch.columns.items()},
