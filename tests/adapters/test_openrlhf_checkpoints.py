@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shlex
+from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -71,9 +72,12 @@ class Policy(world.Group):
     """The actors of the policy in the place of OpenRLHF's: one, whose model is another after each step, which saves."""
 
     saves = True
+    states: Mapping[str, object] = {}
 
     def async_run_method(self, method_name, **given):
         """What OpenRLHF's own actor writes, by its own function; everything else is made up."""
+        if method_name == "get_checkpoint_states":
+            return [ray.put(self.states)]
         if method_name != "save_checkpoint":
             return super().async_run_method(method_name, **given)
         with without_a_gpu():
@@ -175,6 +179,40 @@ def test_a_batch_is_reshaped_by_the_weights_that_wrote_it(tmp_path, served):
     assert logs[1]["credit/push_bytes"] > 1000
     folders = sorted(path.name for path in (tmp_path / "run").iterdir())
     assert folders == [f"global_step{step}_hf" for step in (1, 2, 3)]
+
+
+class Prompts(list):
+    """What OpenRLHF draws prompts from."""
+
+    def state_dict(self):
+        """Where it is."""
+        return {}
+
+    load_state_dict = state_dict
+
+
+def fitted(trainer, n_batches):
+    """OpenRLHF's own loop around a trainer, with batches that are generated already."""
+    batches = [world.samples(tiny.tokenizer([MARK]), rewards=REWARDS, texts=REASONED) for _ in range(n_batches)]
+    trainer.samples_generator = SimpleNamespace(
+        generate_samples=lambda **_: (batches.pop(), None, 2, not batches),
+    )
+    trainer.prompts_dataloader, trainer.eval_dataloader, trainer.generate_kwargs = Prompts(), None, {}
+    trainer.args.eval.steps, trainer.vllm_engines = float("inf"), None
+    actor_of("openrlhf.trainer.ppo_trainer", "PPOTrainer").fit(trainer)
+
+
+def test_the_loop_of_openrlhf_saves_before_it_asks(tmp_path, served):
+    """Its own `fit` counts the steps; resumed by it, the run begins with the checkpoint of its step."""
+    fitted(saving(tmp_path, served), 3)
+    assert [version.rpartition(":")[2] for version in versions(tmp_path)[1:]] == ["1", "2"]
+    resumed = saving(tmp_path, served, "--ckpt.load_enable")
+    (tmp_path / "run" / "_actor").mkdir()
+    begun = {"episode": 0, "global_step": 2, "total_consumed_prompts": 4, "data_loader_state_dict": {}}
+    resumed.actor_model_group.states = begun
+    resumed.broadcast_to_vllm = lambda: None
+    fitted(resumed, 2)
+    assert [version.rpartition(":")[2] for version in versions(tmp_path)[3:]] == ["2", "3"]
 
 
 def test_a_checkpoint_of_an_earlier_run_counts_for_nothing(tmp_path, served):
