@@ -184,9 +184,9 @@ endef
 OF_OWN_MODELS := tests/engines/test_in_process.py tests/engines/test_in_process_refusals.py tests/engines/test_sharded_models.py
 
 # The adapter of OpenRLHF against the real package, and the page about it.
-OF_OPENRLHF := tests/adapters/test_contract_openrlhf.py tests/adapters/test_openrlhf.py \
-	tests/adapters/test_openrlhf_processes.py tests/adapters/test_openrlhf_rows.py \
-	tests/adapters/test_openrlhf_settings.py tests/docs/test_openrlhf_page.py
+OF_OPENRLHF := tests/adapters/test_contract_openrlhf.py \
+	$(addprefix tests/adapters/test_openrlhf,.py _checkpoints.py _processes.py _rows.py _sensitivity.py _settings.py) \
+	tests/docs/test_openrlhf_page.py
 
 # Ray leaves its sockets to the collector of garbage, which finds them when pytest has ended.
 OF_RAY := -W ignore::ResourceWarning -W ignore::pytest.PytestUnraisableExceptionWarning
@@ -204,8 +204,10 @@ gpu: ## on a machine with a GPU, installing nothing: tests of engines there, and
 	PYTHONPATH=client:service:tests $(GPU_PYTHON) tests/benchmarks/trie_scoring.py --device cuda --out $(GPU_OUT)
 	PYTHONPATH=client:service:tests $(GPU_PYTHON) -m benchmarks.oar --device cuda --out $(GPU_OAR_OUT)
 
-# The environment of OpenRLHF has no service; tests of rewards ask one that runs in the environment of development.
+# The environment of OpenRLHF has no service; tests of rewards ask one that runs in the environment of development, and
+# those of a real policy one that runs in the environment of TRL, which has models.
 trainer: export SERVICE_PYTHON := $(CURDIR)/$(BIN)/python
+trainer: export MODEL_SERVICE_PYTHON := $(CURDIR)/$(TRL)/bin/python
 trainer: $(TRL)/stamp $(VENV)/dev.stamp ## lane: tests against real trainers, TRL $(TRL_OLDEST) and $(TRL_NEWEST)
 	$(TRL)/bin/python -m pytest -q -m trainer
 	PYTHONPATH=$(TRL)/oldest $(TRL)/bin/python -m pytest -q -m trainer tests/adapters tests/conventions/test_trl_conventions.py

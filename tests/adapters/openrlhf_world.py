@@ -34,6 +34,14 @@ GROUP_SIZE = 3
 CANDIDATES = ["--credit.reward", "adapters.openrlhf_rewards:score", "--credit.parser", json.dumps(tiny.PARSER)]
 SPANS = ["--credit.reward", "adapters.openrlhf_rewards:judge"]
 LOCAL = ["--credit.url", "local:"]
+MARK = "####"
+SENSITIVITY = ["--credit.model", "policy", "--credit.parser", "hashes"]
+REASONED = [
+    ["one two three #### four <eos>", "six six one five #### two <eos>", "two one <eos>"],
+    ["; three four two one six #### one", "five two #### six <eos>", "four three four #### five <eos>"],
+]
+"""Completions with an answer behind the mark, and one without; one is cut off."""
+REMOTE = ["--reward.remote_url", "http://reward.test/get"]
 WITH_LOSS = ["--algo.kl.use_loss", "--algo.kl.estimator", "k2"]
 GROUPS = ["--algo.advantage.estimator", "group_norm", *WITH_LOSS]
 GAE = ["--algo.advantage.estimator", "gae"]
@@ -134,11 +142,10 @@ def trainer_of(*arguments, reference=None, critic=None, judge=None, more=()):
 
 
 def trainer_with(choices, args, *, reference=None, critic=None, judge=None, more=()):
-    """The same for choices that are made already."""
+    """The same for choices that are made already; for none it is OpenRLHF's own, without credit."""
     kind = type("PPOTrainer", (trainers.BasePPOTrainer,), {})
-    made = credit_class(kind, choices)(
-        SimpleNamespace(args=args), Group(-0.5), critic, judge, reference, None, tiny.tokenizer(more)
-    )
+    kind = kind if choices is None else credit_class(kind, choices)
+    made = kind(SimpleNamespace(args=args), Group(-0.5), critic, judge, reference, None, tiny.tokenizer(more))
     made.seen = made.actor_model_group.appended
     return made
 

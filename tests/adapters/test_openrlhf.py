@@ -18,7 +18,7 @@ import torch  # noqa: E402
 
 from adapters import openrlhf_rewards, tiny  # noqa: E402
 from adapters import openrlhf_world as world  # noqa: E402
-from adapters.openrlhf_world import CANDIDATES, GAE, GROUPS, LOCAL, SPANS, by_rows, gradients, samples  # noqa: E402
+from adapters.openrlhf_world import CANDIDATES, GAE, GROUPS, LOCAL, REMOTE, SPANS, by_rows, gradients, samples  # noqa: E402
 from creditd.adapters.loop import CandidateReward, CreditConfig, LoopCredit, SpanReward, span_token_rewards  # noqa: E402
 from creditd.client import Client, TransportError  # noqa: E402
 from creditd.client.exchanges import answer_of, parsed  # noqa: E402
@@ -199,7 +199,6 @@ def test_labels_reach_the_function_and_an_unknown_reward_is_no_number():
 
 
 OTHERS = [1.0, 0.0, 0.5, 0.25, 0.0, 2.0]
-REMOTE = ["--reward.remote_url", "http://reward.test/get"]
 
 
 def test_rewards_of_openrlhf_count_beside():

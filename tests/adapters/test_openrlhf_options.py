@@ -1,16 +1,28 @@
 """Options of the launcher for OpenRLHF: whose each is, what they become, and what is none."""
 
 import pickle
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from creditd.adapters import openrlhf
+from creditd.adapters.checkpoint_weights import CheckpointKeys
 from creditd.adapters.credit_config import Anneal
 from creditd.adapters.loop import CandidateReward, SpanReward
 from creditd.adapters.openrlhf_no_reward import reward_func
-from creditd.adapters.openrlhf_options import CreditChoices, function_of, is_reference, split_arguments
+from creditd.adapters.openrlhf_options import (
+    KINDS,
+    CreditChoices,
+    SensitivityChoices,
+    function_of,
+    is_reference,
+    names,
+    split_arguments,
+)
 from creditd.adapters.openrlhf_settings import NO_REWARD
+from creditd.adapters.sensitivity_config import SensitivityConfig
+from creditd.adapters.verl_settings import known_keys
 
 SCORE = "adapters.openrlhf_rewards:score"
 PARSER = '{"type": "numbered"}'
@@ -66,6 +78,61 @@ def test_spans_have_every_option_of_a_span_reward():
     assert config.credit == "shapley"
 
 
+POLICY = ["--credit.model", "policy", "--credit.parser", "hashes"]
+
+
+def test_a_policy_has_every_option_of_a_sensitivity_config(monkeypatch):
+    """In the place of a reward; the parser is a name or a mapping, and the key is none of the options."""
+    monkeypatch.setenv("CREDITD_API_KEY", "secret")
+    config = made(
+        "--credit.model", "policy", "--credit.parser", '{"type": "tags", "answer_tag": "final"}',
+        "--credit.sensitivity", '{"type": "gradient", "noise_samples": 4}', "--credit.probe", "last",
+        "--credit.reshape", '{"beta": 0.5}', "--credit.on_failure", "group_reward", "--credit.deterministic",
+        "--credit.deadline_s", "7.5", "--credit.push_deadline_s", "90", "--credit.run", "night",
+        "--credit.max_credit_share", "0.5", "--credit.record", "wire", "--credit.keep", "3",
+        "--credit.url", "http://oar.test", "--credit.weights", "global_step{step}_hf",
+    )  # fmt: skip
+    assert config == SensitivityConfig(
+        parser={"type": "tags", "answer_tag": "final"},
+        model="policy",
+        sensitivity={"type": "gradient", "noise_samples": 4},
+        probe="last",
+        reshape={"beta": 0.5},
+        on_failure="group_reward",
+        deterministic=True,
+        deadline_s=7.5,
+        push_deadline_s=90.0,
+        run="night",
+        max_credit_share=0.5,
+        record="wire",
+        keep=3,
+        url="http://oar.test",
+        api_key="secret",
+    )
+
+
+def test_options_of_a_policy_are_the_fields_of_its_configuration():
+    """All but the key, and what is for the trainer's own model; and the names of the keys of verl beside them."""
+    own = {name for name, kinds in KINDS.items() if "sensitivity" in kinds}
+    never = {"api_key", "in_process", "most_tokens"}
+    beside = {"weight_version", "weights", "initial_weights", "max_weights_age"}
+    assert own == {one.name for one in fields(SensitivityConfig) if one.name not in never} | beside
+    assert beside <= set(known_keys("sensitivity")[2])
+
+
+def test_weights_are_pinned_or_handed_over():
+    """A version is a name, and checkpoints have a path, an age and a beginning."""
+    pinned, _ = split_arguments([*POLICY, "--credit.weight_version", "run:{step}"])
+    assert isinstance(pinned, SensitivityChoices)
+    assert pinned.checkpoints is None
+    assert pinned.of_weights == {"weight_version": "run:{step}"}
+    age = ["--credit.max_weights_age", "3", "--credit.initial_weights", "base"]
+    choices, others = split_arguments([*THEIRS, *POLICY, "--credit.weights", "7/{step}", *age])
+    assert others == THEIRS
+    assert isinstance(choices, SensitivityChoices)
+    assert pickle.loads(pickle.dumps(choices)).checkpoints == CheckpointKeys("7/{step}", "base", 3)  # noqa: S301 - our own
+
+
 def test_schedules_are_functions_or_a_way():
     """Of the step; found in the process that trains."""
     _, config = made(*CANDIDATES, "--credit.credit", "adapters.openrlhf_rewards:rule_at")
@@ -117,6 +184,26 @@ def test_service_and_key_come_from_the_environment(monkeypatch):
         (["--credit.reward", "adapters.openrlhf_rewards:scores", "--credit.parser", PARSER], "no function scores"),
         ([*CANDIDATES, "--credit.credit", '{"type": "anneal", "start": "shapley"}'], "start, end and steps"),
         ([*CANDIDATES, "--credit.kl_in_reward", "drop"], "invalid choice"),
+        ([], "got neither --credit.reward nor --credit.model; expected one of them"),
+        ([*POLICY, "--credit.reward", "rm"], "got both --credit.reward and --credit.model; expected one of them"),
+        (POLICY[:2], "got --credit.model without --credit.parser"),
+        ([*POLICY, "--credit.kl_in_reward", "keep"], "--credit.kl_in_reward, which is for candidates and spans"),
+        ([*POLICY, "--credit.advantage", "grpo"], "expected options of sensitivity, which --credit.model asks for"),
+        ([*POLICY, "--credit.turns", "all"], "--credit.turns, which is for candidates;"),
+        ([*POLICY, "--credit.alpha", "0.5"], "--credit.alpha, which is for spans;"),
+        ([*CANDIDATES, "--credit.probe", "last"], "--credit.probe, which is for sensitivity;"),
+        (["--credit.reward", "rm", "--credit.weights", "{step}"], "--credit.weights, which is for sensitivity;"),
+        ([*POLICY, "--credit.in_process"], "unknown option --credit.in_process"),
+        ([*POLICY, "--credit.most_tokens", "9"], "unknown option --credit.most_tokens"),
+        ([*POLICY, "--credit.on_failure", "mask"], "got on_failure 'mask'"),
+        ([*POLICY, "--credit.url", "local:"], "where there is no policy"),
+        ([*POLICY, "--credit.sensitivity", "given"], "expected another one: nobody gives them here"),
+        ([*POLICY, "--credit.probe", "first"], "the choices are refused"),
+        ([*POLICY, "--credit.weights", "run/actor"], "expected a path of the service with {step} in it"),
+        ([*POLICY, "--credit.weights", "{step}", "--credit.weight_version", "mine"], "expected one of the two"),
+        ([*POLICY, "--credit.weights", "{step}", "--credit.max_weights_age", "-1"], "got max_weights_age -1"),
+        ([*POLICY, "--credit.max_weights_age", "1"], "--credit.max_weights_age without --credit.weights"),
+        ([*POLICY, "--credit.run", "night"], "--credit.run without --credit.weights"),
     ],
 )
 def test_what_is_none_is_an_error(arguments, words, capsys):
@@ -133,8 +220,8 @@ def test_help_names_every_option(capsys):
         split_arguments(["--credit.help"])
     assert stopped.value.code == 0
     shown = capsys.readouterr().out
-    for name in ("reward", "parser", "credit", "alpha", "on_failure", "kl_in_reward", "record", "deterministic"):
-        assert f"--credit.{name}" in shown
+    for name in names():
+        assert name in shown
     _, others = split_arguments([*CANDIDATES, "--help"])
     assert others == ["--help"]
 
@@ -179,5 +266,5 @@ def test_where_there_is_no_source_openrlhf_gets_one_that_gives_nothing():
 
 def test_choices_show_no_key():
     """Neither in a log nor in an error."""
-    choices = CreditChoices("rm", {}, {"api_key": "secret"})
-    assert "secret" not in repr(choices)
+    for choices in (CreditChoices("rm", {}, {"api_key": "secret"}), SensitivityChoices({"api_key": "secret"})):
+        assert "secret" not in repr(choices)

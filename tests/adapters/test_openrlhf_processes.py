@@ -18,11 +18,15 @@ import ray  # noqa: E402
 
 from adapters import openrlhf_world as world  # noqa: E402
 from adapters import tiny  # noqa: E402
-from creditd.adapters.openrlhf_options import CreditChoices  # noqa: E402
 from creditd.adapters.openrlhf_settings import STRATEGY, TRAINERS  # noqa: E402
 from creditd.adapters.openrlhf_trainer import install  # noqa: E402
 from openrlhf_here import without_a_gpu, write_empty_packages  # noqa: E402
 
+CREDIT = [*world.CANDIDATES, *world.LOCAL]
+POLICY = [
+    *(*world.SENSITIVITY, *world.REMOTE, "--credit.on_failure", "group_reward"),
+    *("--credit.url", "http://127.0.0.1:9", "--credit.deadline_s", "0.2"),
+]
 A_MODEL = ["--credit.reward", "rm", *world.CANDIDATES[2:]]
 PATIENCE_S = 240.0
 """Ten times what starting the processes takes on a slow machine."""
@@ -60,15 +64,14 @@ def trainers():
         yield modules
 
 
-def started(place, trainers, module, *more):
+def started(place, trainers, module, *more, credit=CREDIT):
     """An actor, started with the arguments that OpenRLHF's command line gives it."""
     from openrlhf.utils import get_strategy
 
     choices, args = world.chosen(
-        *(*world.CANDIDATES, *world.LOCAL, *world.GROUPS, "--data.prompt_dataset", str(place / "prompts.jsonl")),
+        *(*credit, *world.GROUPS, "--data.prompt_dataset", str(place / "prompts.jsonl")),
         *("--data.label_key", "label", *more),
     )
-    assert isinstance(choices, CreditChoices)
     install(choices)
     actor = getattr(trainers[module], TRAINERS[module])
     policy = str(place / "policy")
@@ -110,6 +113,20 @@ def test_the_actor_that_trains_beside_generation_has_credit(place, trainers):
     advantages, status = trained(inner)
     assert advantages == here()
     assert status["credit/candidates"] == 2.0
+    ray.kill(actor)
+
+
+@pytest.mark.parametrize(
+    ("module", "more"), [(name, ["--train.async_enable"] if name.endswith("async") else []) for name in TRAINERS]
+)
+def test_the_actor_that_trains_has_a_policy(place, trainers, module, more):
+    """Whether or not generation waits; nobody is there, so that its log says what the failure policy did."""
+    actor = started(place, trainers, module, *more, credit=POLICY)
+    inner = ray.get(actor.__ray_call__.remote(lambda self: getattr(self, "trainer_actor", None)), timeout=PATIENCE_S)
+    batch = world.samples(tiny.tokenizer(), rewards=[1.0, 0.0, 0.25, 0.25, 0.0, 2.0])
+    status, _ = ray.get((inner or actor).train_step.remote(batch, 4), timeout=PATIENCE_S)
+    assert (status["credit/errors"], status["credit/fallbacks"]) == (1.0, 1.0)
+    assert status["credit/without_contrast"] == 0.0
     ray.kill(actor)
 
 

@@ -14,12 +14,23 @@ from conventions.groups import OF_A_LIBRARY
 pytestmark = OF_A_LIBRARY
 
 from adapters import openrlhf_world as world  # noqa: E402
-from adapters.openrlhf_world import CANDIDATES, GAE, GROUPS, LOCAL, SPANS, WITH_LOSS  # noqa: E402
+from adapters.openrlhf_world import (  # noqa: E402
+    CANDIDATES,
+    GAE,
+    GROUPS,
+    LOCAL,
+    REMOTE,
+    SENSITIVITY,
+    SPANS,
+    WITH_LOSS,
+)
 from creditd.adapters import compatibility, openrlhf, openrlhf_settings  # noqa: E402
 from creditd.adapters.openrlhf_settings import NO_REWARD, actor_of, check_seams, check_settings, has_rewards  # noqa: E402
 
-REMOTE = ["--reward.remote_url", "http://reward.test/get"]
 PREFIX = ["--credit.credit", "prefix"]
+OAR = [*SENSITIVITY, *REMOTE]
+WEIGHTS = ["--credit.weights", "global_step{step}_hf"]
+SAVED = [*WEIGHTS, "--ckpt.save_hf", "--ckpt.save_steps", "1"]
 
 
 def norm(estimator):
@@ -54,11 +65,23 @@ def norm(estimator):
         ([*SPANS, *GAE, *PREFIX, "--credit.advantage", "pooled"], "which makes advantages itself"),
         ([*SPANS, *GAE, *PREFIX, "--reward.clip_range", "-1", "1"], "clip_range"),
         ([*SPANS, *GAE, *PREFIX, "--reward.stop_properly_penalty_coef", "0.5"], "stop_properly_penalty_coef"),
+        ([*SENSITIVITY, *GROUPS], "got --credit.model and no source of rewards"),
+        ([*SENSITIVITY, *GROUPS, "--reward.remote_url", NO_REWARD], "got --credit.model and no source of rewards"),
+        ([*OAR, *GAE], "advantages of a critic judge each token already"),
+        ([*OAR, *GROUPS, "--actor.policy_loss_type", "gspo"], "the credit of tokens is lost"),
+        ([*OAR, *GROUPS, "--data.max_images_per_prompt", "1"], "a policy that reads tokens alone"),
+        ([*OAR, *GROUPS, *WEIGHTS, "--ckpt.save_hf"], "--ckpt.save_steps -1, which saves nothing"),
+        ([*OAR, *GROUPS, *WEIGHTS, "--ckpt.save_steps", "1"], "without --ckpt.save_hf: no service can read"),
+        ([*OAR, *GROUPS, *SAVED, "--ckpt.save_steps", "4"], "max_weights_age 0, .*or --credit.max_weights_age 3"),
+        ([*OAR, *GROUPS, *SAVED, "--train.async_enable"], "of several, that nobody names"),
+        ([*OAR, *GROUPS, *SAVED, "--ds.lora.rank", "8"], "--ds.lora.rank, whose checkpoints have the adapter alone"),
+        ([*OAR, *GROUPS, *SAVED, "--ds.load_in_4bit"], "--ds.load_in_4bit, whose checkpoints have other tensors"),
+        ([*OAR, *GROUPS, *SAVED, "--train.enable_ema"], "a moving average of weights"),
     ],
 )
 def test_what_would_lose_credit_is_refused(arguments, words):
     """With the reason and what was expected."""
-    choices, args = world.chosen(*arguments, *LOCAL)
+    choices, args = world.chosen(*(arguments if "--credit.model" in arguments else [*arguments, *LOCAL]))
     with pytest.raises(ValueError, match=words):
         check_settings(args, choices)
 
@@ -92,6 +115,50 @@ def test_what_keeps_credit_is_taken(arguments):
         assert args.reward.remote_url == [NO_REWARD]
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        GROUPS,
+        GROUPS[:2],
+        *(norm(name) for name in ("rloo", "reinforce", "reinforce_baseline", "dr_grpo", "flash_reinforce")),
+        [*GROUPS, "--reward.clip_range", "-1", "1", "--reward.overlong_buffer_len", "8"],
+        [*GROUPS, "--reward.stop_properly_penalty_coef", "0.5"],
+        [*GROUPS, "--algo.dynamic_filtering_enable", "--eval.dataset", "e"],
+        [*GROUPS, "--train.async_enable"],
+        [*GROUPS, "--ds.lora.rank", "8", "--credit.weight_version", "mine"],
+        [*GROUPS, *SAVED],
+        [*GROUPS, *SAVED, "--ckpt.save_steps", "4", "--credit.max_weights_age", "3", "--ckpt.disable_ds"],
+    ],
+)
+def test_what_changes_rewards_of_openrlhf_is_taken_with_a_policy(arguments):
+    """Its advantages are made of them, whatever they are."""
+    choices, args = world.chosen(*OAR, *arguments)
+    check_settings(args, choices)
+
+
+@pytest.mark.parametrize("source", [["--reward.model_name_or_path", "m"], ["--train.agent_func_path", "a.py"], REMOTE])
+def test_each_source_of_rewards_is_one(source):
+    """A reward model of its own, an agent, or a server."""
+    choices, args = world.chosen(*SENSITIVITY, *source, *GROUPS)
+    check_settings(args, choices)
+
+
+def test_an_estimator_that_nobody_knows_is_refused_with_a_policy():
+    """A later release may have one whose advantages mean something else."""
+    choices, args = world.chosen(*OAR, *GROUPS)
+    args.algo.advantage.estimator = "soon"
+    with pytest.raises(ValueError, match="soon, which creditd does not know"):
+        check_settings(args, choices)
+
+
+def test_saving_never_is_refused_as_the_trainer_has_it():
+    """OpenRLHF makes infinity of -1 before its trainer is made."""
+    choices, args = world.chosen(*OAR, *GROUPS, *SAVED)
+    args.ckpt.save_steps = float("inf")
+    with pytest.raises(ValueError, match=r"--ckpt.save_steps inf, which saves nothing"):
+        check_settings(args, choices)
+
+
 def test_this_release_has_every_seam():
     """0.11.2."""
     check_seams()
@@ -104,6 +171,7 @@ def test_this_release_has_every_seam():
         ("openrlhf.trainer.ppo_utils.experience_maker", "RemoteExperienceMaker", "make_experience_batch"),
         ("openrlhf.trainer.ppo_utils.experience_maker", "RemoteExperienceMaker", "get_advantages_and_returns"),
         ("openrlhf.trainer.ppo_trainer", "BasePPOTrainer", "train_step"),
+        ("openrlhf.trainer.ppo_trainer", "BasePPOTrainer", "save_logs_and_checkpoints"),
     ],
 )
 def test_a_method_that_moved_is_named(monkeypatch, module, owner, name):

@@ -10,11 +10,12 @@ import pytest
 
 from adapters.policy_service import sensed
 from adapters.verl_batches import Tokenizer
+from creditd.adapters.checkpoint_weights import CheckpointKeys
 from creditd.adapters.completions import token_offsets
 from creditd.adapters.verl_askers import asker_of
 from creditd.adapters.verl_rows import VerlBatch
 from creditd.adapters.verl_settings import settings_of
-from creditd.adapters.verl_weights import TRACKER, CheckpointKeys, Tracker
+from creditd.adapters.verl_weights import TRACKER, Tracker
 from creditd.client import (
     Client,
     ForbiddenError,

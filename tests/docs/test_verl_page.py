@@ -7,11 +7,12 @@ from typing import get_args
 
 import pytest
 
+from creditd.adapters.checkpoint_weights import CheckpointKeys
 from creditd.adapters.compatibility import VERL
 from creditd.adapters.sensitivity_config import SensitivityConfig
 from creditd.adapters.verl_checks import ESTIMATORS, KEEP_TOKEN_REWARDS, LOSSES_OF_MEANS
 from creditd.adapters.verl_settings import CommonSettings, Kind, known_keys
-from creditd.adapters.verl_weights import TRACKER, CheckpointKeys
+from creditd.adapters.verl_weights import TRACKER
 
 PAGE = (Path(__file__).parents[2] / "VERL.md").read_text(encoding="utf-8")
 MAKEFILE = (Path(__file__).parents[2] / "Makefile").read_text(encoding="utf-8")

@@ -212,6 +212,7 @@ OPENRLHF = Framework(
         ),
         Seam(_MAKER, "RemoteExperienceMaker.get_cumulative_returns", ("rewards", "action_mask", "gamma")),
         Seam(_TRAINER, "BasePPOTrainer.train_step", ("rollout_samples", "global_step")),
+        Seam(_TRAINER, "BasePPOTrainer.save_logs_and_checkpoints", ("global_step", "logs_dict", "client_states")),
         Seam(_TRAINER, "PPOTrainer.__ray_metadata__.modified_class"),
         Seam(f"{_TRAINER}_async", "PPOTrainerAsync.__ray_metadata__.modified_class"),
         Seam(f"{_TRAINER}_async", "TrainingActor.__ray_metadata__.modified_class"),

@@ -3,8 +3,9 @@
     python -m creditd.adapters.openrlhf --credit.reward rewards.py:score --credit.parser '{"type": "numbered"}' \
         --algo.advantage.estimator group_norm --rollout.n_samples_per_prompt 8 …  # openrlhf.cli.train_ppo_ray
 
-Options that begin with `--credit.` are creditd's, by the names of the arguments of `CandidateReward`, `SpanReward` and
-`CreditConfig`; all others go to `openrlhf.cli.train_ppo_ray` as they are. OPENRLHF.md has them all.
+Options that begin with `--credit.` are creditd's, by the names of the arguments of `CandidateReward`, `SpanReward`,
+`CreditConfig` and `SensitivityConfig`; all others go to `openrlhf.cli.train_ppo_ray` as they are. OPENRLHF.md has them
+all.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ _SOURCES = ("--reward.remote_url", "--reward.model_name_or_path", "--train.agent
 
 def with_a_source(arguments: Sequence[str]) -> list[str]:
     """OpenRLHF's arguments, with a source of rewards that gives none where there is no other: it wants one.
+
+    Where rewards have to be OpenRLHF's own (`--credit.model`), its settings are refused by this source.
 
     Args:
         arguments: Those that are OpenRLHF's.

@@ -22,6 +22,7 @@ from creditd.adapters.loop_credit import LoopCredit
 from creditd.adapters.openrlhf_options import CreditChoices
 from creditd.adapters.openrlhf_rows import Row, check_groups, columns_of, fill_up, rewards_of, rows_of_batch
 from creditd.adapters.openrlhf_settings import has_rewards
+from creditd.adapters.sensitivity_config import SensitivityConfig
 from creditd.adapters.span_reward import SpanReward
 from creditd.adapters.span_rollouts import span_metrics
 from creditd.client import Evaluator
@@ -33,16 +34,69 @@ OTHER = "other_reward"
 """Under which name OpenRLHF's log has its own rewards, where there are some beside creditd's."""
 
 
-class CreditMaker:
-    """Stands before `RemoteExperienceMaker`.
+class BatchMaker:
+    """What stands before `RemoteExperienceMaker`, whatever is asked.
 
     Attributes:
-        credit_step: Of the optimizer, for schedules; the trainer sets it.
+        credit_step: Steps of the optimizer before this one; the trainer sets it.
         credit_config: How it asks.
     """
 
     credit_step: int
-    credit_config: CreditConfig
+    credit_config: CreditConfig | SensitivityConfig
+
+    def get_ready(self: Any, config: CreditConfig | SensitivityConfig) -> None:
+        """Begin with the first step."""
+        self.credit_config, self.credit_step = config, 0
+        self._credit_metrics: dict[str, float] = {}
+
+    def taken_metrics(self: Any) -> dict[str, float]:
+        """Numbers of the last batch for the trainer's log, once."""
+        found: dict[str, float] = self._credit_metrics
+        self._credit_metrics = {}
+        return found
+
+    def saved(self, step: int) -> None:
+        """Know that OpenRLHF wrote the checkpoint of a step."""
+
+    def group_size(self: Any) -> int:
+        """Completions of a prompt."""
+        return int(self.args.rollout.n_samples_per_prompt)
+
+    def make_experience_batch(self: Any, rollout_samples: list[Any]) -> list[Any]:
+        """As OpenRLHF's, of whole groups, with rewards that did not come marked as unknown."""
+        check_groups([prompt for one in rollout_samples for prompt in one.prompts], self.group_size())
+        if self.args.reward.remote_url:
+            fill_up(rollout_samples)
+        made: list[Any] = super().make_experience_batch(rollout_samples)  # type: ignore[misc]
+        return made
+
+    def compute_advantages_and_returns(self: Any, experiences: list[Any]) -> list[Any]:
+        """As OpenRLHF's."""
+        done: list[Any] = super().compute_advantages_and_returns(experiences)  # type: ignore[misc]
+        return done
+
+
+def trained_on(experience: Any, advantages: torch.Tensor) -> None:
+    """Have an experience trained on other advantages.
+
+    Args:
+        experience: With advantages of OpenRLHF's.
+        advantages: Of the same shape.
+
+    Raises:
+        ValueError: If they have another one: it is not the experience that was asked about.
+    """
+    for name in ("advantages", "action_mask"):
+        got = tuple(getattr(experience, name).shape)
+        if got != tuple(advantages.shape):
+            raise ValueError(f"OpenRLHF returned {name} of shape {got}; expected {tuple(advantages.shape)}")
+    experience.advantages = advantages
+    experience.returns = advantages.clone()
+
+
+class CreditMaker(BatchMaker):
+    """Stands before `RemoteExperienceMaker` for the credit of candidates and spans."""
 
     def set_up_credit(self: Any, choices: CreditChoices) -> None:
         """Get ready to ask.
@@ -56,26 +110,10 @@ class CreditMaker:
         reward, config = choices.made()
         tokenizer = getattr(self.tokenizer, "tokenizer", self.tokenizer)
         self._credit = LoopCredit(reward, config, tokenizer=tokenizer)
-        self.credit_config = config
+        self.get_ready(config)
         self._kl_in_reward = choices.kl_in_reward == "keep"
-        self._credit_metrics: dict[str, float] = {}
         self._dense: list[torch.Tensor] | None = None
         self._sums: list[torch.Tensor] = []
-        self.credit_step = 0
-
-    def taken_metrics(self: Any) -> dict[str, float]:
-        """Numbers of the last batch for the trainer's log, once."""
-        found: dict[str, float] = self._credit_metrics
-        self._credit_metrics = {}
-        return found
-
-    def make_experience_batch(self: Any, rollout_samples: list[Any]) -> list[Any]:
-        """As OpenRLHF's, of whole groups, with rewards that did not come marked as unknown."""
-        check_groups([prompt for one in rollout_samples for prompt in one.prompts], self._group_size())
-        if self.args.reward.remote_url:
-            fill_up(rollout_samples)
-        made: list[Any] = super().make_experience_batch(rollout_samples)  # type: ignore[misc]
-        return made
 
     def compute_advantages_and_returns(self: Any, experiences: list[Any]) -> list[Any]:
         """As OpenRLHF's, with creditd's advantages in the place of its own, or with rewards of tokens."""
@@ -90,9 +128,6 @@ class CreditMaker:
             self._credit_metrics["credit/missing_rewards"] = sum(row.other is None for row in rows) / len(rows)
         return done
 
-    def _group_size(self: Any) -> int:
-        return int(self.args.rollout.n_samples_per_prompt)
-
     # Advantages of groups.
 
     def _with_advantages(
@@ -101,7 +136,7 @@ class CreditMaker:
         found = self._credit.advantages(
             [row.prompt for row in rows],
             [row.ids for row in rows],
-            group_size=self._group_size(),
+            group_size=self.group_size(),
             step=self.credit_step,
             prompt_ids=[row.prompt_ids for row in rows],
             completion_masks=[row.written for row in rows],
@@ -116,11 +151,9 @@ class CreditMaker:
             if others is not None:
                 experience.info[OTHER] = experience.rewards.reshape(-1).float()
             experience.rewards = reward
-        done: list[Any] = super().compute_advantages_and_returns(experiences)  # type: ignore[misc]
+        done: list[Any] = super().compute_advantages_and_returns(experiences)
         for experience, advantages, penalty, reward in zip(done, columns, penalties, rewards, strict=True):
-            _check_shape(experience, advantages)
-            experience.advantages = advantages if penalty is None else advantages + penalty
-            experience.returns = experience.advantages.clone()
+            trained_on(experience, advantages if penalty is None else advantages + penalty)
             experience.info["reward"] = reward
         self._credit_metrics = dict(found.metrics)
         if found.request_id is not None:
@@ -155,7 +188,7 @@ class CreditMaker:
         kept = has_rewards(self.args)
         try:
             seconds = time.perf_counter() - started
-            done: list[Any] = super().compute_advantages_and_returns(experiences)  # type: ignore[misc]
+            done: list[Any] = super().compute_advantages_and_returns(experiences)
             if self._dense:
                 raise RuntimeError(
                     f"OpenRLHF asked for advantages of {len(self._sums)} experiences; expected all {len(experiences)}"
@@ -233,11 +266,3 @@ class CreditMaker:
             values, rewards, action_mask, gamma, lambd
         )
         return made
-
-
-def _check_shape(experience: Any, advantages: torch.Tensor) -> None:
-    """Refuse experiences that are not those which were asked about."""
-    for name in ("advantages", "action_mask"):
-        got = tuple(getattr(experience, name).shape)
-        if got != tuple(advantages.shape):
-            raise ValueError(f"OpenRLHF returned {name} of shape {got}; expected {tuple(advantages.shape)}")

@@ -1,4 +1,4 @@
-"""Options of the launcher for OpenRLHF: from a command line to a reward, and how to ask for its credit.
+"""Options of the launcher for OpenRLHF: from a command line to what is asked for, and how.
 
 Those of creditd begin with `--credit.`; all others are OpenRLHF's. What was chosen travels to the process that trains
 as texts and numbers; functions are found there, by their names.
@@ -17,19 +17,38 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
 from creditd.adapters.candidate_reward import CandidateReward
+from creditd.adapters.checkpoint_weights import CheckpointKeys, keys_of
 from creditd.adapters.credit_config import Anneal, CreditConfig
 from creditd.adapters.credit_reward import CreditReward
+from creditd.adapters.sensitivity_config import SensitivityConfig
 from creditd.adapters.span_reward import SpanReward
 
 KlInReward: TypeAlias = Literal["refuse", "keep"]
+Kind: TypeAlias = Literal["candidates", "spans", "sensitivity"]
 
 PREFIX = "--credit."
-_OF_CANDIDATES = ("turns", "thinking")
 _OF_SPANS = ("segmentation", "absent", "alpha", "estimator", "batch_size")
-_OF_CONFIG_OF_CANDIDATES = ("utility", "tokens", "candidates", "malformed")
 _OF_EITHER = ("credit", "advantage")
 """What a `SpanReward` takes itself, and a `CandidateReward` leaves to the `CreditConfig`."""
-_OF_CONFIG = ("url", "on_failure", "deterministic", "deadline_s", "max_credit_share", "record", "keep")
+_OF_WEIGHTS = ("weight_version", "weights", "initial_weights", "max_weights_age")
+_OF_CHECKPOINTS = ("initial_weights", "max_weights_age", "push_deadline_s", "run")
+"""What means nothing without `weights`."""
+_EVERY: tuple[Kind, ...] = get_args(Kind)
+KINDS: Mapping[str, tuple[Kind, ...]] = {
+    **dict.fromkeys(("reward", "name", *_OF_EITHER, "kl_in_reward"), ("candidates", "spans")),
+    "parser": ("candidates", "sensitivity"),
+    **dict.fromkeys(("turns", "thinking", "utility", "tokens", "candidates", "malformed"), ("candidates",)),
+    **dict.fromkeys(_OF_SPANS, ("spans",)),
+    **dict.fromkeys(("model", "sensitivity", "probe", "reshape", "push_deadline_s", "run"), ("sensitivity",)),
+    **dict.fromkeys(_OF_WEIGHTS, ("sensitivity",)),
+    **dict.fromkeys(("url", "on_failure", "deterministic", "deadline_s", "max_credit_share", "record", "keep"), _EVERY),
+}
+"""Every option, and whose it is."""
+_ASKED_BY: Mapping[Kind, str] = {
+    "candidates": f"{PREFIX}reward and {PREFIX}parser ask for",
+    "spans": f"{PREFIX}reward without {PREFIX}parser asks for",
+    "sensitivity": f"{PREFIX}model asks for",
+}
 
 
 @dataclass(frozen=True)
@@ -69,6 +88,50 @@ class CreditChoices:
     @property
     def _given(self) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
         return self.of_reward, self.of_config
+
+
+@dataclass(frozen=True)
+class SensitivityChoices:
+    """What was chosen on a command line with a policy in the place of a reward; it can travel likewise.
+
+    Attributes:
+        of_config: Arguments of `SensitivityConfig`, the key of the service among them: no text shows them.
+        of_weights: `weight_version`, or `weights`, `initial_weights` and `max_weights_age`, where they were given.
+    """
+
+    of_config: Mapping[str, Any] = field(repr=False)
+    of_weights: Mapping[str, Any] = field(default_factory=dict)
+
+    def made(self) -> SensitivityConfig:
+        """How the policy is asked.
+
+        Raises:
+            ValueError: If the choices contradict each other.
+        """
+        if "parser" not in self.of_config:
+            raise ValueError(
+                f"got {PREFIX}model without {PREFIX}parser; expected where reasoning and answer are, such as hashes"
+            )
+        if self.of_config.get("url") == "local:":
+            raise ValueError("got the url local:, where there is no policy; expected the address of a service")
+        config = SensitivityConfig(**self.of_config)
+        if self.checkpoints is None:
+            lonely = next((name for name in _OF_CHECKPOINTS if name in {**self.of_config, **self.of_weights}), None)
+            if lonely is not None:
+                raise ValueError(f"got {PREFIX}{lonely} without {PREFIX}weights; expected both, or neither")
+        return config
+
+    @property
+    def checkpoints(self) -> CheckpointKeys | None:
+        """Where OpenRLHF's checkpoints are, as the service sees them; None if it is given none.
+
+        Raises:
+            ValueError: If the choices contradict each other.
+        """
+        return keys_of(self.of_weights)
+
+
+Choices: TypeAlias = CreditChoices | SensitivityChoices
 
 
 def is_reference(name: str) -> bool:
@@ -128,7 +191,7 @@ def found(value: object) -> Any:  # noqa: ANN401 - whatever an argument is
     return value
 
 
-def split_arguments(arguments: Sequence[str]) -> tuple[CreditChoices, list[str]]:
+def split_arguments(arguments: Sequence[str]) -> tuple[Choices, list[str]]:
     """What is creditd's on a command line, and what is OpenRLHF's.
 
     Args:
@@ -139,7 +202,7 @@ def split_arguments(arguments: Sequence[str]) -> tuple[CreditChoices, list[str]]
 
     Raises:
         SystemExit: As every command line, with the reason on stderr: an option that begins with `--credit.` and is
-            none, one that belongs to the other kind of reward, or a value that is none.
+            none, one that belongs to another kind, or a value that is none.
     """
     parser = _parser()
     given, others = parser.parse_known_args(list(arguments))
@@ -150,32 +213,48 @@ def split_arguments(arguments: Sequence[str]) -> tuple[CreditChoices, list[str]]
     return _choices(parser, chosen), others
 
 
-def _choices(parser: argparse.ArgumentParser, chosen: dict[str, Any]) -> CreditChoices:
+def _choices(parser: argparse.ArgumentParser, chosen: dict[str, Any]) -> Choices:
     """Options sorted by whose argument each is."""
-    reward, kl_in_reward = chosen.pop("reward"), chosen.pop("kl_in_reward")
-    spans = "parser" not in chosen
-    strangers = (*_OF_CANDIDATES, *_OF_CONFIG_OF_CANDIDATES) if spans else _OF_SPANS
-    wrong = next((name for name in strangers if name in chosen), None)
+    if ("reward" in chosen) == ("model" in chosen):
+        given = f"both {PREFIX}reward and" if "reward" in chosen else f"neither {PREFIX}reward nor"
+        parser.error(f"got {given} {PREFIX}model; expected one of them")
+    kind: Kind = "sensitivity" if "model" in chosen else "candidates" if "parser" in chosen else "spans"
+    wrong = next((name for name in KINDS if name in chosen and kind not in KINDS[name]), None)
     if wrong is not None:
-        why = (
-            "which is for candidates, without --credit.parser" if spans else "which is for spans, with --credit.parser"
+        parser.error(
+            f"got {PREFIX}{wrong}, which is for {' and '.join(KINDS[wrong])}; expected options of {kind}, which "
+            f"{_ASKED_BY[kind]}"
         )
-        parser.error(f"got {PREFIX}{wrong}, {why}; expected a parser for candidates alone")
-    of_reward = ("name", *_OF_SPANS, *_OF_EITHER) if spans else ("name", "parser", *_OF_CANDIDATES)
-    config = {name: value for name, value in chosen.items() if name not in of_reward}
-    config.setdefault("url", os.environ.get("CREDITD_URL"))
-    config["api_key"] = os.environ.get("CREDITD_API_KEY")
-    choices = CreditChoices(
-        reward=_absolute(reward),
-        of_reward={name: value for name, value in chosen.items() if name in of_reward},
-        of_config=config,
-        kl_in_reward=kl_in_reward,
-    )
+    chosen.setdefault("url", os.environ.get("CREDITD_URL"))
+    chosen["api_key"] = os.environ.get("CREDITD_API_KEY")
     try:
+        choices = _of_policy(chosen) if kind == "sensitivity" else _of_reward(kind, chosen)
         choices.made()
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, argparse.ArgumentTypeError) as error:
         parser.error(str(error))
     return choices
+
+
+def _of_policy(chosen: Mapping[str, Any]) -> SensitivityChoices:
+    """Choices with a policy."""
+    return SensitivityChoices(
+        of_config={name: value for name, value in chosen.items() if name not in _OF_WEIGHTS},
+        of_weights={name: value for name, value in chosen.items() if name in _OF_WEIGHTS},
+    )
+
+
+def _of_reward(kind: Kind, chosen: dict[str, Any]) -> CreditChoices:
+    """Choices with a reward."""
+    reward, kl_in_reward = chosen.pop("reward"), chosen.pop("kl_in_reward", "refuse")
+    if kind == "candidates" and isinstance(chosen["parser"], str):
+        chosen["parser"] = _mapping(chosen["parser"])  # which says what is wrong with it
+    of_reward = ("name", *_OF_SPANS, *_OF_EITHER) if kind == "spans" else ("name", "parser", "turns", "thinking")
+    return CreditChoices(
+        reward=_absolute(reward),
+        of_reward={name: value for name, value in chosen.items() if name in of_reward},
+        of_config={name: value for name, value in chosen.items() if name not in of_reward},
+        kl_in_reward=kl_in_reward,
+    )
 
 
 def _absolute(reward: str) -> str:
@@ -186,16 +265,15 @@ def _absolute(reward: str) -> str:
 
 def names() -> list[str]:
     """Every option of creditd."""
-    """Every option of creditd."""
-    every = ("reward", "parser", "name", *_OF_CANDIDATES, *_OF_SPANS, *_OF_EITHER, *_OF_CONFIG_OF_CANDIDATES)
-    return [PREFIX + name for name in (*every, *_OF_CONFIG, "kl_in_reward")]
+    return [PREFIX + name for name in KINDS]
 
 
 def _parser() -> argparse.ArgumentParser:
-    """Options by the names of the arguments of CreditConfig, CandidateReward and SpanReward."""
+    """Options by the names of the arguments of CreditConfig, CandidateReward, SpanReward and SensitivityConfig."""
     parser = argparse.ArgumentParser(
         prog="python -m creditd.adapters.openrlhf",
-        usage="%(prog)s --credit.reward REWARD [--credit.… …] [options of openrlhf.cli.train_ppo_ray]",
+        usage="%(prog)s --credit.reward REWARD | --credit.model ID [--credit.… …] [options of "
+        "openrlhf.cli.train_ppo_ray]",
         description="OpenRLHF's PPO trainer with the credit of creditd. Options that do not begin with --credit. are "
         "those of openrlhf.cli.train_ppo_ray. The key of the service is CREDITD_API_KEY.",
         allow_abbrev=False,
@@ -204,25 +282,29 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--credit.help", action="help", help="show this and exit")
     parser.add_argument(
         "--credit.reward",
-        required=True,
         help="package.module:function, /path/to/file.py:function, or the id of a reward model of the service",
+    )
+    parser.add_argument(
+        "--credit.model",
+        help="in the place of a reward the id of a policy of the service: OpenRLHF's own advantages are reshaped (OAR)",
     )
     parser.add_argument(
         "--credit.kl_in_reward",
         choices=get_args(KlInReward),
-        default="refuse",
         help="a KL penalty in rewards (without --algo.kl.use_loss): refused, or its returns added to the advantages",
     )
-    for name in (*_OF_CONFIG[:2], "record", "turns", "thinking", "name"):
+    for name in ("url", "on_failure", "record", "turns", "thinking", "name", "run"):
         parser.add_argument(PREFIX + name)
-    for name in ("credit", "advantage", "utility", "segmentation", "absent"):
+    for name in _OF_WEIGHTS[:3]:
+        parser.add_argument(PREFIX + name, help="may have {step} in it")
+    for name in ("credit", "advantage", "utility", "segmentation", "absent", "parser", "sensitivity", "probe"):
         parser.add_argument(PREFIX + name, type=_choice, help="a name, or a mapping as JSON")
-    for name in ("parser", "tokens", "malformed", "estimator"):
+    for name in ("tokens", "malformed", "estimator", "reshape"):
         parser.add_argument(PREFIX + name, type=_mapping, help="a mapping as JSON")
-    for name in ("candidates", "keep", "batch_size"):
+    for name in ("candidates", "keep", "batch_size", "max_weights_age"):
         parser.add_argument(PREFIX + name, type=int)
-    parser.add_argument("--credit.deadline_s", type=float)
-    parser.add_argument("--credit.max_credit_share", type=float)
+    for name in ("deadline_s", "push_deadline_s", "max_credit_share"):
+        parser.add_argument(PREFIX + name, type=float)
     parser.add_argument("--credit.alpha", type=_number_or_function)
     parser.add_argument("--credit.deterministic", action="store_true", default=None)
     return parser

@@ -17,7 +17,8 @@ from typing import Any
 
 from creditd.adapters import openrlhf_no_reward
 from creditd.adapters.compatibility import OPENRLHF, SeamMovedError, demand_seams
-from creditd.adapters.openrlhf_options import CreditChoices
+from creditd.adapters.openrlhf_options import Choices, CreditChoices, SensitivityChoices
+from creditd.adapters.openrlhf_weights import check_checkpoints
 from creditd.client.bodies import type_of
 
 CLI = "openrlhf.cli.train_ppo_ray"
@@ -129,7 +130,7 @@ def moved(got: str, expected: str) -> SeamMovedError:
     )
 
 
-def check_settings(args: Any, choices: CreditChoices) -> None:  # noqa: ANN401 - OpenRLHF's own namespace
+def check_settings(args: Any, choices: Choices) -> None:  # noqa: ANN401 - OpenRLHF's own namespace
     """Refuse settings under which credit would be lost, or would not mean what it says.
 
     Args:
@@ -145,6 +146,9 @@ def check_settings(args: Any, choices: CreditChoices) -> None:  # noqa: ANN401 -
             "each token would be trained on the mean advantage of its response, so the credit of tokens is lost; "
             "expected ppo"
         )
+    if isinstance(choices, SensitivityChoices):
+        _check_sensitivity(args, choices)
+        return
     if args.reward.stop_properly_penalty_coef is not None:
         raise ValueError(
             "got --reward.stop_properly_penalty_coef, which changes rewards of OpenRLHF's own, and none of creditd's; "
@@ -173,6 +177,33 @@ def check_settings(args: Any, choices: CreditChoices) -> None:  # noqa: ANN401 -
         _check_gae(choices)
     else:
         _check_groups(args, choices)
+
+
+def _check_sensitivity(args: Any, choices: SensitivityChoices) -> None:  # noqa: ANN401 - as above
+    """OpenRLHF's own advantages, of its own rewards, times the weights of tokens."""
+    if not has_rewards(args):
+        raise ValueError(
+            "got --credit.model and no source of rewards, which OpenRLHF's advantages are made of; expected "
+            "--reward.remote_url, --reward.model_name_or_path or --train.agent_func_path"
+        )
+    estimator = args.algo.advantage.estimator
+    if estimator == "gae":
+        raise ValueError(
+            "got --algo.advantage.estimator gae with --credit.model: advantages of a critic judge each token already; "
+            f"expected one of {', '.join((*_SCALED_AS, *_ANOTHER))}"
+        )
+    if estimator not in (*_SCALED_AS, *_ANOTHER):
+        raise ValueError(
+            f"got --algo.advantage.estimator {estimator}, which creditd does not know; expected one of "
+            f"{', '.join((*_SCALED_AS, *_ANOTHER))}"
+        )
+    if getattr(args.data, "max_images_per_prompt", 0):
+        raise ValueError(
+            "got --data.max_images_per_prompt with --credit.model, a policy that reads tokens alone; expected none"
+        )
+    keys = choices.checkpoints
+    if keys is not None:
+        check_checkpoints(args, keys)
 
 
 def has_rewards(args: Any) -> bool:  # noqa: ANN401 - as above

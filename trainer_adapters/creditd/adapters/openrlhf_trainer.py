@@ -11,7 +11,8 @@ import inspect
 from typing import Any
 
 from creditd.adapters.openrlhf_maker import CreditMaker
-from creditd.adapters.openrlhf_options import CreditChoices
+from creditd.adapters.openrlhf_options import Choices, SensitivityChoices
+from creditd.adapters.openrlhf_sensitivity import SensitivityMaker
 from creditd.adapters.openrlhf_settings import STRATEGY, TRAINERS, actor_of, check_seams, check_settings, moved
 from creditd.adapters.step_share import StepShare
 
@@ -25,7 +26,7 @@ class CreditTraining:
         credit_choices: What was chosen; the class that is made of both has it.
     """
 
-    credit_choices: CreditChoices
+    credit_choices: Choices
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -36,8 +37,11 @@ class CreditTraining:
         check_seams()
         check_settings(self.args, self.credit_choices)
         maker = self.experience_maker
-        kind = type(maker)
-        maker.__class__ = type(f"Credit{kind.__name__}", (CreditMaker, kind), {})
+        kind, before = (
+            type(maker),
+            SensitivityMaker if isinstance(self.credit_choices, SensitivityChoices) else CreditMaker,
+        )
+        maker.__class__ = type(f"Credit{kind.__name__}", (before, kind), {})
         maker.set_up_credit(self.credit_choices)
         self._credit_share = StepShare(
             maker.credit_config.max_credit_share,
@@ -47,6 +51,14 @@ class CreditTraining:
     def credit_is_ready(self) -> bool:
         """Whether the adapter is there: that this method is."""
         return True
+
+    def save_logs_and_checkpoints(
+        self: Any, global_step: int, logs_dict: Any = None, client_states: Any = None
+    ) -> None:
+        """As OpenRLHF's, which comes back when all of its workers have written theirs."""
+        super().save_logs_and_checkpoints(global_step, logs_dict, client_states)  # type: ignore[misc]
+        if global_step % self.args.ckpt.save_steps == 0:
+            self.experience_maker.saved(global_step)
 
     def train_step(self: Any, rollout_samples: list[Any], global_step: int) -> tuple[dict[str, Any], int]:
         """As OpenRLHF's, whose log gets the numbers of the credit."""
@@ -64,7 +76,7 @@ class CreditStarting:
         credit_choices: What was chosen.
     """
 
-    credit_choices: CreditChoices
+    credit_choices: Choices
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         import ray  # noqa: PLC0415 - it is there where OpenRLHF is
@@ -86,7 +98,7 @@ class CreditStarting:
         ray.get(ready.remote())
 
 
-def credit_class(kind: type, choices: CreditChoices) -> type:
+def credit_class(kind: type, choices: Choices) -> type:
     """A class of OpenRLHF with the adapter before it.
 
     Args:
@@ -100,7 +112,7 @@ def credit_class(kind: type, choices: CreditChoices) -> type:
     return type(kind.__name__, (before, kind), {"credit_choices": choices, "__module__": __name__})
 
 
-def install(choices: CreditChoices) -> None:
+def install(choices: Choices) -> None:
     """Have OpenRLHF's command line start trainers with credit, and refuse what cannot work before it starts anything.
 
     Args:
