@@ -258,8 +258,9 @@ def test_what_a_service_finds_wrong_with_a_checkpoint_is_raised_under_every_poli
     run.save(1, whole=False)
     with pytest.raises(WeightsRefusedError, match=r"0 safetensors files.*global_step_1/actor/huggingface.*hf_model"):
         asker.ask(batch(), 1)
+    (run.folder / "global_step_2").mkdir()
     run.track(2)
-    with pytest.raises(WeightsRefusedError, match=r"leads to nothing.*global_step_2/actor/huggingface"):
+    with pytest.raises(WeightsRefusedError, match=r"leads to nothing.*global_step_2/actor/huggingface, told"):
         asker.ask(batch(), 2)
     with pytest.raises(NotFoundError):
         run.asker(on_failure="group_reward", model="nobody").ask(batch(), 0)
@@ -283,7 +284,7 @@ def test_a_service_that_is_away_is_an_outage(tmp_path):
     for policy in ("raise", "group_reward"):
         asker = run.asker(deadline_s=0.2, push_deadline_s=0.2, on_failure=policy)
         for step in (0, 1):
-            run.track(step)
+            run.save(step)
             if policy == "raise":
                 with pytest.raises(TransportError):
                     asker.ask(batch(), step)
@@ -394,7 +395,51 @@ def test_without_a_trainer_nobody_knows_where_it_saves():
         asker_of(settings_of(given), 2, 16)
 
 
-def test_the_weights_after_no_step_are_the_initial_ones():
-    """Where they have a path; every place of the step is filled in."""
-    keys = CheckpointKeys("{step}/global_step_{step}", initial_weights="base")
-    assert (keys.path_at(0), keys.path_at(12)) == ("base", "12/global_step_12")
+@pytest.mark.parametrize(
+    ("weights", "folder", "path"),
+    [
+        (PLACE, "global_step_12", "link/actor/huggingface"),
+        ("/runs/7/{step}/actor/{step}.hf", "12", "/runs/7/link/actor/12.hf"),
+        ("run/global_step{step}_hf", "global_step12_hf", "run/link"),
+    ],
+)
+def test_a_checkpoint_is_named_by_a_link(weights, folder, path):
+    """In the place of the part that has the step; every other place of the step is filled in."""
+    keys = CheckpointKeys(weights)
+    assert (keys.folder_at(12), keys.path_at(12, "link")) == (folder, path)
+
+
+def test_a_service_that_reads_another_disk_finds_nothing(run, tmp_path):
+    """As where its weights_root is still that of the run before, whose steps have the same names."""
+    other = Run(tmp_path / "other", run.url)
+    run.save(1)  # whole, and below the root of the service
+    asker = other.asker(on_failure="group_reward")
+    asker.ask(batch(), 0)
+    other.save(1)
+    with pytest.raises(WeightsRefusedError, match=r"leads to nothing.*the disk on which .*other is here"):
+        asker.ask(batch(), 1)
+    assert [path.name for path in (tmp_path / "other").iterdir() if path.is_symlink()] == []
+    other.close()
+
+
+def test_a_checkpoint_that_is_not_where_the_trainer_saves_is_an_error(run):
+    """The path of the service has another name for it."""
+    asker = run.asker(weights="step-{step}/actor/huggingface")
+    asker.ask(batch(), 0)
+    run.save(1)
+    with pytest.raises(ValueError, match=r"got no step-1 in "):
+        asker.ask(batch(), 1)
+
+
+def test_a_disk_without_links_is_an_error(run, monkeypatch):
+    """Nobody could say which folder the service reads."""
+    asker = run.asker()
+    asker.ask(batch(), 0)
+    run.save(1)
+
+    def refused(*_):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "symlink_to", refused)
+    with pytest.raises(ValueError, match=r"PermissionError for a symbolic link in .*run: Operation not permitted"):
+        asker.ask(batch(), 1)

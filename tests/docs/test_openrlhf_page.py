@@ -86,7 +86,8 @@ def test_the_command_of_oar_is_read_by_both_and_refused_by_none():
     check_settings(args, choices)
     assert has_rewards(args)
     assert choices.made().model == "policy"
-    assert choices.checkpoints.path_at(3) == "global_step3_hf"
+    assert choices.checkpoints.folder_at(3) == "global_step3_hf"
+    assert choices.checkpoints.path_at(3, "through") == "through"
     assert f'weights_root = "{args.ckpt.path}"' in PAGE
 
 

@@ -5,22 +5,29 @@ A trainer whose weights are in processes of its workers has none in the one that
 
 Two things have to be known of a checkpoint, and each is known by somebody else. That it is whole, and of which step it
 is, the trainer's process knows (`Checkpoints`); what there was before this run is left out of account. What is in the
-folder, which the trainer's process may not see at all, the service finds out: it verifies names, shapes and numbers,
-and refuses a folder that is absent, or has a configuration and a tokenizer alone. Nothing of a trainer or torch is
-imported.
+folder the service finds out: it verifies names, shapes and numbers, and refuses a folder that is absent, or has a
+configuration and a tokenizer alone.
+
+That both speak of one folder is shown by a name that only they can know: for as long as a checkpoint is handed over,
+the trainer's process has a symbolic link to it beside it, named after this run, and the service is told the link. A
+service whose disk, mount or `weights_root` is another finds no such name, and never the same step of another run.
+Nothing of a trainer or torch is imported.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn, Protocol
 
 from creditd.adapters.sensitivity import CurrentWeights
 from creditd.adapters.sensitivity_config import SensitivityConfig
 from creditd.client import Client, NotFoundError, OarResult, WeightsRefusedError, WeightVersionMismatchError
 from creditd.wire.errors import ERROR_KINDS, ErrorCode
+from creditd.wire.weights import WeightsResponse
 
 STEP = "{step}"
 """Stands for a step in names of versions and in paths."""
@@ -49,6 +56,10 @@ class Checkpoints(Protocol):
     @property
     def words(self) -> Words:
         """What messages call them."""
+
+    @property
+    def folder(self) -> Path:
+        """Where they are, as the trainer's process sees it: what the part of `weights` with `{step}` is in."""
 
     def written(self) -> int | None:
         """The step of the last one that is whole, or None if this run wrote none yet.
@@ -120,11 +131,16 @@ class CheckpointKeys:
         if isinstance(age, bool) or not isinstance(age, int) or age < 0:
             raise ValueError(f"got max_weights_age {age!r}; expected a whole number of at least 0")
 
-    def path_at(self, step: int) -> str:
-        """Where the weights after a step are; those after step 0 are the initial ones."""
-        if step == 0 and self.initial_weights is not None:
-            return self.initial_weights
-        return self.weights.replace(STEP, str(step))
+    def folder_at(self, step: int) -> str:
+        """The part of the path that has the step, as it is called after it."""
+        return next(part for part in PurePosixPath(self.weights).parts if STEP in part).replace(STEP, str(step))
+
+    def path_at(self, step: int, through: str) -> str:
+        """Where the weights after a step are for the service, by another name for the part that has the step."""
+        parts = PurePosixPath(self.weights).parts
+        place = next(place for place, part in enumerate(parts) if STEP in part)
+        rest = (part.replace(STEP, str(step)) for part in parts[place + 1 :])
+        return str(PurePosixPath(*parts[:place], through, *rest))
 
 
 @dataclass(frozen=True)
@@ -253,16 +269,27 @@ class CheckpointWeights:
 
     def _hand_over(self, version: str) -> _Handed:
         """Have the policy take a checkpoint under a version `RUN:STEP`."""
-        config, model = self._config, str(self._config.model)
-        path = self._keys.path_at(int(version.rpartition(":")[2]))
         started = time.perf_counter()
+        step, initial = int(version.rpartition(":")[2]), self._keys.initial_weights
+        if step == 0 and initial is not None:
+            answer = self._taken(version, initial, initial)
+        else:
+            with self._named(version, step) as name:
+                path = self._keys.path_at(step, self._keys.folder_at(step))
+                answer = self._taken(version, self._keys.path_at(step, name), path)
+        return _Handed(time.perf_counter() - started, answer.n_bytes)
+
+    def _taken(self, version: str, path: str, called: str) -> WeightsResponse:
+        """What the service says when it has the weights of a path, and what people call that."""
+        config, model = self._config, str(self._config.model)
         patience_s = min(config.deadline_s, config.push_deadline_s)
         self._client.announce_weights(model, weight_version=version, deadline_s=patience_s)
         try:
-            answer = self._client.load_weights(model, path, weight_version=version, deadline_s=config.push_deadline_s)
+            return self._client.load_weights(model, path, weight_version=version, deadline_s=config.push_deadline_s)
         except WeightsRefusedError as error:
             raise WeightsRefusedError(
-                f"{error}; expected the weights of {self._words.trainer}'s actor at {path}, as the service sees it: "
+                f"{error}; expected the weights of {self._words.trainer}'s actor at {called}, told to the service as "
+                f"{path}, below its weights_root and on the disk on which {self._checkpoints.folder} is here: "
                 f"{self._words.written_by} write them",
                 status=error.status,
                 code=error.code,
@@ -271,7 +298,28 @@ class CheckpointWeights:
                 attempts=error.attempts,
                 elapsed_s=error.elapsed_s,
             ) from error
-        return _Handed(time.perf_counter() - started, answer.n_bytes)
+
+    @contextmanager
+    def _named(self, version: str, step: int) -> Iterator[str]:
+        """A name for the checkpoint of a step that this run alone knows, for as long as it is needed."""
+        target = self._keys.folder_at(step)
+        link = self._checkpoints.folder / f"creditd-{version.replace(':', '-')}"
+        if not (link.parent / target).is_dir():
+            raise ValueError(
+                f"got no {target} in {link.parent}; expected the checkpoint there, as weights={self._keys.weights} says"
+            )
+        try:
+            link.unlink(missing_ok=True)  # of a process that was killed with it
+            link.symlink_to(target)
+        except OSError as error:
+            raise ValueError(
+                f"got {type(error).__name__} for a symbolic link in {link.parent}: {error.strerror}; expected a disk "
+                "that has them"
+            ) from error
+        try:
+            yield link.name
+        finally:
+            link.unlink(missing_ok=True)
 
 
 def _refuse(code: ErrorCode, message: str) -> NoReturn:

@@ -44,7 +44,7 @@ class SensitivityMaker(BatchMaker):
         tokenizer = getattr(self.tokenizer, "tokenizer", self.tokenizer)
         self._decode = decoder(tokenizer, {tokenizer.eos_token_id, tokenizer.pad_token_id}, {})
         self._client = client_of(config)
-        self._saved = SavedCheckpoints()
+        self._saved = SavedCheckpoints(self.args.ckpt.path)
         self._weights = weights_of(choices.of_weights, config, self._client, lambda _: self._saved)
         self._has_failed = False
 

@@ -9,13 +9,18 @@ because an earlier run may have left it. OpenRLHF removes none of these folders.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from creditd.adapters.checkpoint_weights import CheckpointKeys, Words
 
 
 class SavedCheckpoints:
-    """Which checkpoint this run wrote last, as its trainer says."""
+    """Which checkpoint this run wrote last, as its trainer says.
+
+    Args:
+        folder: `--ckpt.path`, as this process sees it.
+    """
 
     words = Words(
         trainer="OpenRLHF",
@@ -24,7 +29,8 @@ class SavedCheckpoints:
         initial="--credit.initial_weights",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, folder: str) -> None:
+        self.folder = Path(folder)
         self._last: int | None = None
 
     def saved(self, step: int) -> None:

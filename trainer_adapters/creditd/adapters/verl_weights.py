@@ -33,7 +33,8 @@ class Tracker:
     """
 
     def __init__(self, folder: str) -> None:
-        self.file = Path(folder) / TRACKER
+        self.folder = Path(folder)
+        self.file = self.folder / TRACKER
         self.words = Words("verl", str(self.file), _WRITTEN_BY, "sampler_kwargs.initial_weights")
         self._before = self._seen()
 
