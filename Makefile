@@ -98,7 +98,7 @@ browser:
 		&& apt-get update -qq >/dev/null \
 		&& DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends chromium chromium-driver >/dev/null; \
 	then exit 0; fi; \
-	echo "######## lane pytest: the page in a browser NOT RUN, chromium and chromium-driver are not installed ########"; test -z "$$CI"
+	echo "######## lane pytest: the page in a browser NOT RUN, chromium and chromium-driver are not installed ########"; test "$${CI:-false}" = false
 
 pytest: $(VENV)/dev.stamp browser ## lane: all tests that need no Redis, no torch and no trainer
 	$(BIN)/python -m pytest -q -n auto -m "not redis and not models and not trainer and not gpu" --cov --cov-report term:skip-covered
@@ -110,7 +110,7 @@ redis: $(VENV)/dev.stamp ## lane: tests against a real redis-server
 		DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends redis-server >/dev/null || true; \
 	fi; \
 	if command -v redis-server >/dev/null; then $(BIN)/python -m pytest -q -m "redis and not models and not trainer"; \
-	else echo "######## lane redis: NOT RUN, redis-server is not installed (apt-get install redis-server) ########"; test -z "$$CI"; fi
+	else echo "######## lane redis: NOT RUN, redis-server is not installed (apt-get install redis-server) ########"; test "$${CI:-false}" = false; fi
 
 $(TRL)/stamp: pyproject.toml constraints.txt
 	@echo "installing torch (CPU), TRL $(TRL_NEWEST), shap and a small embedding model into $(TRL)"
@@ -177,7 +177,7 @@ $(SKYRL312)/stamp: pyproject.toml
 define run_apart
 	@if $(MAKE) --no-print-directory $(2)/stamp; then \
 		$(2)/bin/python -m pytest -q $(3); \
-	else echo "######## lane trainer: $(1) NOT RUN, it could not be installed here (see above) ########"; test -z "$$CI"; fi
+	else echo "######## lane trainer: $(1) NOT RUN, it could not be installed here (see above) ########"; test "$${CI:-false}" = false; fi
 endef
 
 # Sensitivities by the trainer's own model, with the transformers that verl pins; torch itself warns of what it loads there.

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 
 import numpy as np
 import pytest
@@ -282,8 +283,14 @@ def test_a_loop_may_say_what_answers_which_prompt():
     expected = made().advantages(PROMPTS, IDS, group_size=2).token_advantages
     found = made().advantages(["p", "r", "q", "q"], IDS, group_size=2, groups=[7, 7, 8, 8])
     assert found.token_advantages == expected
+    assert made().advantages(PROMPTS, IDS, group_size=2, groups=np.array([1, 1, 0, 0])).token_advantages == expected
+    for groups in (np.arange(4), [b"a", b"b", b"a", b"b"]):
+        with pytest.raises(ValueError, match=r"got 2 prompts in the group .* or groups, which says"):
+            made().advantages(PROMPTS, IDS, group_size=2, groups=groups)
     with pytest.raises(ValueError, match="groups: got 1; expected 4"):
         made().advantages(PROMPTS, IDS, group_size=2, groups=[7])
+    with pytest.raises(ValueError, match="groups: got something else than texts and numbers"):
+        made().advantages(PROMPTS, IDS, group_size=2, groups=[object()] * 4)
 
 
 def test_pictures_are_not_compared():
@@ -291,6 +298,28 @@ def test_pictures_are_not_compared():
     prompts = [[{"role": "user", "content": [{"type": "image", "image": object()}]}] for _ in IDS]
     expected = made().advantages(["p"] * 4, IDS, group_size=4).token_advantages
     assert made().advantages(prompts, IDS, group_size=4).token_advantages == expected
+
+
+def test_arrays_of_tokens_are_compared():
+    """By what they hold."""
+    prompts = [np.array([1, 2]), np.array([1, 2]), np.array([3]), np.array([3])]
+    assert made().advantages(prompts, IDS, group_size=2).rewards == [1.0, 0.5, 1.0, 0.5]
+    with pytest.raises(ValueError, match="got 2 prompts"):
+        made().advantages(prompts[::2] * 2, IDS, group_size=2)
+
+
+def test_what_a_reward_began_may_ask_when_it_is_over():
+    """A call that is done holds nobody up."""
+    contexts = []
+
+    def remembers(prompts, candidates, completions):
+        contexts.append(copy_context())
+        return score(prompts, candidates, completions)
+
+    credit = made(CandidateReward(remembers, PARSER))
+    first = credit.advantages(PROMPTS, IDS, group_size=2)
+    again = contexts[0].run(credit.advantages, PROMPTS, IDS, group_size=2)
+    assert again.token_advantages == first.token_advantages
 
 
 @pytest.mark.parametrize("is_async", [False, True])

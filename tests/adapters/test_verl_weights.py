@@ -422,13 +422,24 @@ def test_a_service_that_reads_another_disk_finds_nothing(run, tmp_path):
     other.close()
 
 
-def test_a_checkpoint_that_is_not_where_the_trainer_saves_is_an_error(run):
-    """The path of the service has another name for it."""
-    asker = run.asker(weights="step-{step}/actor/huggingface")
+def test_a_checkpoint_that_is_not_where_the_trainer_saves_is_a_failure(run):
+    """As of a resumed run whose folder was not written to the end: raised, or the plain advantages."""
+    with pytest.raises(WeightVersionMismatchError, match=r"got no global_step_3 in .*run, .* resumed"):
+        run.asker().ask(batch(), 3)
+    asker = run.asker(on_failure="group_reward")
+    assert asker.ask(batch(), 3).metrics["credit/fallbacks"] == 1.0
+    run.save(4)
+    assert asker.ask(batch(), 4).metrics["credit/fallbacks"] == 0.0
+
+
+@pytest.mark.parametrize("name", ["exp/7", "../x", "\u4e2d" * 200, "a b.c:d"])
+def test_a_run_may_be_called_anything(run, name):
+    """What a link is called is another matter."""
+    asker = run.asker(run=name)
     asker.ask(batch(), 0)
     run.save(1)
-    with pytest.raises(ValueError, match=r"got no step-1 in "):
-        asker.ask(batch(), 1)
+    assert asker.ask(batch(), 1).metrics["credit/pushes"] == 1.0
+    assert [path for path in run.folder.rglob("*") if path.is_symlink()] == []
 
 
 def test_a_disk_without_links_is_an_error(run, monkeypatch):

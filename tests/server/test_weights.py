@@ -409,6 +409,7 @@ def test_others_are_answered_while_weights_arrive_and_are_taken(tmp_path):
             await reached(lambda: any(path.stat().st_size for path in spooled(tmp_path)))
             await others()
             going_on.set()
+            await reached(lambda: len(answers) == 1)
             await send(service, shards_of()[1], 1)
             policy.gate.clear()
             tasks.start_soon(one, shards_of()[2], 2)

@@ -16,6 +16,8 @@ Nothing of a trainer or torch is imported.
 
 from __future__ import annotations
 
+import hashlib
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -28,6 +30,8 @@ from creditd.adapters.sensitivity_config import SensitivityConfig
 from creditd.client import Client, NotFoundError, OarResult, WeightsRefusedError, WeightVersionMismatchError
 from creditd.wire.errors import ERROR_KINDS, ErrorCode
 from creditd.wire.weights import WeightsResponse
+
+log = logging.getLogger("creditd.adapters")
 
 STEP = "{step}"
 """Stands for a step in names of versions and in paths."""
@@ -215,7 +219,7 @@ class CheckpointWeights:
             The answer.
 
         Raises:
-            WeightVersionMismatchError: If the newest checkpoint is too old.
+            WeightVersionMismatchError: If the newest checkpoint is too old, or is not where the trainer saves.
             WeightsRefusedError: If the service does not find it, or it does not fit the policy.
             CreditdError: Whatever else the client raises.
             ValueError: If the policy has been given the weights of others, and nobody says with which the run starts.
@@ -302,24 +306,29 @@ class CheckpointWeights:
     @contextmanager
     def _named(self, version: str, step: int) -> Iterator[str]:
         """A name for the checkpoint of a step that this run alone knows, for as long as it is needed."""
-        target = self._keys.folder_at(step)
-        link = self._checkpoints.folder / f"creditd-{version.replace(':', '-')}"
-        if not (link.parent / target).is_dir():
-            raise ValueError(
-                f"got no {target} in {link.parent}; expected the checkpoint there, as weights={self._keys.weights} says"
+        folder, target = self._checkpoints.folder.absolute(), self._keys.folder_at(step)
+        if not (folder / target).exists():
+            _refuse(
+                ErrorCode.WEIGHT_VERSION_MISMATCH,
+                f"got no {target} in {folder}, whose weights are the newest of this run; expected it there, by "
+                f"{self._words.written_by}, also of the step at which a run is resumed",
             )
+        link = folder / f"creditd-{hashlib.blake2b(version.encode(), digest_size=12).hexdigest()}"
         try:
             link.unlink(missing_ok=True)  # of a process that was killed with it
             link.symlink_to(target)
         except OSError as error:
             raise ValueError(
-                f"got {type(error).__name__} for a symbolic link in {link.parent}: {error.strerror}; expected a disk "
-                "that has them"
+                f"got {type(error).__name__} for a symbolic link in {folder}: {error.strerror}; expected a folder that "
+                "this process may write to, on a disk that has such links"
             ) from error
         try:
             yield link.name
         finally:
-            link.unlink(missing_ok=True)
+            try:
+                link.unlink(missing_ok=True)
+            except OSError as error:
+                log.warning("%s is left, and can be removed: %s", link, error)
 
 
 def _refuse(code: ErrorCode, message: str) -> NoReturn:

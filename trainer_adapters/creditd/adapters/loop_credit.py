@@ -74,8 +74,16 @@ class _Rows:
     groups: list[bytes]
 
 
-_ASKING: ContextVar[frozenset[LoopCredit]] = ContextVar("asking", default=frozenset())
-"""Those that are being asked where this runs."""
+@dataclass(eq=False)
+class _Call:
+    """A call that waits for its reward function, until it is done."""
+
+    of: LoopCredit
+    is_done: bool = False
+
+
+_CALLS: ContextVar[tuple[_Call, ...]] = ContextVar("calls", default=())
+"""Those within which this runs."""
 
 
 class LoopCredit:
@@ -135,7 +143,8 @@ class LoopCredit:
     ) -> LoopAdvantages:
         """Advantages of every token of the completions of this process.
 
-        Threads of one process take turns.
+        Threads of one process take turns. A reward function may not call this in its turn: in its own thread that is an
+        error, in one that it waits for both wait for ever.
 
         Args:
             prompts: What each of B completions answers: texts, or messages. Rows i·G … i·G + G − 1 of all processes
@@ -183,18 +192,20 @@ class LoopCredit:
                 groups=groups,
             )
 
-        inside = _ASKING.get()
-        if self in inside:
+        calls = _CALLS.get()
+        if any(call.of is self and not call.is_done for call in calls):
             raise RuntimeError(
                 "got a call by the reward function of the same LoopCredit, which waits for that function; expected "
                 "another LoopCredit"
             )
         with self._turn:  # a reward remembers what it was called with
-            token = _ASKING.set(inside | {self})
+            call = _Call(self)
+            token = _CALLS.set((*calls, call))
             try:
                 own, rewards, credited = self._credited(given, group_size, step)
             finally:
-                _ASKING.reset(token)
+                call.is_done = True
+                _CALLS.reset(token)
         rows = [
             row if own.written is None else np.where(np.array(own.written[place], dtype=np.bool_), row, 0.0)
             for place, row in enumerate(credited.token_advantages)
@@ -306,7 +317,10 @@ def _rows(
     before: list[list[int]] = [[]] * count if prompt_ids is None else prompt_ids
     others = [None] * count if other_rewards is None else [None if one is None else float(one) for one in other_rewards]
     named = {name: list(values) for name, values in (columns or {}).items()}
-    apart = [told_apart(prompt) for prompt in (prompts if groups is None else groups)]
+    labels = list(prompts) if groups is None else [one.tolist() if hasattr(one, "tolist") else one for one in groups]
+    if groups is not None and not all(isinstance(one, str | bytes | int | float) for one in labels):
+        raise ValueError("groups: got something else than texts and numbers; expected one of these per completion")
+    apart = [told_apart(label) for label in labels]
     ended = None if cut_off is None else [bool(one) for one in cut_off]
     if ended is not None and len(ended) != count:
         raise ValueError(f"cut_off: got {len(ended)}; expected {count}, one per completion")
@@ -326,7 +340,8 @@ def _check_groups(groups: Sequence[bytes], group_size: int) -> None:
             last = min(start + group_size, len(groups)) - 1
             raise ValueError(
                 f"got {found} prompts in the group of the rows {start} to {last}; expected one prompt for each "
-                f"{group_size} rows, those of all processes together, process after process"
+                f"{group_size} rows, those of all processes together, process after process, or groups, which says "
+                "what answers which prompt"
             )
 
 

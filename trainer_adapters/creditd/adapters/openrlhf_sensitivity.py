@@ -21,8 +21,8 @@ from creditd.adapters.openrlhf_maker import BatchMaker, trained_on
 from creditd.adapters.openrlhf_options import SensitivityChoices
 from creditd.adapters.openrlhf_rows import Row, columns_of, rows_of_batch
 from creditd.adapters.openrlhf_weights import SavedCheckpoints
-from creditd.adapters.sensitivity import Base, ReasonedRollout, Reshaped, asked_of_service, settled, unasked
-from creditd.client import CreditdError, OarResult
+from creditd.adapters.policy_sensitivity import PolicySensitivity
+from creditd.adapters.sensitivity import Base, ReasonedRollout
 
 log = logging.getLogger("creditd.adapters.openrlhf")
 
@@ -45,8 +45,8 @@ class SensitivityMaker(BatchMaker):
         self._decode = decoder(tokenizer, {tokenizer.eos_token_id, tokenizer.pad_token_id}, {})
         self._client = client_of(config)
         self._saved = SavedCheckpoints(self.args.ckpt.path)
-        self._weights = weights_of(choices.of_weights, config, self._client, lambda _: self._saved)
-        self._has_failed = False
+        weights = weights_of(choices.of_weights, config, self._client, lambda _: self._saved)
+        self._sensitivity = PolicySensitivity(self._client, config, weights, log)
 
     def saved(self: Any, step: int) -> None:
         """Know that the checkpoint of a step is there, to be handed over before the next batch."""
@@ -63,13 +63,13 @@ class SensitivityMaker(BatchMaker):
             )
         done: list[Any] = super().compute_advantages_and_returns(experiences)
         started = time.perf_counter()
-        found = self._reshaped([self._rollout(done, row) for row in rows])
+        self._sensitivity.sampled(self.credit_step)
+        rollouts = [self._rollout(done, row) for row in rows]
+        found = self._sensitivity.reshaped(rollouts, self.group_size(), self.credit_step)
         columns = columns_of(done, rows, found.token_advantages)
         for experience, advantages in zip(done, columns, strict=True):
             trained_on(experience, advantages)
-        answered = found.weight_version is not None
-        self._credit_metrics = found.metrics | self._weights.metrics(answered=answered)
-        self._credit_metrics["credit/seconds"] = time.perf_counter() - started
+        self._credit_metrics = found.metrics | {"credit/seconds": time.perf_counter() - started}
         return done
 
     def _rollout(self: Any, experiences: Sequence[Any], row: Row) -> ReasonedRollout:
@@ -95,26 +95,3 @@ class SensitivityMaker(BatchMaker):
             written=None if written.all() else tuple(written.tolist()),
             advantage=advantage,
         )
-
-    def _reshaped(self: Any, rollouts: Sequence[ReasonedRollout]) -> Reshaped:
-        """What is left of asking under the failure policy."""
-        config, step = self.credit_config, self.credit_step
-        self._weights.sampled(step)
-        if not any(rollout.has_contrast for rollout in rollouts):
-            return unasked(rollouts)
-
-        def ask(version: str | None) -> OarResult:
-            return asked_of_service(self._client, config, rollouts, self.group_size(), version)
-
-        answer: OarResult | CreditdError
-        try:
-            answer = self._weights.answer(ask, step)
-        except CreditdError as error:
-            answer = error
-        found = settled(answer, config, rollouts)
-        if found.failure is not None and not self._has_failed:
-            self._has_failed = True
-            log.warning("no weights of tokens, on_failure=%s is applied: %s", config.on_failure, found.failure)
-        if found.request_id is not None:
-            log.info("step %d: weights of request %s, by %s", step, found.request_id, found.weight_version)
-        return found

@@ -12,7 +12,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from creditd.adapters.checkpoint_weights import CheckpointKeys, Words
+from creditd.adapters.checkpoint_weights import STEP, CheckpointKeys, Words
 
 
 class SavedCheckpoints:
@@ -56,6 +56,10 @@ def check_checkpoints(args: Any, keys: CheckpointKeys) -> None:  # noqa: ANN401 
         raise ValueError(
             "got --credit.weights with --train.async_enable, in which a batch was written by weights of an earlier "
             "step, or of several, that nobody names; expected generation that waits for training, or none of the two"
+        )
+    if keys.folder_at(1) != "global_step1_hf":
+        raise ValueError(
+            f"got --credit.weights {keys.weights!r}; expected global_step{STEP}_hf in it, as OpenRLHF calls its folders"
         )
     steps, saving = args.ckpt.save_steps, "--ckpt.save_steps"
     if not 1 <= steps < float("inf"):  # OpenRLHF makes inf of -1

@@ -33,9 +33,10 @@ def readable(prompt: object) -> Prompt:
 
 
 def told_apart(prompt: object) -> bytes:
-    """A few bytes that are the same for the same prompt, in every process; by texts, numbers and their order alone.
+    """A few bytes that are the same for the same prompt, in every process: by texts, numbers, bytes and their order.
 
-    What is neither, such as a picture, is not looked at: the same one is another object for each row.
+    Arrays and tensors are what they hold. What is none of these, such as a picture, is not looked at: the same one is
+    another object for each row.
     """
     return hashlib.blake2b(json.dumps(_plain(prompt), sort_keys=True).encode(), digest_size=16).digest()
 
@@ -44,7 +45,11 @@ def _plain(value: object) -> object:
     """A value as JSON has it."""
     if _is_mapping(value):
         return {str(key): _plain(own) for key, own in value.items()}
-    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+    if isinstance(value, bytes):
+        return value.hex()
+    if hasattr(value, "tolist"):
+        return _plain(value.tolist())
+    if isinstance(value, Sequence) and not isinstance(value, str):
         return [_plain(own) for own in value]
     return value if isinstance(value, str | int | float | None) else type(value).__name__
 

@@ -18,14 +18,15 @@ from creditd.adapters.credit_reward import CreditReward, decoder
 from creditd.adapters.creditors import client_of, model_metrics, reward_metrics
 from creditd.adapters.loop import span_token_rewards
 from creditd.adapters.loop_credit import LoopCredit
+from creditd.adapters.policy_sensitivity import PolicySensitivity
 from creditd.adapters.prompts import readable
-from creditd.adapters.sensitivity import ReasonedRollout, asked_of_service, plain_advantages, settled, unasked
+from creditd.adapters.sensitivity import ReasonedRollout, plain_advantages
 from creditd.adapters.sensitivity_config import SensitivityConfig
 from creditd.adapters.span_reward import SpanReward
 from creditd.adapters.verl_rows import Session, VerlBatch, joined, sessions_of, whole_groups
 from creditd.adapters.verl_settings import CommonSettings, VerlSettings
 from creditd.adapters.verl_weights import weights_of
-from creditd.client import Client, CreditdError, Evaluator, OarResult
+from creditd.client import Client, Evaluator
 
 log = logging.getLogger("creditd.adapters.verl")
 
@@ -253,10 +254,10 @@ class SensitivityAsker(Asker):
         super().__init__(settings.common, self.config, group_size)
         self._base = settings.reward.get("base_advantage", "grpo")
         self._client = client_of(self.config)
-        self._weights = weights_of(settings.reward, self.config, self._client, trainer)
+        weights = weights_of(settings.reward, self.config, self._client, trainer)
+        self._sensitivity = PolicySensitivity(self._client, self.config, weights, log)
         self._local = Client("local:")
         self._local.group([[0.0, 1.0]], advantage=self._base, convention="verl")  # an unknown one is refused here
-        self._warned = False
 
     @property
     def reads_prompts(self) -> bool:
@@ -271,7 +272,7 @@ class SensitivityAsker(Asker):
     def ask(self, batch: VerlBatch, step: int) -> TokenNumbers:
         """Advantages of a batch; an output that is not the last of its session has the plain one."""
         started = time.perf_counter()
-        self._weights.sampled(step)
+        self._sensitivity.sampled(step)
         whole, broken, metrics = self.grouped(batch)
         rows = _zeros(batch, broken)
         if not whole:
@@ -282,8 +283,8 @@ class SensitivityAsker(Asker):
         found = self._local.group(rewards, advantage=self._base, convention="verl").advantages
         advantages = [float(value) for row in found for value in row]
         rollouts = [self._rollout(batch, row, value) for row, value in zip(last, advantages, strict=True)]
-        reshaped = self._reshaped(rollouts, step)
-        metrics |= reshaped.metrics | self._weights.metrics(answered=reshaped.weight_version is not None)
+        reshaped = self._sensitivity.reshaped(rollouts, size, step)
+        metrics |= reshaped.metrics
         metrics["credit/seconds"] = time.perf_counter() - started
         for session, value, own in zip(whole, advantages, reshaped.token_advantages, strict=True):
             for row in session.rows[:-1]:
@@ -303,27 +304,6 @@ class SensitivityAsker(Asker):
             written=None if mask is None else tuple(map(bool, mask[0])),
             advantage=advantage,
         )
-
-    def _reshaped(self, rollouts: Sequence[ReasonedRollout], step: int) -> Any:  # noqa: ANN401 - Reshaped
-        """What is left of asking under the failure policy."""
-        if not any(rollout.has_contrast for rollout in rollouts):
-            return unasked(rollouts)
-
-        def ask(version: str | None) -> OarResult:
-            return asked_of_service(self._client, self.config, rollouts, self.group_size, version)
-
-        answer: OarResult | CreditdError
-        try:
-            answer = self._weights.answer(ask, step)
-        except CreditdError as error:
-            answer = error
-        found = settled(answer, self.config, rollouts)
-        if found.failure is not None and not self._warned:
-            self._warned = True
-            log.warning("no weights, on_failure=%s is applied: %s", self.config.on_failure, found.failure)
-        if found.weight_version is not None:
-            log.info("step %d: sensitivities of the weights %s", step, found.weight_version)
-        return found
 
 
 def asker_of(

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from creditd.adapters import checkpoint_weights
-from creditd.adapters.checkpoint_weights import Answering, CheckpointKeys, Words
+from creditd.adapters.checkpoint_weights import STEP, Answering, CheckpointKeys, Words
 from creditd.adapters.sensitivity_config import SensitivityConfig
 from creditd.client import Client
 
@@ -94,6 +94,8 @@ def _checked(config: Any, keys: CheckpointKeys) -> str:  # noqa: ANN401 - a Dict
             f"got weights with trainer.v1.trainer_mode={mode}, in which weights of several steps write one batch, and "
             "one request is answered by those of one; expected sync, or no weights"
         )
+    if keys.folder_at(1) != "global_step_1":
+        raise ValueError(f"got weights {keys.weights!r}; expected global_step_{STEP} in it, as verl calls its folders")
     frequency = trainer["save_freq"]
     if frequency < 1:
         raise ValueError(f"got weights with trainer.save_freq={frequency}, which saves nothing; expected at least 1")
