@@ -188,8 +188,7 @@ OF_OPENRLHF := tests/adapters/test_contract_openrlhf.py \
 	$(addprefix tests/adapters/test_openrlhf,.py _checkpoints.py _processes.py _rows.py _sensitivity.py _settings.py) \
 	tests/docs/test_openrlhf_page.py
 
-# Ray, and clients of trainers that end with their process, leave sockets to the collector of garbage, which finds them when pytest
-# has ended.
+# Ray leaves its sockets to the collector of garbage, which finds them when pytest has ended.
 OF_RAY := -W ignore::ResourceWarning -W ignore::pytest.PytestUnraisableExceptionWarning
 
 OF_VERL := tests/adapters/test_contract_verl.py $(addprefix tests/adapters/test_verl,.py _checkpoints.py _kinds.py _runs.py _settings.py)
@@ -215,14 +214,14 @@ trainer: $(TRL)/stamp $(VENV)/dev.stamp ## lane: tests against real trainers, TR
 	$(call run_apart,conventions of verl,$(VERL),-m trainer tests/conventions/test_verl_conventions.py tests/conventions/test_verl_rewards.py)
 	$(call run_apart,adapter of verl,$(VERL),-m trainer $(OF_RAY) $(OF_VERL))
 	$(call run_apart,conventions of OpenRLHF,$(OPENRLHF),-m trainer tests/conventions/test_openrlhf_conventions.py tests/conventions/test_openrlhf_rewards.py)
-	$(call run_apart,adapter of OpenRLHF,$(OPENRLHF),-m trainer $(OF_RAY) $(OF_OPENRLHF))
+	$(call run_apart,adapter of OpenRLHF,$(OPENRLHF),-m trainer $(OF_OPENRLHF))
 	$(call run_apart,policies with the transformers of verl,$(VERL),-m models -W ignore::DeprecationWarning $(OF_OWN_MODELS))
-	$(call run_apart,adapter of SkyRL,$(SKYRL),-m trainer $(OF_RAY) $(OF_SKYRL))
+	$(call run_apart,adapter of SkyRL,$(SKYRL),-m trainer $(OF_SKYRL))
 
 skyrl: export SERVICE_PYTHON := $(CURDIR)/$(BIN)/python
 skyrl: $(VENV)/service.stamp ## the adapter of SkyRL on Python 3.12, which installs torch with CUDA, several gigabytes (PYTHON312=…); no lane
 	@if $(MAKE) --no-print-directory $(SKYRL312)/stamp; then \
-		$(SKYRL312)/bin/python -m pytest -q -m trainer $(OF_RAY) $(OF_SKYRL); \
+		$(SKYRL312)/bin/python -m pytest -q -m trainer $(OF_SKYRL); \
 	else echo "######## skyrl: NOT RUN, it could not be installed here; it needs Python 3.12 (PYTHON312=…) ########"; exit 1; fi
 
 demo: $(TRL)/stamp ## train a small language model with every credit rule, and report (at most 20 minutes on two cores)

@@ -1,8 +1,19 @@
-"""What tests of the adapter of verl share: a queue that takes long to start, emptied before each test."""
+"""What tests of adapters share: verl's queue, which takes long to start, and the end of what trainers have open."""
+
+import sys
 
 import pytest
 
 from services import running_service
+
+
+@pytest.fixture(autouse=True)
+def _clients_of_openrlhf():
+    """Where tests of OpenRLHF run, no client of theirs outlives its test."""
+    yield
+    world = sys.modules.get("adapters.openrlhf_world")
+    if world is not None:
+        world.close_clients()
 
 
 @pytest.fixture(scope="session")

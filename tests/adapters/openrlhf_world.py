@@ -141,13 +141,28 @@ def trainer_of(*arguments, reference=None, critic=None, judge=None, more=()):
     return trainer_with(*chosen(*arguments), reference=reference, critic=critic, judge=judge, more=more)
 
 
+_MADE = []
+"""Experience makers of a test."""
+
+
 def trainer_with(choices, args, *, reference=None, critic=None, judge=None, more=()):
     """The same for choices that are made already; for none it is OpenRLHF's own, without credit."""
     kind = type("PPOTrainer", (trainers.BasePPOTrainer,), {})
     kind = kind if choices is None else credit_class(kind, choices)
     made = kind(SimpleNamespace(args=args), Group(-0.5), critic, judge, reference, None, tiny.tokenizer(more))
     made.seen = made.actor_model_group.appended
+    _MADE.append(made.experience_maker)
     return made
+
+
+def close_clients():
+    """End what the trainers of a test have open to a service; a training leaves that to the end of its process."""
+    while _MADE:
+        maker = _MADE.pop()
+        credit = getattr(maker, "_credit", None)
+        client = getattr(maker, "_client", None) if credit is None else credit.reward.creditor.client
+        if client is not None:
+            client.close()
 
 
 def by_rows(trained, name="advantages"):
